@@ -1,0 +1,6 @@
+"""Keras layers: pooling and what it needs."""
+
+from keras_netvlad.layers.frame_mask import FrameMask
+from keras_netvlad.layers.netvlad import NetVLAD
+
+__all__ = ["FrameMask", "NetVLAD"]

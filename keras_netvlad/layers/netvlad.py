@@ -1,0 +1,203 @@
+"""`NetVLAD`: soft assignment to learnable clusters, pooled residuals."""
+
+import keras
+from keras import ops
+
+from keras_netvlad.layers.residual_pooling import ResidualPooling
+from keras_netvlad.layers.validation import check_boolean, check_integer
+
+
+@keras.saving.register_keras_serializable(package="keras_netvlad")
+class NetVLAD(ResidualPooling):
+    """Pools any number of descriptors into one fixed-length descriptor with learnable clusters.
+
+    Each descriptor is softly assigned to `K` clusters, and each cluster sums the residuals of its descriptors to
+    its centroid. The result does not depend on the order of the descriptors, ignores what `mask` leaves out, and
+    has the same length for one frame and for an hour:
+
+        a = softmax(x W + b)                    soft assignment of each descriptor
+        V[k] = sum_n a[n, k] (x[n] - c[k])      residuals, one sum a cluster
+        V[k] = V[k] / ||V[k]||                  intra-normalization
+        y = V / ||V||                           output normalization
+
+    Whatever the dtype policy, this is computed in float32 (in float64 under a float64 policy); a mixed policy
+    sets the dtype of the output. A video without frames, an empty cluster and a descriptor of zeros give zeros
+    and finite gradients.
+
+    Args:
+        num_clusters: Integer, `K`.
+        num_ghost_clusters: Integer, `G`. Ghost clusters take part in the softmax and are dropped after it, so
+            that uninformative descriptors have somewhere to go (GhostVLAD). They have no centroids.
+        assignment: `"dense"` or `"conv"`: the shape of the assignment kernel, a Dense layer's `(D, K + G)` or a
+            1x1 Conv2D's `(1, 1, D, K + G)`. Both are the same function.
+        use_bias: Boolean, whether the assignment has a bias.
+        assignment_batch_normalization: Boolean, whether to batch-normalize the assignment's logits, leaving
+            padding out of the statistics. Its offset takes the place of the bias.
+        normalize_input: Boolean, whether to scale each descriptor to unit L2 norm first.
+        intra_normalization: Boolean, whether to scale each cluster's residuals to unit L2 norm.
+        output_normalization: Boolean, whether to scale the output to unit L2 norm.
+        data_format: `"channels_last"` or `"channels_first"`, for maps under `assignment="conv"`; by default
+            `keras.config.image_data_format()`. `channels_first` maps are `(B, D, H, W)` and `(B, T, D, H, W)`.
+        kernel_initializer, bias_initializer, centroids_initializer: Initializers. The default of kernel and
+            centroids is a truncated normal of standard deviation `1 / sqrt(D)`.
+        kernel_regularizer, bias_regularizer, centroids_regularizer: Regularizers.
+        kernel_constraint, bias_constraint, centroids_constraint: Constraints.
+        **kwargs: `name`, `dtype` and `trainable`, as of any Keras layer.
+
+    Call arguments:
+        inputs: Descriptors, `(B, N, D)`; or maps, `(B, H, W, D)` of images or `(B, T, H, W, D)` of videos, whose
+            positions are all descriptors.
+        mask: Optional. What counts: boolean, or weights that are finite and not negative. Shape `(B, N)`,
+            `(B, H, W)` or `(B, T, H, W)` like the input; over video maps also `(B, T)`. Padding may hold NaN.
+            A mask that Keras carries along, from `Masking` or `Embedding(mask_zero=True)`, is used by itself.
+            Inside a compiled graph, where nothing can be raised, a weight that is negative or NaN counts as 0.
+        training: Boolean, whether batch normalization uses the statistics of the batch.
+
+    Input shape:
+        `(B, N, D)`, `(B, H, W, D)` or `(B, T, H, W, D)`.
+
+    Output shape:
+        `(B, K * D)`, cluster-major: the first `D` values belong to the first cluster.
+
+    Weights:
+        `kernel` `(D, K + G)` or `(1, 1, D, K + G)`; `bias` `(K + G,)`; `centroids` `(K, D)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_netvlad import NetVLAD
+    >>> frames = np.random.default_rng(0).normal(size=(2, 300, 64)).astype("float32")
+    >>> layer = NetVLAD(num_clusters=8)
+    >>> layer(frames).shape[1]
+    512
+    >>> layer(frames, mask=np.arange(300) < [[300], [120]]).shape[0]
+    2
+
+    Raises:
+        ValueError: On an argument, an input or a mask that is none of the above.
+
+    Reference:
+        - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), section 3.1, equations 1, 3 and 4.
+        - [Zhong et al. 2018](https://arxiv.org/abs/1810.09951), section 3.2 (ghost clusters).
+        - [Girdhar et al. 2017](https://arxiv.org/abs/1704.02895), section 3.1 (sum over space and time).
+        - [Miech et al. 2017](https://arxiv.org/abs/1706.06905), section 3 (batch-normalized assignment).
+    """
+
+    def __init__(
+        self,
+        num_clusters,
+        num_ghost_clusters=0,
+        assignment="dense",
+        use_bias=True,
+        assignment_batch_normalization=False,
+        normalize_input=False,
+        intra_normalization=True,
+        output_normalization=True,
+        data_format=None,
+        kernel_initializer="lecun_normal",
+        bias_initializer="zeros",
+        centroids_initializer=None,
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        centroids_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        centroids_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(
+            num_clusters=num_clusters,
+            normalize_input=normalize_input,
+            intra_normalization=intra_normalization,
+            output_normalization=output_normalization,
+            data_format=_check_data_format(assignment, data_format),
+            centroids_initializer=centroids_initializer,
+            centroids_regularizer=centroids_regularizer,
+            centroids_constraint=centroids_constraint,
+            **kwargs,
+        )
+        self.num_ghost_clusters = check_integer("num_ghost_clusters", num_ghost_clusters, 0)
+        self.assignment = assignment
+        self.use_bias = check_boolean("use_bias", use_bias)
+        self.assignment_batch_normalization = check_boolean(
+            "assignment_batch_normalization", assignment_batch_normalization
+        )
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        num_logits = self.num_clusters + self.num_ghost_clusters
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=((1, 1) if self.assignment == "conv" else ()) + (self.feature_size, num_logits),
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        offset = {
+            "initializer": self.bias_initializer,
+            "regularizer": self.bias_regularizer,
+            "constraint": self.bias_constraint,
+        }
+        if self.assignment_batch_normalization:
+            self.batch_normalization = keras.layers.BatchNormalization(
+                center=self.use_bias,
+                **{f"beta_{key}": value for key, value in offset.items()},
+                dtype=self._sum_dtype,
+                name="batch_normalization",
+            )
+            self.batch_normalization.build((None, None, num_logits))
+        elif self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(num_logits,), **offset)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_ghost_clusters": self.num_ghost_clusters,
+            "assignment": self.assignment,
+            "use_bias": self.use_bias,
+            "assignment_batch_normalization": self.assignment_batch_normalization,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }
+
+    def _assign(self, descriptors, present, training):
+        kernel = ops.cast(self.kernel, self._sum_dtype)
+        if self.assignment == "conv":
+            kernel = ops.squeeze(kernel, axis=0)  # (1, D, K + G)
+        else:
+            kernel = ops.expand_dims(kernel, 0)
+        # A batched product by a batch of one: no reshape of a dynamic shape, and as fast as the flat product.
+        logits = ops.matmul(descriptors, kernel)  # (B, N, K + G)
+        if self.assignment_batch_normalization:
+            logits = self.batch_normalization(logits, training=training, mask=present)
+        elif self.use_bias:
+            logits = logits + ops.cast(self.bias, self._sum_dtype)
+        assignments = ops.softmax(logits, axis=-1)
+        return assignments[..., : self.num_clusters] if self.num_ghost_clusters else assignments
+
+
+def _check_data_format(assignment, data_format):
+    if assignment not in ("dense", "conv"):
+        raise ValueError(f"`assignment` must be 'dense' or 'conv'. Received: assignment={assignment!r}")
+    if data_format not in (None, "channels_last", "channels_first"):
+        raise ValueError(
+            f"`data_format` must be 'channels_last' or 'channels_first'. Received: data_format={data_format!r}"
+        )
+    if assignment == "dense":
+        if data_format == "channels_first":
+            raise ValueError(
+                "`data_format='channels_first'` needs `assignment='conv'`; a dense assignment reads the last axis. "
+                f"Received: assignment={assignment!r}"
+            )
+        return data_format
+    return data_format or keras.config.image_data_format()

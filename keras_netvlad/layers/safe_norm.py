@@ -1,0 +1,24 @@
+"""The safe L2 norm that every layer here divides by."""
+
+from keras import ops
+
+# Squared norm, so vectors shorter than 1e-12 count as zero: the threshold of PyTorch's `normalize`.
+SQUARED_EPSILON = 1e-24
+
+
+def inverse_norm(x):
+    """Returns `1 / ||x||` over the last axis, and 0 where `x` is zero.
+
+    Multiplying by it normalizes every vector that has a direction and leaves the others at zero, with a gradient
+    that is 0 there and finite everywhere. Added epsilons give gradients of 1e13 and more at zero.
+
+    Args:
+        x: Tensor `(..., D)`, float32 or float64. A float16 sum of squares overflows at a norm of 256.
+
+    Returns:
+        The inverse norms `(..., 1)`, and whether each vector has a direction, boolean `(..., 1)`.
+    """
+    squared = ops.sum(ops.square(x), axis=-1, keepdims=True)
+    has_direction = squared > SQUARED_EPSILON
+    inverse = ops.where(has_direction, ops.rsqrt(ops.maximum(squared, SQUARED_EPSILON)), 0.0)
+    return inverse, has_direction
