@@ -3,5 +3,4 @@
 from keras_netvlad._version import __version__
 from keras_netvlad.layers import NetVLAD
 
-
 __all__ = ["NetVLAD", "__version__"]

@@ -63,7 +63,7 @@ def flatten_inputs(inputs, channel_axis):
         return inputs
     if channel_axis == -3:
         order = list(range(len(inputs.shape)))
-        inputs = ops.transpose(inputs, order[:-3] + [order[-2], order[-1], order[-3]])
+        inputs = ops.transpose(inputs, [*order[:-3], order[-2], order[-1], order[-3]])
     positions, size = inputs.shape[1:-1], inputs.shape[-1]
     if None not in positions:
         return ops.reshape(inputs, (-1, math.prod(positions), size))

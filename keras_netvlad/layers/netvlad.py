@@ -129,8 +129,22 @@ class NetVLAD(ResidualPooling):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
 
-    def build(self, input_shape):
-        super().build(input_shape)
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_ghost_clusters": self.num_ghost_clusters,
+            "assignment": self.assignment,
+            "use_bias": self.use_bias,
+            "assignment_batch_normalization": self.assignment_batch_normalization,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }
+
+    def _build_assignment(self):
         num_logits = self.num_clusters + self.num_ghost_clusters
         self.kernel = self.add_weight(
             name="kernel",
@@ -155,27 +169,10 @@ class NetVLAD(ResidualPooling):
         elif self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(num_logits,), **offset)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_ghost_clusters": self.num_ghost_clusters,
-            "assignment": self.assignment,
-            "use_bias": self.use_bias,
-            "assignment_batch_normalization": self.assignment_batch_normalization,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
-        }
-
     def _assign(self, descriptors, present, training):
         kernel = ops.cast(self.kernel, self._sum_dtype)
-        if self.assignment == "conv":
-            kernel = ops.squeeze(kernel, axis=0)  # (1, D, K + G)
-        else:
-            kernel = ops.expand_dims(kernel, 0)
+        # (1, D, K + G)
+        kernel = ops.squeeze(kernel, axis=0) if self.assignment == "conv" else ops.expand_dims(kernel, 0)
         # A batched product by a batch of one: no reshape of a dynamic shape, and as fast as the flat product.
         logits = ops.matmul(descriptors, kernel)  # (B, N, K + G)
         if self.assignment_batch_normalization:

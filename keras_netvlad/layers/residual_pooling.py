@@ -48,6 +48,7 @@ class ResidualPooling(keras.Layer):
 
     def build(self, input_shape):
         self.feature_size = check_inputs(self.name, input_shape, self._channel_axis)
+        self._build_assignment()
         self.centroids = self.add_weight(
             name="centroids",
             shape=(self.num_clusters, self.feature_size),
@@ -151,6 +152,9 @@ class ResidualPooling(keras.Layer):
             leaves out are 0, weighted rows are multiplied by their weight. `N` runs frame by frame, row by row.
         """
         return self._assigned(inputs, mask, training=False)[1]
+
+    def _build_assignment(self):
+        """Creates the weights of the assignment, where there are any beside the centroids."""
 
     def _assign(self, descriptors, present, training):
         """Assignments `(B, N, K)` of descriptors `(B, N, D)`; `present` `(B, N)` is boolean or `None`."""
