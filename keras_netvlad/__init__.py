@@ -2,5 +2,6 @@
 
 from keras_netvlad._version import __version__
 from keras_netvlad.layers import NetVLAD
+from keras_netvlad.models import VideoClassifier
 
-__all__ = ["NetVLAD", "__version__"]
+__all__ = ["NetVLAD", "VideoClassifier", "__version__"]

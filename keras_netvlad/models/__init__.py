@@ -1,0 +1,5 @@
+"""Video models, assembled from the layers."""
+
+from keras_netvlad.models.video_classifier import VideoClassifier
+
+__all__ = ["VideoClassifier"]
