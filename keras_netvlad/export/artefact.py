@@ -1,0 +1,116 @@
+"""`Artefact`: runs a SavedModel or an ONNX file as a server does, without Keras and without this package.
+
+The file imports NumPy, and TensorFlow or onnxruntime. It is also a program, for a process of its own:
+
+    python artefact.py ARTEFACT INPUTS.npz OUTPUTS.npz
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+class Artefact:
+    """An artefact, loaded: TensorFlow's session loader for a SavedModel, onnxruntime for an `.onnx` file.
+
+    The session loader is the one that TensorFlow Serving uses; it finds missing variables that
+    `tf.saved_model.load` passes over.
+
+    Args:
+        path: A SavedModel's directory or an `.onnx` file.
+
+    Attributes:
+        kind: `"saved_model"` or `"onnx"`.
+        input_names, output_names: Lists of strings.
+        load_seconds: Float, how long loading took.
+        num_bytes: Integer, size of all its files.
+
+    Raises:
+        FileNotFoundError: If there is no such artefact.
+        ValueError: If it can't be loaded.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        start = time.perf_counter()
+        if (self.path / "saved_model.pb").is_file():
+            self.kind = "saved_model"
+            self._load(self._open_saved_model)
+        elif self.path.is_file() and self.path.suffix == ".onnx":
+            self.kind = "onnx"
+            self._load(self._open_onnx)
+        else:
+            raise FileNotFoundError(
+                f"An artefact is a directory with a saved_model.pb or a file that ends in .onnx. Received: {path}"
+            )
+        self.load_seconds = time.perf_counter() - start
+
+    def run(self, inputs):
+        """Runs the artefact.
+
+        Args:
+            inputs: Dict from input name to array.
+
+        Returns:
+            Dict from output name to array.
+        """
+        return self._run({name: inputs[name] for name in self.input_names})
+
+    @property
+    def num_bytes(self):
+        """Size of all its files, external weights included."""
+        files = self.path.rglob("*") if self.kind == "saved_model" else [self.path, Path(f"{self.path}.data")]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    def _load(self, open_artefact):
+        try:
+            open_artefact()
+        except Exception as error:
+            # The loaders raise whatever they like on a damaged file; the cause stays attached.
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"The artefact can't be loaded; export it again. Received: {self.path} ({reason})"
+            ) from error
+
+    def _open_saved_model(self):
+        import tensorflow as tf
+
+        session = tf.compat.v1.Session(graph=tf.Graph())
+        logger = tf.get_logger()
+        level = logger.level
+        logger.setLevel("ERROR")  # the session loader advises the loader that production does not use
+        try:
+            with session.graph.as_default():
+                meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(self.path))
+        finally:
+            logger.setLevel(level)
+        signature = meta_graph.signature_def["serving_default"]
+        self.input_names, self.output_names = list(signature.inputs), list(signature.outputs)
+
+        def run(inputs):
+            feeds = {signature.inputs[name].name: value for name, value in inputs.items()}
+            return session.run({name: info.name for name, info in signature.outputs.items()}, feeds)
+
+        self._run = run
+
+    def _open_onnx(self):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only
+        session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        self.input_names = [value.name for value in session.get_inputs()]
+        self.output_names = [value.name for value in session.get_outputs()]
+
+        def run(inputs):
+            return dict(zip(self.output_names, session.run(self.output_names, inputs), strict=True))
+
+        self._run = run
+
+
+if __name__ == "__main__":
+    artefact_path, inputs_path, outputs_path = sys.argv[1:]
+    with np.load(inputs_path, allow_pickle=False) as arrays:
+        np.savez(outputs_path, **Artefact(artefact_path).run(dict(arrays)))

@@ -1,0 +1,52 @@
+"""`export_model`: every format of a model in one directory."""
+
+from pathlib import Path
+
+from keras_netvlad.export.onnx_file import check_opset, export_onnx
+from keras_netvlad.export.report import ParityError
+from keras_netvlad.export.saved_model import export_saved_model
+from keras_netvlad.export.signature import read_signature
+from keras_netvlad.export.staging import staged
+
+FORMATS = ("saved_model", "onnx")
+
+
+def export_model(model, directory, formats=FORMATS, opset=18):
+    """Exports a model to a directory that appears whole, with every format verified, or not at all.
+
+    The SavedModel lies in `<directory>/<model's name>/1/`, as TensorFlow Serving wants it, and the ONNX model in
+    `<directory>/model.onnx`.
+
+    Args:
+        model: A functional or Sequential Keras model with named inputs.
+        directory: Path that does not exist yet.
+        formats: Any of `"saved_model"` and `"onnx"`.
+        opset: Integer, ONNX operator set, 13 to 18.
+
+    Returns:
+        A list of `Report`, one for each format.
+
+    Raises:
+        ValueError, TypeError: If a format, the opset or the model is not one that can be exported.
+        ParityError: If an artefact computes something else than the model. Nothing is written then.
+        OSError: If the directory exists or can't be written.
+    """
+    formats = list(dict.fromkeys(formats))
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ValueError(f"`formats` must be some of {list(FORMATS)}. Received: {unknown or formats}")
+    check_opset(opset)
+    read_signature(model)
+    directory = Path(directory)
+    with staged(directory) as stage:
+        stage.mkdir()
+        try:
+            reports = []
+            for name in formats:
+                relative = Path(model.name, "1") if name == "saved_model" else Path("model.onnx")
+                export = export_saved_model if name == "saved_model" else export_onnx
+                options = {} if name == "saved_model" else {"opset": opset}
+                reports.append(export(model, stage / relative, **options).at(directory / relative))
+        except ParityError as error:
+            raise ParityError(error.report.at(directory / Path(error.report.path).relative_to(stage))) from error
+        return reports

@@ -1,0 +1,125 @@
+"""What an artefact takes and gives, and the one forward function that every writer traces."""
+
+import re
+from dataclasses import dataclass
+
+import keras
+
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# The names that Keras makes up; they change from one process to the next.
+AUTOMATIC_INPUT_NAME = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output: its name, static shape (unknown dimensions `None`) and dtype."""
+
+    name: str
+    shape: tuple
+    dtype: str
+
+    @property
+    def axis_names(self):
+        """A name for each unknown axis, `None` for the others: `batch`, then `frames`, then the port's own."""
+        names = {0: "batch", 1: "frames"}
+        return tuple(
+            names.get(axis, f"{self.name}_axis{axis}") if size is None else None for axis, size in enumerate(self.shape)
+        )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The named inputs and outputs of a model."""
+
+    inputs: tuple
+    outputs: tuple
+
+
+def read_signature(model):
+    """Reads the names, shapes and dtypes that an artefact of the model will bear.
+
+    Args:
+        model: A functional or Sequential Keras model.
+
+    Returns:
+        The `Signature`: names are the model's own, keys where inputs or outputs are a dict.
+
+    Raises:
+        TypeError: If it is not a Keras model with symbolic inputs.
+        ValueError: If a name is missing, made up by Keras, taken twice, or no identifier.
+        RuntimeError: If Keras does not run on TensorFlow.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "Export needs Keras on TensorFlow: save the model as .keras and load it with KERAS_BACKEND=tensorflow. "
+            f"Received: backend {keras.backend.backend()!r}"
+        )
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise TypeError(
+            "Export takes a built functional or Sequential keras.Model, which knows the names and shapes of its "
+            f"inputs. Received: {type(model).__name__}"
+        )
+    inputs = _ports(model.input, [tensor.name for tensor in model.inputs], "input")
+    outputs = _ports(model.output, model.output_names, "output")
+    for port in inputs:
+        if AUTOMATIC_INPUT_NAME.fullmatch(port.name):
+            raise ValueError(
+                "Every input needs a name of its own, for clients send it by name: "
+                f"keras.Input(..., name='frames'). Received: an unnamed input of shape {port.shape}"
+            )
+    names = [port.name for port in (*inputs, *outputs)]
+    for name in names:
+        if not IDENTIFIER.fullmatch(name):
+            raise ValueError(f"Names of inputs and outputs must be letters, digits and underscores. Received: {name!r}")
+        if names.count(name) > 1:
+            raise ValueError(
+                f"Inputs and outputs need different names, for ONNX keeps them in one namespace. Received: {names}"
+            )
+    return Signature(inputs, outputs)
+
+
+def weights_of(model):
+    """The variables that `forward` takes, in its order."""
+    return [*model.trainable_variables, *model.non_trainable_variables]
+
+
+def forward(model, signature, weights, inputs):
+    """Runs a model as a pure function of its weights: the function that every artefact is traced from.
+
+    Args:
+        model: The Keras model.
+        signature: Its `Signature`.
+        weights: Tensors or variables, in the order of `weights_of(model)`.
+        inputs: Dict from input name to tensor.
+
+    Returns:
+        Dict from output name to tensor.
+    """
+    num_trainable = len(model.trainable_variables)
+    values = [inputs[port.name] for port in signature.inputs]
+    structured = dict(zip(model.input, values, strict=True)) if isinstance(model.input, dict) else values
+    if not isinstance(model.input, (dict, list, tuple)):
+        (structured,) = values
+    outputs, _ = model.stateless_call(weights[:num_trainable], weights[num_trainable:], structured, training=False)
+    if isinstance(outputs, dict):
+        return {port.name: outputs[port.name] for port in signature.outputs}
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    return {port.name: output for port, output in zip(signature.outputs, outputs, strict=True)}
+
+
+def _ports(structure, fallback_names, kind):
+    if isinstance(structure, dict):
+        tensors, names = list(structure.values()), list(structure)
+    elif isinstance(structure, (list, tuple)):
+        tensors, names = list(structure), list(fallback_names)
+    else:
+        tensors, names = [structure], list(fallback_names)
+    if any(isinstance(tensor, (dict, list, tuple)) for tensor in tensors) or len(names) != len(tensors):
+        raise ValueError(
+            f"A model's {kind}s must be a tensor, a list or a dict of tensors, for a server sends them flat. "
+            f"Received: {structure}"
+        )
+    return tuple(
+        Port(name, tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
+        for name, tensor in zip(names, tensors, strict=True)
+    )
