@@ -20,6 +20,7 @@ def plot_assignments(assignments, title="Soft assignments of frames to clusters"
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ImportError("Pictures need Matplotlib: pip install 'keras_netvlad[plot]'") from error
     assignments = np.asarray(assignments, "float64")
@@ -35,11 +36,10 @@ def plot_assignments(assignments, title="Soft assignments of frames to clusters"
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 4))
     above.plot(np.arange(num_frames), perplexity, color="tab:blue", drawstyle="steps-mid")
-    above.set(ylabel="clusters\nper frame", ylim=(0, None), title=title)
-    image = below.imshow(
-        assignments[:, order].T, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=1
-    )
+    above.set(ylabel="clusters\nper frame", ylim=(0, 1.1 * perplexity.max()), title=title)
+    image = below.imshow(assignments[:, order].T, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0)
     below.set(xlabel="frame", ylabel="cluster", xlim=(-0.5, num_frames - 0.5))
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     step = max(1, num_clusters // 16)
     below.set_yticks(np.arange(0, num_clusters, step), order[::step])
     figure.colorbar(image, ax=[above, below], label="soft assignment")

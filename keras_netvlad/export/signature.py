@@ -59,8 +59,8 @@ def read_signature(model):
             "Export takes a built functional or Sequential keras.Model, which knows the names and shapes of its "
             f"inputs. Received: {type(model).__name__}"
         )
-    inputs = _ports(model.input, [tensor.name for tensor in model.inputs], "input")
-    outputs = _ports(model.output, model.output_names, "output")
+    inputs = _ports(_input(model), [tensor.name for tensor in model.inputs], "input")
+    outputs = _ports(*_outputs(model), "output")
     for port in inputs:
         if AUTOMATIC_INPUT_NAME.fullmatch(port.name):
             raise ValueError(
@@ -96,15 +96,36 @@ def forward(model, signature, weights, inputs):
         Dict from output name to tensor.
     """
     num_trainable = len(model.trainable_variables)
-    values = [inputs[port.name] for port in signature.inputs]
-    structured = dict(zip(model.input, values, strict=True)) if isinstance(model.input, dict) else values
-    if not isinstance(model.input, (dict, list, tuple)):
-        (structured,) = values
+    structured = structure_inputs(model, signature, inputs)
     outputs, _ = model.stateless_call(weights[:num_trainable], weights[num_trainable:], structured, training=False)
+    return name_outputs(signature, outputs)
+
+
+def structure_inputs(model, signature, inputs):
+    """From a dict of inputs by name to what the model's call takes: a tensor, a list or a dict."""
+    values = [inputs[port.name] for port in signature.inputs]
+    structure = _input(model)
+    if isinstance(structure, dict):
+        return dict(zip(structure, values, strict=True))
+    return values if isinstance(structure, (list, tuple)) else values[0]
+
+
+def name_outputs(signature, outputs):
+    """From what the model's call returns to a dict of outputs by name."""
     if isinstance(outputs, dict):
         return {port.name: outputs[port.name] for port in signature.outputs}
     outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
     return {port.name: output for port, output in zip(signature.outputs, outputs, strict=True)}
+
+
+def _input(model):
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def _outputs(model):
+    if isinstance(model, keras.Sequential):
+        return model.outputs[0], [model.layers[-1].name]
+    return model.output, model.output_names
 
 
 def _ports(structure, fallback_names, kind):

@@ -3,7 +3,7 @@
 from keras_netvlad.export.artefact import Artefact
 from keras_netvlad.export.cases import make_cases
 from keras_netvlad.export.report import Comparison, ParityError, Report
-from keras_netvlad.export.signature import read_signature
+from keras_netvlad.export.signature import name_outputs, read_signature, structure_inputs
 
 # Largest difference, relative to the largest magnitude of the output. Measured in float32 over the tests' models:
 # up to 6e-7; the headroom is for other machines' matrix products. 16-bit layers round each at 8e-3 (bfloat16).
@@ -48,7 +48,8 @@ def verify(model, path, tolerance=None):
             )
     comparisons = []
     for case in make_cases(signature):
-        expected = _predict(model, signature, case.clean_inputs)
+        structured = structure_inputs(model, signature, case.clean_inputs)
+        expected = name_outputs(signature, model(structured, training=False))
         for padding, inputs in case.padded_inputs.items():
             received = artefact.run(inputs)
             comparisons += [
@@ -64,17 +65,6 @@ def checked(model, stage, target):
     if not report.ok:
         raise ParityError(report)
     return report
-
-
-def _predict(model, signature, inputs):
-    structured = inputs if isinstance(model.input, dict) else [inputs[port.name] for port in signature.inputs]
-    if not isinstance(model.input, (dict, list, tuple)):
-        (structured,) = structured
-    outputs = model(structured, training=False)
-    if not isinstance(outputs, dict):
-        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-        outputs = dict(zip([port.name for port in signature.outputs], outputs, strict=True))
-    return outputs
 
 
 def _computes_in_16_bits(model):

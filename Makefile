@@ -1,0 +1,49 @@
+# `make demo` and `make test` set themselves up: they make .venv and install what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test test-fast backends lint bench clean
+
+demo: .venv/.demo
+	rm -rf build/demo
+	$(BIN)/keras-netvlad demo --output build/demo
+
+test: .venv/.test
+	$(BIN)/pytest
+
+# Without the tests that start processes or export large models.
+test-fast: .venv/.test
+	$(BIN)/pytest -m "not slow"
+
+# The layers once more, on the other two backends of Keras.
+BACKEND_TESTS := tests/test_netvlad.py tests/test_netvlad_properties.py tests/test_frame_mask.py
+backends: .venv/.backends
+	KERAS_BACKEND=jax $(BIN)/pytest $(BACKEND_TESTS)
+	KERAS_BACKEND=torch $(BIN)/pytest $(BACKEND_TESTS)
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: .venv/.test
+	$(BIN)/python benchmarks/layer.py
+	$(BIN)/python benchmarks/export.py
+
+clean:
+	rm -rf .venv build dist *.egg-info
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/pip setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[plot]'
+	touch $@
+
+.venv/.test: .venv/bin/pip setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+.venv/.backends: .venv/.test
+	$(BIN)/pip install --quiet --editable '.[backends]'
+	touch $@

@@ -1,0 +1,123 @@
+import os
+import subprocess
+import sys
+
+import keras
+import pytest
+
+from keras_netvlad.__main__ import main
+from keras_netvlad.layers import NetVLAD
+from keras_netvlad.models import VideoClassifier
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models")
+    VideoClassifier({"frames": 4}, 3, num_clusters=2, hidden_units=None, name="small").save(directory / "small.keras")
+    VideoClassifier({"frames": 4}, 3, num_clusters=2, hidden_units=None).save(directory / "other.keras")
+    return directory
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_export_then_verify(directory, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("export", directory / "small.keras", out, "--format", "saved_model", "onnx", "--opset", "17") == 0
+    printed = capsys.readouterr().out
+    assert f"saved_model  {out}/small/1" in printed
+    assert f"onnx  {out}/model.onnx" in printed
+    assert printed.count(" ok") == 4
+    assert run("verify", directory / "small.keras", out / "small" / "1", out / "model.onnx") == 0
+    assert capsys.readouterr().out.count(" ok") == 4
+
+
+def test_one_format_alone(directory, tmp_path):
+    assert run("export", directory / "small.keras", tmp_path / "out", "--format", "onnx") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]
+
+
+def test_an_artefact_of_another_model_exits_with_1(directory, tmp_path, capsys):
+    assert run("export", directory / "small.keras", tmp_path / "out", "--format", "onnx") == 0
+    assert run("verify", directory / "other.keras", tmp_path / "out" / "model.onnx") == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_an_export_that_fails_parity_exits_with_1_and_writes_nothing(tmp_path, capsys):
+    frames = keras.Input((None, 3), name="frames")
+    num_frames = keras.Input((), dtype="int32", name="num_frames")
+    no_mask = NetVLAD(2, name="pooled")(frames)
+    keras.Model({"frames": frames, "num_frames": num_frames}, {"descriptor": no_mask}).save(tmp_path / "leaks.keras")
+    assert run("export", tmp_path / "leaks.keras", tmp_path / "out") == 1
+    assert "nothing was written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["leaks.keras"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "absent.keras", "out"], "must be a .keras file written by model.save()"),
+        (["export", "small.keras", "out", "--format", "tflite"], "`formats` must be some of"),
+        (["export", "small.keras", "out", "--opset", "99"], "`opset` must be an integer from 13 to 18"),
+        (["export", "small.keras", "small.keras"], "must not exist yet"),
+        (["export", "small.keras", "small.keras/out"], "must be one that can be written to"),
+        (["verify", "small.keras", "absent.onnx"], "An artefact is a directory"),
+        (["demo", "--output", "small.keras"], "must not exist yet"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use_exits_with_2_and_one_line(directory, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(directory)
+    before = set(directory.iterdir())
+    assert run(*arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith(f"keras-netvlad {arguments[0]}: ")
+    assert len(printed.err.splitlines()) == 1
+    assert set(directory.iterdir()) == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["polish"], ["export"], ["export", "a", "b", "--opset", "new"]])
+def test_arguments_that_do_not_parse_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    assert "usage: keras-netvlad" in capsys.readouterr().err
+
+
+def test_help_names_every_command_and_the_exit_codes(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run("--help")
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    for word in ("demo", "export", "verify", "Exit codes: 0 done, 1 an artefact differs"):
+        assert word in printed
+
+
+@pytest.mark.slow
+def test_the_installed_command_fails_without_a_stack_trace(tmp_path):
+    command = os.path.join(os.path.dirname(sys.executable), "keras-netvlad")
+    finished = subprocess.run(
+        [command, "export", "absent.keras", "out"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 2
+    assert "Traceback" not in finished.stderr
+    assert "Received: absent.keras" in finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_demo_is_true(tmp_path, capsys):
+    from keras_netvlad.demo import run_demo
+
+    results = run_demo(tmp_path / "demo")
+    # Measured 0.976 to 0.978 and 0.830 to 0.868 over three seeds.
+    assert results["netvlad_accuracy"] >= 0.93
+    assert results["mean_pooling_accuracy"] < 0.9
+    assert all(report.ok for report in results["reports"])
+    assert results["answers"] == {"saved_model": results["speaker"], "onnx": results["speaker"]}
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert names == {"netvlad", "model.onnx", "model.keras", "assignments.png"}
+    assert (tmp_path / "demo" / "netvlad" / "1" / "saved_model.pb").is_file()
+    assert "Epoch 20/20" in capsys.readouterr().out

@@ -1,0 +1,84 @@
+"""What a user gets: the wheel, the documentation's code, the import."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import keras_netvlad
+
+ROOT = Path(__file__).parents[1]
+MODULES = ["keras_netvlad", *(m.name for m in pkgutil.walk_packages(keras_netvlad.__path__, "keras_netvlad."))]
+
+
+def code_blocks(path):
+    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_of_docstrings_are_true(name):
+    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.failed == 0
+
+
+def test_public_names_are_importable_and_documented():
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for public in getattr(module, "__all__", []):
+            if public != "__version__":
+                assert getattr(module, public).__doc__, f"{name}.{public}"
+
+
+def test_code_of_the_readme_runs_as_one_program(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = code_blocks(ROOT / "README.md")
+    assert len(blocks) >= 3
+    exec(compile("\n".join(blocks), "README.md", "exec"), {"__name__": "readme"})
+    # What the README shows as printed is what is printed.
+    assert "(2, 8192)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_importing_is_light():
+    program = (
+        "import sys, keras, keras_netvlad; "
+        "print(sorted({'tf2onnx', 'onnx', 'onnxruntime', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules)))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    # Keras itself may load some of them; what counts is what this package adds.
+    alone = subprocess.run(
+        [sys.executable, "-c", program.replace(", keras_netvlad", "")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert finished.stdout == alone.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_library_and_nothing_else(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)],
+        check=True,
+        timeout=300,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {
+        "keras_netvlad",
+        f"keras_netvlad-{keras_netvlad.__version__}.dist-info",
+    }
+    packaged = {name for name in names if name.startswith("keras_netvlad/")}
+    tracked = subprocess.run(
+        ["git", "ls-files", "keras_netvlad"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert packaged == set(tracked)
+    assert {"keras_netvlad/py.typed", "keras_netvlad/data/japanese_vowels.npz"} <= packaged
+    assert any(name.endswith("licenses/LICENSE") for name in names)
