@@ -120,4 +120,4 @@ def test_the_demo_is_true(tmp_path, capsys):
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert names == {"netvlad", "model.onnx", "model.keras", "assignments.png"}
     assert (tmp_path / "demo" / "netvlad" / "1" / "saved_model.pb").is_file()
-    assert "Epoch 20/20" in capsys.readouterr().out
+    assert "Epoch 30/30" in capsys.readouterr().out
