@@ -1,0 +1,163 @@
+"""The oracle: the equations of NetVLAD as float64 NumPy loops, and nothing fast."""
+
+import numpy as np
+
+# Shorter vectors have no direction: normalized, they are zero.
+SMALLEST_NORM = 1e-12
+
+
+def netvlad(
+    inputs,
+    kernel,
+    centroids,
+    bias=None,
+    mask=None,
+    batch_normalization=None,
+    normalize_input=False,
+    intra_normalization=True,
+    output_normalization=True,
+    channels_first=False,
+):
+    """Returns the descriptor `(B, K * D)`, cluster-major.
+
+    Args:
+        inputs: `(B, N, D)`, `(B, H, W, D)` or `(B, T, H, W, D)`; maps with `D` before `H` if `channels_first`.
+        kernel: `(D, K + G)` or `(1, 1, D, K + G)`, of which the last `G` columns are ghosts.
+        centroids: `(K, D)`.
+        bias: `(K + G,)`, or `None` for no bias.
+        mask: `None`, or booleans or weights over frames or positions.
+        batch_normalization: `None`; or `gamma`, `beta`, `mean`, `variance`, `(K + G,)` each, and `epsilon`.
+    """
+    first, second = sums(
+        inputs, kernel, len(centroids), bias, mask, batch_normalization, normalize_input, channels_first
+    )
+    return describe(first, second, centroids, intra_normalization, output_normalization)
+
+
+def sums(
+    inputs,
+    kernel,
+    num_clusters,
+    bias=None,
+    mask=None,
+    batch_normalization=None,
+    normalize_input=False,
+    channels_first=False,
+):
+    """Returns `A` `(B, K, D)`, the sum of a[n, k] x[n], and `M` `(B, K)`, the sum of a[n, k]."""
+    x, weights = flatten(inputs, mask, channels_first)
+    a = assignments(inputs, kernel, num_clusters, bias, mask, batch_normalization, normalize_input, channels_first)
+    batch, num_descriptors, size = x.shape
+    first, second = np.zeros((batch, num_clusters, size)), np.zeros((batch, num_clusters))
+    for b in range(batch):
+        for n in range(num_descriptors):
+            if weights[b, n] == 0:
+                continue
+            descriptor = normalized(x[b, n]) if normalize_input else x[b, n]
+            for k in range(num_clusters):
+                first[b, k] += a[b, n, k] * descriptor
+                second[b, k] += a[b, n, k]
+    return first, second
+
+
+def assignments(
+    inputs,
+    kernel,
+    num_clusters,
+    bias=None,
+    mask=None,
+    batch_normalization=None,
+    normalize_input=False,
+    channels_first=False,
+):
+    """Returns `a` `(B, N, K)`: softmax over clusters and ghosts, times the weight, ghosts dropped."""
+    x, weights = flatten(inputs, mask, channels_first)
+    kernel = np.asarray(kernel, "float64")
+    kernel = kernel.reshape(kernel.shape[-2:])
+    a = np.zeros((*x.shape[:2], num_clusters))
+    for b in range(x.shape[0]):
+        for n in range(x.shape[1]):
+            if weights[b, n] == 0:
+                continue
+            descriptor = normalized(x[b, n]) if normalize_input else x[b, n]
+            logits = descriptor @ kernel
+            if batch_normalization is not None:
+                gamma, beta, mean, variance, epsilon = (np.asarray(v, "float64") for v in batch_normalization)
+                logits = gamma * (logits - mean) / np.sqrt(variance + epsilon) + beta
+            elif bias is not None:
+                logits = logits + np.asarray(bias, "float64")
+            exponentials = np.exp(logits - logits.max())
+            a[b, n] = weights[b, n] * (exponentials / exponentials.sum())[:num_clusters]
+    return a
+
+
+def describe(first, second, centroids, intra_normalization=True, output_normalization=True):
+    """Returns the descriptor `(B, K * D)` of the two sums."""
+    centroids = np.asarray(centroids, "float64")
+    rows = []
+    for b in range(len(first)):
+        blocks = []
+        for k in range(len(centroids)):
+            block = first[b, k] - second[b, k] * centroids[k]
+            blocks.append(normalized(block) if intra_normalization else block)
+        row = np.concatenate(blocks)
+        rows.append(normalized(row) if output_normalization else row)
+    return np.stack(rows)
+
+
+def flatten(inputs, mask=None, channels_first=False):
+    """Returns descriptors `(B, N, D)` and weights `(B, N)`, frame by frame, row by row."""
+    inputs = np.asarray(inputs, "float64")
+    if channels_first and inputs.ndim > 3:
+        inputs = np.moveaxis(inputs, -3, -1)
+    positions = inputs.shape[1:-1]
+    weights = np.ones(inputs.shape[:-1]) if mask is None else np.asarray(mask, "float64")
+    if weights.ndim == 2 and inputs.ndim == 5:
+        weights = np.stack([[np.full(positions[1:], w) for w in row] for row in weights])
+    return inputs.reshape(len(inputs), -1, inputs.shape[-1]), weights.reshape(len(inputs), -1)
+
+
+def normalized(vector):
+    """Returns `vector / ||vector||`, or zeros where there is no direction."""
+    norm = np.sqrt(np.sum(vector**2))
+    return vector / norm if norm > SMALLEST_NORM else np.zeros_like(vector)
+
+
+def batch_statistics(inputs, kernel, mask=None):
+    """Returns mean and variance `(K + G,)` of the logits of the descriptors that the mask leaves in."""
+    x, weights = flatten(inputs, mask)
+    kernel = np.asarray(kernel, "float64")
+    logits = x[weights > 0] @ kernel.reshape(kernel.shape[-2:])
+    return logits.mean(axis=0), logits.var(axis=0)
+
+
+def options_of(layer):
+    """Returns what `netvlad` takes beside inputs and mask, read off a built `NetVLAD` layer."""
+    return {
+        "kernel": _array(layer.kernel),
+        "centroids": _array(layer.centroids),
+        **assignment_options_of(layer),
+        "intra_normalization": layer.intra_normalization,
+        "output_normalization": layer.output_normalization,
+    }
+
+
+def assignment_options_of(layer):
+    """Returns what `sums` and `assignments` take beside inputs, mask, kernel and number of clusters."""
+    normalization = None
+    if layer.assignment_batch_normalization:
+        inner = layer.batch_normalization
+        beta = _array(inner.beta) if layer.use_bias else 0.0
+        moments = _array(inner.moving_mean), _array(inner.moving_variance)
+        normalization = (_array(inner.gamma), beta, *moments, inner.epsilon)
+    has_bias = layer.use_bias and not layer.assignment_batch_normalization
+    return {
+        "bias": _array(layer.bias) if has_bias else None,
+        "batch_normalization": normalization,
+        "normalize_input": layer.normalize_input,
+        "channels_first": layer.data_format == "channels_first",
+    }
+
+
+def _array(variable):
+    return variable.numpy().astype("float64")
