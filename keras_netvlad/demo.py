@@ -12,7 +12,7 @@ from keras_netvlad.export import artefact, export_model
 from keras_netvlad.export.staging import staged
 from keras_netvlad.layers import FrameMask
 from keras_netvlad.models import VideoClassifier
-from keras_netvlad.plot import plot_assignments
+from keras_netvlad.plot import check_installed, plot_assignments
 
 NUM_SPEAKERS = 9
 # A process that runs an artefact and could not import Keras or this package if it tried.
@@ -40,6 +40,7 @@ def run_demo(output, epochs=30, seed=0):
         OSError: If the directory exists or can't be written.
         ImportError: If Matplotlib is not installed.
     """
+    check_installed()  # before the training, not after it
     output = Path(output)
     with staged(output) as stage:
         stage.mkdir()

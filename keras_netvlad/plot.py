@@ -3,6 +3,14 @@
 import numpy as np
 
 
+def check_installed():
+    """Raises an ImportError that names the extra if Matplotlib is not installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError("Pictures need Matplotlib: pip install 'keras_netvlad[plot]'") from error
+
+
 def plot_assignments(assignments, title="Soft assignments of frames to clusters"):
     """Draws the soft assignments of one video over time.
 
@@ -18,11 +26,10 @@ def plot_assignments(assignments, title="Soft assignments of frames to clusters"
         ValueError: If `assignments` is not of rank 2 or is empty.
         ImportError: If Matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise ImportError("Pictures need Matplotlib: pip install 'keras_netvlad[plot]'") from error
+    check_installed()
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     assignments = np.asarray(assignments, "float64")
     if assignments.ndim != 2 or not assignments.size:
         raise ValueError(

@@ -47,8 +47,10 @@ def test_an_artefact_of_another_model_exits_with_1(directory, tmp_path, capsys):
 def test_an_export_that_fails_parity_exits_with_1_and_writes_nothing(tmp_path, capsys):
     frames = keras.Input((None, 3), name="frames")
     num_frames = keras.Input((), dtype="int32", name="num_frames")
-    no_mask = NetVLAD(2, name="pooled")(frames)
-    keras.Model({"frames": frames, "num_frames": num_frames}, {"descriptor": no_mask}).save(tmp_path / "leaks.keras")
+    no_mask = NetVLAD(2)(frames)
+    lengths = keras.ops.expand_dims(keras.ops.cast(num_frames, "float32"), 1)
+    descriptor = keras.layers.Concatenate()([no_mask, lengths])
+    keras.Model({"frames": frames, "num_frames": num_frames}, {"descriptor": descriptor}).save(tmp_path / "leaks.keras")
     assert run("export", tmp_path / "leaks.keras", tmp_path / "out") == 1
     assert "nothing was written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["leaks.keras"]
@@ -76,6 +78,13 @@ def test_wrong_use_exits_with_2_and_one_line(directory, monkeypatch, capsys, arg
     assert printed.err.startswith(f"keras-netvlad {arguments[0]}: ")
     assert len(printed.err.splitlines()) == 1
     assert set(directory.iterdir()) == before
+
+
+def test_a_missing_extra_is_named_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run("demo", "--output", tmp_path / "demo") == 2
+    assert "pip install 'keras_netvlad[plot]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [[], ["polish"], ["export"], ["export", "a", "b", "--opset", "new"]])

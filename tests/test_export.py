@@ -369,18 +369,20 @@ def test_an_artefact_that_differs_is_not_written(model, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("when", "remains"),
+    ("export", "when", "remains"),
     [
-        ("os.fsync", set()),  # files are written, none is renamed
-        ("os.rename", set()),  # at the first rename
-        ("os.rename 2", {"model.onnx.data"}),  # the weights alone: no server takes them for a model
+        (export_onnx, "os.fsync", set()),  # files are written, none is renamed
+        (export_onnx, "os.rename", set()),  # at the first rename
+        (export_onnx, "os.rename 2", {"model.onnx.data"}),  # the weights alone: no server takes them for a model
+        (export_saved_model, "os.rename", set()),
     ],
 )
-def test_a_killed_export_leaves_no_artefact(tmp_path, when, remains):
+def test_a_killed_export_leaves_no_artefact(tmp_path, export, when, remains):
     name, _, count = when.partition(" ")
+    options = {"external_data_threshold": 1} if export is export_onnx else {}
     program = f"""
         import os, signal
-        from keras_netvlad.export import export_onnx
+        from keras_netvlad.export import {export.__name__} as export
         from keras_netvlad.models import VideoClassifier
 
         original, calls = {name}, []
@@ -393,14 +395,14 @@ def test_a_killed_export_leaves_no_artefact(tmp_path, when, remains):
 
         model = VideoClassifier({{"frames": 4}}, 3, num_clusters=2, hidden_units=None)
         {name} = killing
-        export_onnx(model, {str(tmp_path / "model.onnx")!r}, verify=False, external_data_threshold=1)
+        export(model, {str(tmp_path / "model.onnx")!r}, verify=False, **{options})
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert {path.name for path in tmp_path.iterdir() if not path.name.endswith(".partial")} == remains
     # The way is free for the next try.
-    frames = VideoClassifier({"frames": 4}, 3, num_clusters=2, hidden_units=None)
-    assert export_onnx(frames, tmp_path / "model.onnx", external_data_threshold=1).ok
+    model = VideoClassifier({"frames": 4}, 3, num_clusters=2, hidden_units=None)
+    assert export(model, tmp_path / "model.onnx", **options).ok
 
 
 # What the proof is worth
@@ -418,8 +420,10 @@ def test_verification_fails_on_another_models_artefact(artefacts, model):
 def test_verification_fails_where_padding_leaks(tmp_path):
     frames = keras.Input((None, 3), name="frames")
     num_frames = keras.Input((), dtype="int32", name="num_frames")
-    leaky = keras.layers.Dense(2, name="scores")(keras.layers.GlobalMaxPooling1D()(frames))
-    model = keras.Model({"frames": frames, "num_frames": num_frames}, {"scores": leaky})
+    leaky = keras.layers.GlobalMaxPooling1D()(frames)  # pools the padding, too
+    lengths = keras.ops.expand_dims(keras.ops.cast(num_frames, "float32"), 1)
+    scores = keras.layers.Concatenate()([leaky, lengths])
+    model = keras.Model({"frames": frames, "num_frames": num_frames}, {"scores": scores})
     with pytest.raises(ParityError, match=r"FAILED\n.*first at: .* padding (first element|NaN)"):
         export_saved_model(model, tmp_path / "1")
 

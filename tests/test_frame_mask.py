@@ -15,7 +15,7 @@ EXPECTED = [[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "int8"])
 def test_the_first_frames_of_each_video_are_real(dtype):
-    mask = FrameMask()(NUM_FRAMES.clip(0 if dtype == "uint8" else None).astype(dtype), FRAMES)
+    mask = FrameMask()((NUM_FRAMES.clip(0) if dtype == "uint8" else NUM_FRAMES).astype(dtype), FRAMES)
     assert keras.backend.standardize_dtype(mask.dtype) == "bool"
     np.testing.assert_array_equal(to_numpy(mask), np.array(EXPECTED, bool))
 

@@ -3,17 +3,20 @@
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from layer_contract import double_precision, loss_and_gradients, randomize_weights, to_numpy
+from layer_contract import BACKEND, double_precision, loss_and_gradients, randomize_weights, to_numpy
 
 from keras_netvlad import NetVLAD
 
 # Keras warns of a softmax over one cluster; here it is meant.
 pytestmark = pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
 
-# Float64 beside float64 on outputs of size 1: 2e-14 measured at worst, where residuals cancel. Headroom 50.
-TOLERANCE = 1e-12
+# Float64 beside float64, relative to the largest output: 1e-15 measured at worst, headroom 100. On JAX and torch Keras
+# computes parts of a float64 layer in float32 (see test_netvlad.py): 7e-7 measured, headroom 7.
+TOLERANCE = 1e-13 if BACKEND == "tensorflow" else 5e-6
+# The same beside central differences, whose own error is 4e-10 here; headroom 100, and 10 for float32.
+GRADIENT_TOLERANCE = 5e-8 if BACKEND == "tensorflow" else 1e-5
 
 SEEDS = st.integers(0, 2**16)
 SIZES = st.fixed_dictionaries(
@@ -181,13 +184,12 @@ def test_every_pair_of_options_matches_the_oracle(run):
     layer = NetVLAD(3, dtype=dtype, **options)
     layer.build(shape)
     randomize_weights(layer, run)
-    # Float32 beside float64: 3e-7 measured, headroom 7.
-    tolerance = TOLERANCE if dtype == "float64" else 2e-6
+    # Float32 beside float64: 1e-7 measured, headroom 20.
+    tolerance = max(TOLERANCE, 0.0 if dtype == "float64" else 2e-6)
     expected = reference.netvlad(inputs, mask=mask, **reference.options_of(layer))
     assert_close(to_numpy(layer(inputs, mask=mask)), expected, tolerance)
 
 
-@settings(max_examples=15)
 @given(
     st.fixed_dictionaries(
         {
@@ -224,9 +226,7 @@ def test_gradients_match_central_finite_differences_of_the_oracle(sizes, options
     gradients.update({v.name: g for v, g in zip(layer.trainable_variables, by_weights, strict=True)})
     assert_close(loss, oracle())
     for name, gradient in gradients.items():
-        # Measured: 4e-8 of the largest gradient: rounding 1e-16 / step, and step^2 times a third derivative that grows
-        # where a residual is short. Headroom 25.
-        assert_close(gradient, central_differences(oracle, arrays[name]), 1e-6)
+        assert_close(gradient, central_differences(oracle, arrays[name]), GRADIENT_TOLERANCE)
 
 
 def central_differences(function, array, step=1e-5):

@@ -50,6 +50,10 @@ def check_mask(layer_name, mask, shape, channel_axis):
             f"position. Received: mask of shape {tuple(mask.shape)} for inputs of shape {tuple(shape)}"
         )
     values = _concrete_values(mask)
+    if values is not None and values.dtype.kind in "USO":
+        raise ValueError(
+            f"`mask` of `{layer_name}` must be boolean or hold numbers. Received: dtype {values.dtype.name}"
+        )
     if values is not None and values.dtype != bool and not (np.isfinite(values).all() and (values >= 0).all()):
         raise ValueError(
             f"`mask` of `{layer_name}` must be boolean or hold finite weights of 0 or more. "

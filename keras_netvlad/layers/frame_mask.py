@@ -35,10 +35,6 @@ class FrameMask(keras.Layer):
         TypeError: If `num_frames` is not an integer tensor.
     """
 
-    def __init__(self, **kwargs):
-        # Without autocast: a number of frames beyond 2048 is not exact in float16.
-        super().__init__(autocast=False, **kwargs)
-
     def call(self, num_frames, frames):
         _check(num_frames, frames)
         position = ops.arange(ops.shape(frames)[1], dtype="int32")  # (T,)

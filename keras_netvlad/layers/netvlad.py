@@ -1,10 +1,15 @@
 """`NetVLAD`: soft assignment to learnable clusters, pooled residuals."""
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_netvlad.layers.adaptation import soft_assignment
 from keras_netvlad.layers.residual_pooling import ResidualPooling
 from keras_netvlad.layers.validation import check_boolean, check_integer
+
+# Keras's own, named because `adapt` undoes the normalization.
+BATCH_NORMALIZATION_EPSILON = 1e-3
 
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
@@ -145,9 +150,10 @@ class NetVLAD(ResidualPooling):
         }
 
     def _build_assignment(self):
-        num_logits = self.num_clusters + self.num_ghost_clusters
+        num_logits = self._num_assigned
         self.kernel = self.add_weight(
             name="kernel",
+            autocast=False,
             shape=((1, 1) if self.assignment == "conv" else ()) + (self.feature_size, num_logits),
             initializer=self.kernel_initializer,
             regularizer=self.kernel_regularizer,
@@ -160,6 +166,7 @@ class NetVLAD(ResidualPooling):
         }
         if self.assignment_batch_normalization:
             self.batch_normalization = keras.layers.BatchNormalization(
+                epsilon=BATCH_NORMALIZATION_EPSILON,
                 center=self.use_bias,
                 **{f"beta_{key}": value for key, value in offset.items()},
                 dtype=self._sum_dtype,
@@ -167,20 +174,54 @@ class NetVLAD(ResidualPooling):
             )
             self.batch_normalization.build((None, None, num_logits))
         elif self.use_bias:
-            self.bias = self.add_weight(name="bias", shape=(num_logits,), **offset)
+            self.bias = self.add_weight(name="bias", autocast=False, shape=(num_logits,), **offset)
 
     def _assign(self, descriptors, present, training):
         kernel = ops.cast(self.kernel, self._sum_dtype)
         # (1, D, K + G)
         kernel = ops.squeeze(kernel, axis=0) if self.assignment == "conv" else ops.expand_dims(kernel, 0)
         # A batched product by a batch of one: no reshape of a dynamic shape, and as fast as the flat product.
-        logits = ops.matmul(descriptors, kernel)  # (B, N, K + G)
+        # The operator, for `ops.matmul` turns float64 into float32 on torch and JAX (Keras 3.15).
+        logits = descriptors @ kernel  # (B, N, K + G)
         if self.assignment_batch_normalization:
             logits = self.batch_normalization(logits, training=training, mask=present)
         elif self.use_bias:
             logits = logits + ops.cast(self.bias, self._sum_dtype)
         assignments = ops.softmax(logits, axis=-1)
         return assignments[..., : self.num_clusters] if self.num_ghost_clusters else assignments
+
+    def _adapted_assignment(self, sample, centroids):
+        if not self.assignment_batch_normalization:
+            kernel, bias = soft_assignment(self.name, sample, centroids, self.use_bias)
+            offset = {"bias": bias} if self.use_bias else {}
+            return {"kernel": self._shaped_kernel(kernel), **offset}
+        # Without an offset, training subtracts the logits' mean, so cosines are taken around the descriptors' mean. The
+        # most assigned cluster is then the nearest for 91 to 96 % of real and made-up descriptors, in training as in
+        # inference; with cosines around zero, for 55 to 91 % in training.
+        origin = 0.0 if self.use_bias else sample.mean(axis=0, dtype="float64")
+        kernel, bias = soft_assignment(
+            self.name, (sample - origin).astype(sample.dtype), centroids - origin, self.use_bias
+        )
+        logits = np.concatenate(
+            [sample[start : start + 4096].astype("float64") @ kernel for start in range(0, len(sample), 4096)]
+        )
+        mean, variance = logits.mean(axis=0), logits.var(axis=0)
+        # Normalization and its inverse: gamma (s - mean) / sqrt(variance + epsilon) + beta = s + bias.
+        offset = {"batch_normalization.beta": mean + bias} if self.use_bias else {}
+        return {
+            "kernel": self._shaped_kernel(kernel),
+            "batch_normalization.gamma": np.sqrt(variance + BATCH_NORMALIZATION_EPSILON),
+            "batch_normalization.moving_mean": mean,
+            "batch_normalization.moving_variance": variance,
+            **offset,
+        }
+
+    def _shaped_kernel(self, kernel):
+        return kernel[None, None] if self.assignment == "conv" else kernel
+
+    @property
+    def _num_assigned(self):
+        return self.num_clusters + self.num_ghost_clusters
 
 
 def _check_data_format(assignment, data_format):

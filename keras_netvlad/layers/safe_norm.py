@@ -20,5 +20,6 @@ def inverse_norm(x):
     """
     squared = ops.sum(ops.square(x), axis=-1, keepdims=True)
     has_direction = squared > SQUARED_EPSILON
-    inverse = ops.where(has_direction, ops.rsqrt(ops.maximum(squared, SQUARED_EPSILON)), 0.0)
+    # Picked twice, so that the gradient at zero is 0 and not 0 * infinity.
+    inverse = ops.where(has_direction, ops.rsqrt(ops.where(has_direction, squared, 1.0)), 0.0)
     return inverse, has_direction

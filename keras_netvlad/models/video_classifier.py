@@ -102,11 +102,11 @@ class VideoClassifier(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """As Keras's, but labels that are no dict are those of `scores`: the descriptor has none."""
-        return super().compute_loss(x, y, _labelled(y, y_pred), sample_weight, training)
+        return super().compute_loss(x, *_labelled(y, y_pred), sample_weight, training)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """As Keras's, but labels that are no dict are those of `scores`."""
-        return super().compute_metrics(x, y, _labelled(y, y_pred), sample_weight)
+        return super().compute_metrics(x, *_labelled(y, y_pred), sample_weight)
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -128,8 +128,9 @@ class VideoClassifier(keras.Model):
 
 
 def _labelled(y, y_pred):
-    """The part of the outputs that the labels speak of."""
-    return {name: y_pred[name] for name in y} if isinstance(y, Mapping) else y_pred[SCORES]
+    """The labels by output, and the outputs that they speak of."""
+    y = y if isinstance(y, Mapping) else {SCORES: y}
+    return y, {name: y_pred[name] for name in y}
 
 
 def _check_feature_sizes(feature_sizes):

@@ -1,0 +1,156 @@
+"""`VLAD`: values against the oracle, and the limit of NetVLAD."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import reference
+from layer_contract import check_layer, to_numpy
+
+from keras_netvlad import NetVLAD
+from keras_netvlad.layers.vlad import VLAD
+
+# Float32 beside the float64 oracle, relative to the largest value: 3e-7 measured at worst, headroom 7.
+TOLERANCE = 2e-6
+
+FRAMES, IMAGES, VIDEOS = (2, 7, 5), (2, 3, 4, 5), (2, 3, 2, 4, 5)
+
+
+def inputs_of(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def vlad(inputs, centroids, mask=None, normalize_input=False, channels_first=False, **normalizations):
+    """The definition in float64 loops."""
+    x, weights = reference.flatten(inputs, mask, channels_first)
+    first, second = np.zeros((len(x), *centroids.shape)), np.zeros((len(x), len(centroids)))
+    for b in range(x.shape[0]):
+        for n in range(x.shape[1]):
+            if weights[b, n] == 0:
+                continue
+            descriptor = reference.normalized(x[b, n]) if normalize_input else x[b, n]
+            nearest = np.argmin([np.sum((descriptor - c) ** 2) for c in centroids])
+            first[b, nearest] += weights[b, n] * descriptor
+            second[b, nearest] += weights[b, n]
+    return reference.describe(first, second, centroids, **normalizations)
+
+
+def assert_matches(layer, inputs, mask=None):
+    actual = to_numpy(layer(inputs, mask=mask))
+    expected = vlad(
+        inputs,
+        layer.centroids.numpy().astype("float64"),
+        mask,
+        normalize_input=layer.normalize_input,
+        channels_first=layer.data_format == "channels_first",
+        intra_normalization=layer.intra_normalization,
+        output_normalization=layer.output_normalization,
+    )
+    assert np.abs(actual - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", [FRAMES, IMAGES, VIDEOS])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"normalize_input": True},
+        {"intra_normalization": False},
+        {"output_normalization": False},
+        {"intra_normalization": False, "output_normalization": False},
+        {"data_format": "channels_first"},
+    ],
+    ids=str,
+)
+def test_values(shape, options):
+    inputs = inputs_of(shape)
+    positions = shape[:-1]
+    if options.get("data_format") == "channels_first":
+        inputs = np.moveaxis(inputs, -1, -3) if len(shape) > 3 else inputs
+    layer = VLAD(4, **options)
+    assert_matches(layer, inputs)
+    rng = np.random.default_rng(1)
+    assert_matches(layer, inputs, mask=rng.random(positions) < 0.6)
+    assert_matches(layer, inputs, mask=rng.random(positions).astype("float32"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask_shape", "data_format"),
+    [(FRAMES, (2, 7), "channels_last"), (VIDEOS, (2, 3), "channels_last"), (IMAGES, (2, 4, 5), "channels_first")],
+)
+def test_contract(shape, mask_shape, data_format, tmp_path):
+    mask = np.random.default_rng(4).random(mask_shape) < 0.6
+    mask.reshape(2, -1)[:, :2] = [True, False]
+
+    def make_layer(**kwargs):
+        # Few and far centroids, so that none is empty and rounding moves no descriptor to another.
+        return VLAD(2, data_format=data_format, centroids_initializer=keras.initializers.Orthogonal(seed=0), **kwargs)
+
+    check_layer(make_layer, shape, tmp_path, mask=mask)
+
+
+def test_netvlad_becomes_vlad_as_alpha_grows():
+    inputs = inputs_of((3, 60, 8), seed=2)
+    hard = VLAD(4)
+    hard.adapt(inputs, seed=0, verbose=0)
+    soft = NetVLAD(4)
+    soft.build(inputs.shape)
+    centroids = hard.centroids.numpy()
+    soft.centroids.assign(centroids)
+    expected = to_numpy(hard(inputs))
+    errors = []
+    for alpha in (0.1, 1.0, 10.0, 100.0, 1000.0, 1e4):
+        soft.kernel.assign(2 * alpha * centroids.T)
+        soft.bias.assign(-alpha * np.sum(centroids**2, axis=1))
+        errors.append(np.abs(to_numpy(soft(inputs)) - expected).max())
+    print(errors)
+    assert all(later < earlier for earlier, later in itertools.pairwise(errors)), errors
+    assert errors[0] > 0.05
+    assert errors[-1] < 1e-6, errors
+
+
+def test_assign_is_one_hot_of_the_nearest():
+    inputs = inputs_of((1, 9, 3))
+    layer = VLAD(3)
+    assignments = to_numpy(layer.assign(inputs))[0]
+    distances = np.sum((inputs[0][:, None] - layer.centroids.numpy()) ** 2, axis=-1)
+    np.testing.assert_array_equal(assignments, np.eye(3)[distances.argmin(axis=1)])
+
+
+def test_a_tie_goes_to_the_first():
+    layer = VLAD(3)
+    layer.build((None, None, 2))
+    layer.centroids.assign([[5.0, 5.0], [1.0, 0.0], [-1.0, 0.0]])
+    assert to_numpy(layer.assign(np.array([[[0.0, 1.0]]], "float32"))).tolist() == [[[0.0, 1.0, 0.0]]]
+
+
+def test_descriptors_at_their_centroids_and_nothing_give_zeros():
+    layer = VLAD(2)
+    layer.build((None, None, 3))
+    at_centroids = np.concatenate([layer.centroids.numpy()] * 2)[None]
+    # `A - M c` of two equal descriptors is exact.
+    assert not to_numpy(layer(at_centroids)).any()
+    assert not to_numpy(layer(at_centroids, mask=np.zeros((1, 4), bool))).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_clusters": 0}, "Received: num_clusters=0"),
+        ({"num_clusters": 2, "data_format": "first"}, "Received: data_format='first'"),
+        ({"num_clusters": 2, "data_format": None}, "Received: data_format=None"),
+        ({"num_clusters": 2, "normalize_input": 1}, "Received: normalize_input=1"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        VLAD(**arguments)
+
+
+def test_bad_inputs():
+    layer = VLAD(2)
+    with pytest.raises(ValueError, match=r"Received: shape \(3, 4\)"):
+        layer(np.zeros((3, 4), "float32"))
+    with pytest.raises(ValueError, match=r"Received: mask of shape \(1, 2\)"):
+        layer(np.zeros((1, 3, 4), "float32"), mask=np.ones((1, 2), bool))
