@@ -62,7 +62,8 @@ def test_ghosts_are_the_least_populated_clusters():
     logits = centers @ layer.kernel.numpy() + layer.bias.numpy()
     np.testing.assert_array_equal(logits.argmax(axis=1), range(5))
     shares = to_numpy(layer.assign(centers[None].astype("float32"))).sum(axis=-1)[0]
-    assert shares[:3].min() > 0.9 > 0.1 > shares[3:].max()
+    assert shares[:3].min() > 0.7
+    assert shares[3:].max() < 0.3
 
 
 @pytest.mark.parametrize("assignment", ["dense", "conv"])
@@ -260,7 +261,7 @@ def test_normalize_input_applies_to_the_sample():
 
 
 def test_large_offsets_do_not_hide_the_clusters():
-    """Descriptors far from the origin: MiniBatchKMeans alone would lose their distances to rounding."""
+    """Descriptors far from the origin, whose squares leave no digits for the distances."""
     frames, centers = blobs()
     layer = adapted(frames + np.float32(3e3), layer=VLAD(NUM_BLOBS))
     np.testing.assert_allclose(layer.centroids.numpy() - 3e3, centers, atol=0.05)

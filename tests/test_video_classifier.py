@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from keras_netvlad.data import load_japanese_vowels
+from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier, load_model
 
 
@@ -119,6 +120,29 @@ def test_every_precision_answers_in_float32_or_better(dtype):
     expected = "float64" if dtype == "float64" else "float32"
     assert {values.dtype.name for values in outputs.values()} == {expected}
     assert VideoClassifier.from_config(model.get_config()).get_layer("hidden").compute_dtype == dtype.split("_")[-1]
+
+
+def test_quantizing_leaves_the_pooling_in_float_and_survives_saving(tmp_path):
+    keras.utils.set_random_seed(0)
+    model, batch = small_model(hidden_units=64), small_batch()
+    expected = outputs_of(model, batch)
+    with pytest.warns(UserWarning, match="Layer NetVLAD does not have a `quantize` method"):
+        model.quantize("int8")
+    received = outputs_of(model, batch)
+    np.testing.assert_array_equal(received["descriptor"], expected["descriptor"])
+    # Measured 8e-4: int8 weights and activations.
+    np.testing.assert_allclose(received["scores"], expected["scores"], atol=5e-3)
+    assert (received["scores"] != expected["scores"]).any()
+    model.save(tmp_path / "model.keras")
+    loaded = outputs_of(load_model(tmp_path / "model.keras"), batch)
+    np.testing.assert_array_equal(loaded["scores"], received["scores"])
+
+
+def test_the_layer_alone_refuses_to_be_quantized():
+    layer = NetVLAD(2)
+    layer.build((None, None, 4))
+    with pytest.raises(NotImplementedError, match="NetVLAD does not have a `quantize` method"):
+        layer.quantize("int8")
 
 
 def test_summary_and_picture_of_the_model(tmp_path):

@@ -104,8 +104,8 @@ def test_netvlad_becomes_vlad_as_alpha_grows():
         soft.kernel.assign(2 * alpha * centroids.T)
         soft.bias.assign(-alpha * np.sum(centroids**2, axis=1))
         errors.append(np.abs(to_numpy(soft(inputs)) - expected).max())
-    print(errors)
-    assert all(later < earlier for earlier, later in itertools.pairwise(errors)), errors
+    # Measured: 0.68, 0.19, 0.025, 2e-6, 0, 0.
+    assert all(later < earlier or later == 0 for earlier, later in itertools.pairwise(errors)), errors
     assert errors[0] > 0.05
     assert errors[-1] < 1e-6, errors
 

@@ -18,7 +18,8 @@ class VideoClassifier(keras.Model):
 
     One input a stream of features, and `num_frames`, which says how many frames are real. It is a plain functional
     `keras.Model`: `fit`, `save`, `summary` and `keras.utils.plot_model` work as ever. Loss, metrics and labels that
-    are no dicts belong to `scores`; dicts may name `descriptor`, too.
+    are no dicts belong to `scores`; dicts may name `descriptor`, too. `quantize` changes the hidden layer and the
+    classifier, where nearly all weights are, and leaves the pooling in float32.
 
     Args:
         feature_sizes: Dict from the name of each stream to its feature size, such as `{"frames": 1152}` or
@@ -109,7 +110,7 @@ class VideoClassifier(keras.Model):
         return super().compute_metrics(x, *_labelled(y, y_pred), sample_weight)
 
     def get_config(self):
-        """Returns the constructor's arguments."""
+        """Returns the constructor's arguments, and which layers `quantize` changed since."""
         return {
             "name": self.name,
             "trainable": self.trainable,
@@ -119,12 +120,20 @@ class VideoClassifier(keras.Model):
             "num_clusters": self.num_clusters if isinstance(self.num_clusters, int) else dict(self.num_clusters),
             "hidden_units": self.hidden_units,
             "activation": self.activation,
+            "quantized_layers": {
+                layer.name: layer.quantization_mode for layer in self.layers if layer.quantization_mode
+            },
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Makes the model again from `get_config`."""
-        return cls(**config)
+        config = dict(config)
+        quantized_layers = config.pop("quantized_layers", {})
+        model = cls(**config)
+        for name, mode in quantized_layers.items():
+            model.get_layer(name).quantize(mode)
+        return model
 
 
 def _labelled(y, y_pred):
