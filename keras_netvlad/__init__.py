@@ -3,5 +3,6 @@
 from keras_netvlad._version import __version__
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
+from keras_netvlad.stream import NetVLADStream
 
-__all__ = ["NetVLAD", "VideoClassifier", "__version__"]
+__all__ = ["NetVLAD", "NetVLADStream", "VideoClassifier", "__version__"]

@@ -15,8 +15,8 @@ from keras_netvlad.layers.vlad import VLAD
 pytestmark = pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
 
 NUM_BLOBS, SIZE = 5, 6
-# Float32 weights beside float64 NumPy: 4e-7 relative measured at worst, headroom 10.
-RTOL = 4e-6
+# Float32 weights beside float64 NumPy: 5e-8 relative measured at worst, their rounding; headroom 8.
+RTOL = 4e-7
 
 
 def blobs(num_videos=12, num_frames=25, seed=0, counts=(100, 80, 60, 40, 20)):
@@ -50,7 +50,7 @@ def nearest(descriptors, centroids):
 
 def test_centroids_are_the_centers_most_populated_first():
     frames, centers = blobs()
-    # The centroids of 100 to 20 frames of spread 0.05 are 0.01 to 0.02 off the centers: 0.022 measured, headroom 2.
+    # The centroids of 100 to 20 frames of spread 0.05 are up to 0.025 off the centers; headroom 2.
     np.testing.assert_allclose(adapted(frames).centroids.numpy(), centers, atol=0.05)
 
 
@@ -66,18 +66,18 @@ def test_ghosts_are_the_least_populated_clusters():
     assert shares[3:].max() < 0.3
 
 
-@pytest.mark.parametrize("assignment", ["dense", "conv"])
-def test_weights_with_bias(assignment):
+@pytest.mark.parametrize(("assignment", "num_clusters"), [("dense", 60), ("conv", NUM_BLOBS)])
+def test_weights_with_bias(assignment, num_clusters):
     """W = 2 alpha c, b = -alpha ||c||^2, alpha = ln(100) / mean(d2^2 - d1^2), in loops."""
     frames = np.random.default_rng(1).normal(size=(4, 50, SIZE)).astype("float32")
-    layer = adapted(frames, layer=NetVLAD(NUM_BLOBS, assignment=assignment, data_format=None))
+    layer = adapted(frames, layer=NetVLAD(num_clusters, assignment=assignment))
     centroids = layer.centroids.numpy().astype("float64")
     gaps = []
     for x in frames.reshape(-1, SIZE).astype("float64"):
         first, second = sorted(np.sum((x - c) ** 2) for c in centroids)[:2]
         gaps.append(second - first)
     alpha = np.log(100) / np.mean(gaps)
-    assert layer.kernel.shape == ((SIZE, NUM_BLOBS) if assignment == "dense" else (1, 1, SIZE, NUM_BLOBS))
+    assert layer.kernel.shape == ((SIZE, num_clusters) if assignment == "dense" else (1, 1, SIZE, num_clusters))
     np.testing.assert_allclose(layer.kernel.numpy().reshape(SIZE, -1), 2 * alpha * centroids.T, rtol=RTOL)
     np.testing.assert_allclose(layer.bias.numpy(), [-alpha * np.sum(c**2) for c in centroids], rtol=RTOL)
     assignments = to_numpy(layer.assign(frames))
@@ -119,16 +119,16 @@ def test_batch_normalized_assignment_is_the_intended_one(use_bias):
     else:
         # Cosines around the mean of the descriptors.
         expected = reference.assignments(frames - frames.mean(axis=(0, 1)), kernel, 4)
-    # Measured 2e-6, headroom 5: logits of about 20 in float32.
+    # Measured 1.4e-6, headroom 7.
     np.testing.assert_allclose(to_numpy(layer.assign(frames)), expected, atol=1e-5)
-    # The descriptor in training, with statistics of the batch: 4e-5 measured, headroom 5.
+    # The descriptor in training, with statistics of the batch: 1.2e-5 measured, headroom 8.
     inference, training = (to_numpy(layer(frames, training=mode)) for mode in (False, True))
-    np.testing.assert_allclose(training, inference, atol=2e-4)
+    np.testing.assert_allclose(training, inference, atol=1e-4)
 
 
 def test_one_cluster_has_nothing_to_assign():
     frames, _ = blobs()
-    layer = adapted(frames, layer=NetVLAD(1))
+    layer = adapted(frames, layer=NetVLAD(1), sample_size=300)
     assert not layer.kernel.numpy().any()
     assert not layer.bias.numpy().any()
     np.testing.assert_allclose(layer.centroids.numpy()[0], frames.mean(axis=(0, 1)), rtol=1e-4)
@@ -219,8 +219,8 @@ def test_before_the_first_call_after_it_and_after_compile():
     assert_same_weights(layer, expected)
     after = model.predict(frames, verbose=0)
     assert np.abs(after - before).max() > 0.1
-    # Compiled beside eager: 1.2e-7 measured, headroom 8.
-    np.testing.assert_allclose(after, to_numpy(expected(frames)), atol=1e-6)
+    # Compiled beside eager: 1.2e-5 measured (JAX), headroom 4. `A - M c` cancels, as frames lie near the centroids.
+    np.testing.assert_allclose(after, to_numpy(expected(frames)), atol=5e-5)
     targets = np.zeros_like(after)
     assert np.isfinite(model.fit(frames, targets, verbose=0).history["loss"]).all()
 
@@ -240,7 +240,7 @@ def test_dtypes(dtype):
     with double_precision():
         layer = adapted(frames, layer=NetVLAD(NUM_BLOBS, dtype=dtype))
         centroids = keras.ops.convert_to_numpy(keras.ops.cast(layer.centroids, "float32"))
-        # bfloat16 centroids of up to 8 are 0.016 off by rounding, on top of 0.022.
+        # bfloat16 centroids of up to 8 are 0.016 off by rounding, on top of 0.025.
         np.testing.assert_allclose(centroids, centers, atol=0.08)
         assignments = to_numpy(layer.assign(centers[None].astype("float32")))[0]
         np.testing.assert_array_equal(assignments.argmax(axis=1), range(NUM_BLOBS))

@@ -76,9 +76,7 @@ def test_the_wheel_holds_the_library_and_nothing_else(tmp_path):
         f"keras_netvlad-{keras_netvlad.__version__}.dist-info",
     }
     packaged = {name for name in names if name.startswith("keras_netvlad/")}
-    tracked = subprocess.run(
-        ["git", "ls-files", "keras_netvlad"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert packaged == set(tracked)
+    on_disk = {str(path.relative_to(ROOT)) for path in (ROOT / "keras_netvlad").rglob("*") if path.is_file()}
+    assert packaged == {name for name in on_disk if "__pycache__" not in name}
     assert {"keras_netvlad/py.typed", "keras_netvlad/data/japanese_vowels.npz"} <= packaged
     assert any(name.endswith("licenses/LICENSE") for name in names)

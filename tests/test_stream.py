@@ -14,7 +14,7 @@ from keras_netvlad import NetVLAD
 from keras_netvlad.layers.vlad import VLAD
 from keras_netvlad.stream import NetVLADStream
 
-# In chunks beside at once, values of at most 1: measured 2.1e-7 at worst over splits and orders, headroom 5.
+# In chunks beside at once, values of at most 1: measured 1.0e-7 at worst over splits, orders and backends, headroom 9.
 TOLERANCE = 1e-6
 
 BATCH, LENGTH, SIZE, CLUSTERS = 2, 240, 16, 8
@@ -33,9 +33,9 @@ def netvlad(**options):
 
 
 def chunks_of(frames, mask, rng, num_chunks=6):
-    """Chunks of random lengths, one of them empty, in random order."""
-    # Multiples of 12: JAX compiles for each length.
-    cuts = np.sort(12 * rng.integers(0, LENGTH // 12 + 1, size=num_chunks - 1))
+    """Chunks of random lengths, some of them empty, in random order."""
+    # Multiples of 40: JAX compiles for each length.
+    cuts = np.sort(40 * rng.integers(0, LENGTH // 40 + 1, size=num_chunks - 1))
     parts = list(zip(np.split(frames, cuts, axis=1), np.split(mask, cuts, axis=1), strict=True))
     return [parts[i] for i in rng.permutation(num_chunks)]
 
@@ -94,7 +94,7 @@ def test_long_streams_gain_no_rounding():
     expected, once = stream.descriptor(), (stream.first_sum, stream.second_sum)
     for _ in range(1000):
         stream.merge(once)
-    # Measured 6e-8, the rounding of the output, headroom 3; with float32 sums 1.6e-6.
+    # Measured 3e-8, the rounding of the output, headroom 6; with float32 sums 2.1e-6 to 2.7e-6.
     np.testing.assert_allclose(stream.descriptor(), expected, rtol=0, atol=2e-7)
 
 
@@ -227,8 +227,8 @@ def test_the_example_runs(capsys):
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     options = ["--minutes", "0.4", "--features", "32", "--clusters", "8", "--chunk", "100"]
-    # Relative to the largest value; 4e-7 measured, headroom 5.
-    assert example.main(options) < 2e-6
+    # Relative to the largest value; 6.6e-7 measured, headroom 6.
+    assert example.main(options) < 4e-6
     printed = capsys.readouterr().out
     assert "600 frames" in printed
     assert "peak memory grew by" in printed

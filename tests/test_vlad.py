@@ -11,7 +11,7 @@ from layer_contract import check_layer, to_numpy
 from keras_netvlad import NetVLAD
 from keras_netvlad.layers.vlad import VLAD
 
-# Float32 beside the float64 oracle, relative to the largest value: 3e-7 measured at worst, headroom 7.
+# Float32 beside the float64 oracle, relative to the largest value: 2.0e-7 measured at worst, headroom 10.
 TOLERANCE = 2e-6
 
 FRAMES, IMAGES, VIDEOS = (2, 7, 5), (2, 3, 4, 5), (2, 3, 2, 4, 5)
@@ -77,7 +77,7 @@ def test_values(shape, options):
 
 @pytest.mark.parametrize(
     ("shape", "mask_shape", "data_format"),
-    [(FRAMES, (2, 7), "channels_last"), (VIDEOS, (2, 3), "channels_last"), (IMAGES, (2, 4, 5), "channels_first")],
+    [(FRAMES, (2, 7), "channels_last"), (IMAGES, (2, 4, 5), "channels_first")],
 )
 def test_contract(shape, mask_shape, data_format, tmp_path):
     mask = np.random.default_rng(4).random(mask_shape) < 0.6

@@ -2,5 +2,6 @@
 
 from keras_netvlad.layers.frame_mask import FrameMask
 from keras_netvlad.layers.netvlad import NetVLAD
+from keras_netvlad.layers.vlad import VLAD
 
-__all__ = ["FrameMask", "NetVLAD"]
+__all__ = ["VLAD", "FrameMask", "NetVLAD"]

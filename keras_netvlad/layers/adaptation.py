@@ -84,8 +84,8 @@ def find_centroids(layer_name, sample, num_clusters, seed):
     """Clusters a sample `(S, D)` with k-means and returns the centroids `(K + G, D)`, most populated first.
 
     `KMeans` with FAISS's 25 iterations took 1.5 s for K=64, D=1024 and 3.3 s for K=256, D=128 on two cores.
-    `MiniBatchKMeans` took 2.5 and 0.9 s, but its centroids are no means (batches are drawn with replacement) and some
-    clusters held a single descriptor where `KMeans` left 48 or more in each.
+    `MiniBatchKMeans` with batches of 4096 took 2.5 and 0.9 s, but its inertia was 0.1 and 1.4 % higher, and its
+    smallest of 256 clusters held one descriptor where `KMeans` left 48.
     """
     num_distinct = _num_distinct(sample, num_clusters)
     if num_distinct < num_clusters:

@@ -184,8 +184,8 @@ class ResidualPooling(keras.Layer):
                 result.
             steps: Integer, batches to read at most; by default all. Needed for data without an end; a Python
                 generator cannot be known to have none, and would be read forever.
-            seed: Integer, of sample and k-means; with more than two cores k-means repeats to rounding. By default drawn from NumPy's global state, which
-                `keras.utils.set_random_seed` sets.
+            seed: Integer, of sample and k-means; on more than two cores k-means repeats to rounding. By default
+                drawn from NumPy's global state, which `keras.utils.set_random_seed` sets.
             verbose: `"auto"`, 0, 1 or 2: progress while reading, as of `fit`.
 
         Example:

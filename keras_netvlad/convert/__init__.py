@@ -1,0 +1,10 @@
+"""Weights of other NetVLADs, as a NetVLAD of this package: TensorFlow Addons, LOUPE, PyTorch ports, MATLAB."""
+
+from keras_netvlad.convert.arrays import from_arrays
+from keras_netvlad.convert.loupe import from_loupe
+from keras_netvlad.convert.matlab import from_matlab
+from keras_netvlad.convert.pytorch import from_pytorch
+from keras_netvlad.convert.rows import reorder_rows
+from keras_netvlad.convert.tensorflow_addons import from_tfa
+
+__all__ = ["from_arrays", "from_loupe", "from_matlab", "from_pytorch", "from_tfa", "reorder_rows"]

@@ -1,0 +1,210 @@
+"""Weight files of other libraries as named tensors, read one at a time. Nothing here runs code from a file."""
+
+import pickle
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+# Below 2.6 a crafted file could run code in spite of `weights_only=True` (CVE-2025-32434).
+OLDEST_SAFE_TORCH = (2, 6)
+# Names listed in a message; a backbone has hundreds.
+NUM_NAMES_LISTED = 12
+
+
+def read_tensors(source, readers, expected):
+    """Opens a weight file, or takes a mapping, and returns functions that read its tensors.
+
+    Args:
+        source: Path of a file, or a mapping of names to arrays, which may be nested.
+        readers: Functions of a path by suffix of the file; `""` for any other.
+        expected: What `source` must be, for the message.
+
+    Returns:
+        Dict of functions without arguments by tensor name.
+    """
+    if isinstance(source, Mapping):
+        return dict(_flattened(source))
+    try:
+        path = Path(source)
+    except TypeError as error:
+        raise TypeError(f"The weights must be {expected}. Received: {type(source).__name__}") from error
+    if path.suffix == ".npz":
+        return read_npz(path)
+    reader = readers.get(path.suffix, readers.get(""))
+    if reader is None:
+        raise ValueError(f"The weights must be {expected}; convert or rename the file. Received: {path}")
+    return reader(path)
+
+
+def read_npz(path):
+    """NumPy archive, without pickled objects."""
+    check_is_file(path)
+    try:
+        archive = np.load(path, allow_pickle=False)
+        return {name: partial(_npz_array, path, name) for name in archive.files}
+    except Exception as error:
+        raise unreadable(path, "a whole .npz file of numeric arrays", error) from error
+
+
+def read_h5(path):
+    """HDF5 file; datasets by their path. Links that lead out of the file are not followed."""
+    check_is_file(path)
+    try:
+        import h5py
+    except ImportError as error:
+        raise missing_library("h5py", "a .h5 file", "'keras_netvlad[convert]'") from error
+    datasets = {}
+
+    def visit(name, item):
+        # A virtual or external dataset reads another file of this machine.
+        if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
+            datasets[name] = partial(_h5_array, path, name)
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(visit)
+    except Exception as error:
+        raise unreadable(path, "a whole HDF5 file", error) from error
+    return datasets
+
+
+def read_checkpoint(path):
+    """TensorFlow checkpoint, by its prefix (without `.index`) or the directory that holds the latest."""
+    import tensorflow as tf
+
+    prefix = str(path).removesuffix(".index").removesuffix(".meta")
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        names = reader.get_variable_to_shape_map()
+    except Exception as error:
+        expected = "the prefix of a whole TensorFlow checkpoint, such as model.ckpt-1000 beside model.ckpt-1000.index"
+        raise unreadable(path, expected, error) from error
+    return {name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): partial(reader.get_tensor, name) for name in names}
+
+
+def read_torch(path):
+    """PyTorch file of tensors; anything that would need code to be rebuilt is refused."""
+    check_is_file(path)
+    try:
+        import torch
+    except ImportError as error:
+        raise missing_library("PyTorch", "a .pth file", "torch") from error
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_SAFE_TORCH:
+        raise ImportError(
+            "Reading a .pth file safely needs PyTorch 2.6 or newer; install it with `pip install --upgrade torch`. "
+            f"Received: {torch.__version__}"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            "The PyTorch file must hold tensors only, for anything else could run code when it is read; where you "
+            "trust the file, load it in its own project and save `model.state_dict()` alone, or give that mapping. "
+            f"Received: {path}, which holds other objects"
+        ) from error
+    except Exception as error:
+        raise unreadable(path, "a whole file that torch.save() wrote", error) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            "The PyTorch file must hold a state_dict, or a mapping with one in it; save `model.state_dict()`. "
+            f"Received: {path}, which holds a {type(content).__name__}"
+        )
+    return dict(_flattened(content))
+
+
+def find_scope(names, families, separator, scope, argument, remedy="rename them and use `from_arrays`"):
+    """Finds the only NetVLAD among named tensors.
+
+    Args:
+        names: Names of all tensors.
+        families: Tuples of names that a NetVLAD of this peer, or of one kind of it, cannot lack.
+        separator: Between the parts of a name.
+        scope: The prefix that the user gives, whole or its last parts, or `None` to look for it.
+        argument: Name of that argument, for the message.
+        remedy: What to do where nothing is found, for the message.
+
+    Returns:
+        The prefix, `""` or ending in the separator, and the family whose names are all found under it.
+    """
+    found = sorted(
+        (name.removesuffix(family[0]), family)
+        for family in families
+        for name in names
+        if name == family[0] or name.endswith(separator + family[0])
+    )
+    found = [(prefix, family) for prefix, family in found if all(prefix + name in names for name in family)]
+    where = ""
+    if scope is not None:
+        where = f" under {argument}={scope!r}"
+        end = str(scope).strip(separator)
+        end = end + separator if end else ""
+        exact = [pair for pair in found if pair[0] == end]
+        found = exact or [pair for pair in found if end and pair[0].endswith(separator + end)]
+    if not found:
+        required = " or ".join(" and ".join(family) for family in families)
+        raise ValueError(f"The weights must have tensors {required}{where}; {remedy}. Received: {listed(names)}")
+    if len(found) > 1:
+        raise ValueError(
+            f"The weights must hold one NetVLAD{where}, or `{argument}` say which; give one of "
+            f"{', '.join(repr(prefix) for prefix, _ in found)}. Received: {argument}={scope!r}"
+        )
+    return found[0]
+
+
+def listed(names):
+    """The names for a message, or the first of many."""
+    names = sorted(str(name) for name in names)
+    rest = len(names) - NUM_NAMES_LISTED
+    shown = ", ".join(names[:NUM_NAMES_LISTED]) or "no tensors"
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def check_is_file(path):
+    """Raises if there is no such file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"The weights must be in a file; check the path. Received: {path}, no file")
+
+
+def unreadable(path, expected, error):
+    """The error for a damaged or foreign file; the cause stays attached."""
+    reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    return ValueError(f"The weights must be {expected}; copy or save the file again. Received: {path} ({reason})")
+
+
+def missing_library(library, what, to_install):
+    """The error for an optional dependency that is not installed."""
+    return ImportError(
+        f"Reading {what} needs {library}, which is not installed. Install it with `pip install {to_install}`."
+    )
+
+
+def _flattened(mapping, prefix=""):
+    """Tensors of nested mappings by dotted names: `{"state_dict": {"pool.centroids": ...}}` and the like."""
+    for name, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{name}.")
+        elif hasattr(value, "shape"):
+            yield f"{prefix}{name}", partial(_array, value)
+
+
+def _array(value):
+    if hasattr(value, "detach"):  # PyTorch; NumPy has no bfloat16
+        value = value.detach().cpu().double()
+    return np.asarray(value)
+
+
+def _npz_array(path, name):
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[name]
+    except Exception as error:
+        raise unreadable(path, f"an archive whose `{name}` is a numeric array", error) from error
+
+
+def _h5_array(path, name):
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return file[name][()]
