@@ -1,5 +1,6 @@
 """The examples run as they are, at small size."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,3 +24,17 @@ def test_quickstart(tmp_path):
     assert "Test accuracy: 0." in printed
     assert printed.count(" ok") == 4
     assert (tmp_path / "out" / "model.onnx").is_file()
+
+
+@pytest.mark.slow
+def test_long_video(tmp_path):
+    printed = run_example(tmp_path, "long_video.py", "--minutes", "0.5", "--features", "32", "--clusters", "4")
+    assert "750 frames (0.5 min, 0 MB) pooled to 128 numbers" in printed
+
+
+@pytest.mark.slow
+def test_migrate_from_tfa(tmp_path):
+    printed = run_example(tmp_path, "migrate_from_tfa.py")
+    assert "Saved migrated.keras, 909 parameters" in printed
+    # Measured 2.7e-7.
+    assert float(re.search(r"difference to the old model's: (\S+)", printed)[1]) < 5e-6

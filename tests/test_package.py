@@ -41,7 +41,14 @@ def test_code_of_the_readme_runs_as_one_program(tmp_path, monkeypatch, capsys):
     assert len(blocks) >= 3
     exec(compile("\n".join(blocks), "README.md", "exec"), {"__name__": "readme"})
     # What the README shows as printed is what is printed.
-    assert "(2, 8192)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.count("(2, 8192)") == 3
+    assert "(2, 300, 64)" in printed
+
+
+def test_code_of_the_migration_guide_runs():
+    (block,) = code_blocks(ROOT / "docs" / "migration.md")
+    exec(compile(block, "migration.md", "exec"), {"__name__": "migration"})
 
 
 @pytest.mark.slow
