@@ -177,6 +177,13 @@ def test_links_out_of_an_h5_file_are_not_followed(tmp_path):
         file["net_vlad"] = h5py.ExternalLink("private.h5", "/net_vlad")
     with pytest.raises(ValueError, match="Received: no tensors"):
         from_tfa(tmp_path / "links.h5")
+    (tmp_path / "private.bin").write_bytes(TFA["cluster_centers"].tobytes())
+    with h5py.File(tmp_path / "external.h5", "w") as file:
+        for name, value in TFA.items():
+            external = [(str(tmp_path / "private.bin"), 0, value.nbytes)]
+            file.create_dataset(f"net_vlad/{name}:0", value.shape, "float32", external=external)
+    with pytest.raises(ValueError, match="Received: no tensors"):
+        from_tfa(tmp_path / "external.h5")
 
 
 # -------------------------------------------------------------------------------------------------- LOUPE, WILLOW
@@ -263,6 +270,12 @@ def test_loupe_keeps_training_as_the_checkpoint_would():
     layer(FRAMES, training=True)
     moved = np.asarray(layer.batch_normalization.moving_mean) - NORMALIZATION["cluster_bn/moving_mean"]
     assert np.abs(moved).max() > 1e-4
+
+
+def test_a_missing_gamma_is_one_also_in_a_layer_that_had_another():
+    layer = from_loupe({**LOUPE, **NORMALIZATION})
+    from_loupe({**LOUPE, **without(NORMALIZATION, "cluster_bn/gamma")}, layer=layer)
+    np.testing.assert_array_equal(layer.batch_normalization.gamma, np.ones(K))
 
 
 def test_loupe_checkpoints_of_other_pooling_are_refused(tmp_path):
@@ -392,7 +405,7 @@ def test_code_in_a_pytorch_file_is_refused_and_not_run(tmp_path):
     message = "must hold tensors only.*could run code.*save `model.state_dict\\(\\)` alone.*Received: .*other objects"
     torch.save({**TORCH, "x": Malicious(trace)}, tmp_path / "new.pth")
     torch.save({**TORCH, "x": Malicious(trace)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    (tmp_path / "raw.pth").write_bytes(pickle.dumps(Malicious(trace)))
+    (tmp_path / "raw.pth").write_bytes(pickle.dumps(Malicious(trace), protocol=2))
     assert not trace.exists()
     for name in ("new.pth", "old.pth", "raw.pth"):
         with pytest.raises(ValueError, match=message):

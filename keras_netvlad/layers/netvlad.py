@@ -83,9 +83,9 @@ class NetVLAD(ResidualPooling):
 
     Reference:
         - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), section 3.1, equations 1, 3 and 4.
-        - [Zhong et al. 2018](https://arxiv.org/abs/1810.09951), section 3.2 (ghost clusters).
+        - [Zhong et al. 2018](https://arxiv.org/abs/1810.09951) (ghost clusters).
         - [Girdhar et al. 2017](https://arxiv.org/abs/1704.02895), section 3.1 (sum over space and time).
-        - [Miech et al. 2017](https://arxiv.org/abs/1706.06905), section 3 (batch-normalized assignment).
+        - [Miech et al. 2017](https://arxiv.org/abs/1706.06905) (batch-normalized assignment, in the code published with it).
     """
 
     def __init__(

@@ -66,7 +66,7 @@ class VLAD(ResidualPooling):
 
     Reference:
         - [Jégou et al. 2010](https://doi.org/10.1109/CVPR.2010.5540039), section 2.3.
-        - [Arandjelović & Zisserman 2013](https://doi.org/10.1109/CVPR.2013.207), section 3.1 (intra-normalization).
+        - [Arandjelović & Zisserman 2013](https://doi.org/10.1109/CVPR.2013.207) (intra-normalization).
     """
 
     def __init__(

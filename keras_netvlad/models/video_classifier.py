@@ -51,7 +51,7 @@ class VideoClassifier(keras.Model):
         ValueError: On an argument that is none of the above.
 
     Reference:
-        - [Miech et al. 2017](https://arxiv.org/abs/1706.06905), section 3 and figure 1 (without its gating).
+        - [Miech et al. 2017](https://arxiv.org/abs/1706.06905), figure 1 (without its gating).
     """
 
     def __init__(
