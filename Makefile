@@ -16,11 +16,12 @@ test: .venv/.test
 test-fast: .venv/.test
 	$(BIN)/pytest -m "not slow"
 
-# The layers once more, on the other two backends of Keras.
+# The layers once more, on the other two backends of Keras; and the converters, which read torch's files.
 BACKEND_TESTS := $(addprefix tests/test_,netvlad.py netvlad_properties.py frame_mask.py vlad.py adapt.py stream.py)
 backends: .venv/.backends
 	KERAS_BACKEND=jax $(BIN)/pytest $(BACKEND_TESTS)
 	KERAS_BACKEND=torch $(BIN)/pytest $(BACKEND_TESTS)
+	$(BIN)/pytest tests/test_convert.py
 
 lint: .venv/.test
 	$(BIN)/ruff check .
