@@ -22,6 +22,14 @@ def plot_assignments(assignments, title="Soft assignments of frames to clusters"
         A `matplotlib.figure.Figure`: clusters from top to bottom in the order of their first moment, frames from
         left to right, and above them the number of clusters that share each frame (exponential of the entropy).
 
+    Example:
+
+    >>> from keras_netvlad import NetVLAD
+    >>> frames = np.random.default_rng(0).normal(size=(1, 40, 16)).astype("float32")
+    >>> figure = plot_assignments(NetVLAD(8).assign(frames)[0])
+    >>> [axes.get_ylabel() for axes in figure.axes[:2]]
+    ['clusters\\nper frame', 'cluster']
+
     Raises:
         ValueError: If `assignments` is not of rank 2 or is empty.
         ImportError: If Matplotlib is not installed.

@@ -31,8 +31,12 @@ def test_public_names_are_importable_and_documented():
     for name in MODULES:
         module = importlib.import_module(name)
         for public in getattr(module, "__all__", []):
-            if public != "__version__":
-                assert getattr(module, public).__doc__, f"{name}.{public}"
+            thing = getattr(module, public)
+            if public == "__version__":
+                continue
+            assert thing.__doc__, f"{name}.{public}"
+            if not (isinstance(thing, type) and issubclass(thing, Exception)):
+                assert ">>>" in thing.__doc__, f"{name}.{public} has no example"
 
 
 def test_code_of_the_readme_runs_as_one_program(tmp_path, monkeypatch, capsys):

@@ -27,6 +27,19 @@ class Artefact:
         load_seconds: Float, how long loading took.
         num_bytes: Integer, size of all its files.
 
+    Example:
+
+    >>> import os, tempfile
+    >>> from keras_netvlad import VideoClassifier
+    >>> from keras_netvlad.export import Artefact, export_onnx
+    >>> model = VideoClassifier({"frames": 8}, num_classes=3, num_clusters=2)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     report = export_onnx(model, os.path.join(directory, "model.onnx"))
+    ...     artefact = Artefact(os.path.join(directory, "model.onnx"))
+    >>> outputs = artefact.run({"frames": np.zeros((2, 5, 8), "float32"), "num_frames": np.array([5, 3], "int32")})
+    >>> outputs["scores"].shape
+    (2, 3)
+
     Raises:
         FileNotFoundError: If there is no such artefact.
         ValueError: If it can't be loaded.

@@ -26,6 +26,19 @@ def export_model(model, directory, formats=FORMATS, opset=18):
     Returns:
         A list of `Report`, one for each format.
 
+    Example:
+
+    >>> import os, tempfile
+    >>> from keras_netvlad import VideoClassifier
+    >>> from keras_netvlad.export import export_model
+    >>> model = VideoClassifier({"frames": 8}, num_classes=3, num_clusters=2, name="classifier")
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     reports = export_model(model, os.path.join(directory, "out"))
+    ...     sorted(os.listdir(os.path.join(directory, "out")))
+    ['classifier', 'model.onnx']
+    >>> [(report.kind, report.ok) for report in reports]
+    [('saved_model', True), ('onnx', True)]
+
     Raises:
         ValueError, TypeError: If a format, the opset or the model is not one that can be exported.
         ParityError: If an artefact computes something else than the model. Nothing is written then.

@@ -36,6 +36,17 @@ def export_onnx(model, path, opset=18, verify=True, external_data_threshold=100_
     Returns:
         The `Report` of the verification, or `None` if `verify` is false.
 
+    Example:
+
+    >>> import os, tempfile
+    >>> from keras_netvlad import VideoClassifier
+    >>> from keras_netvlad.export import export_onnx
+    >>> model = VideoClassifier({"frames": 8}, num_classes=3, num_clusters=2)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     report = export_onnx(model, os.path.join(directory, "model.onnx"), opset=17)
+    >>> report.ok
+    True
+
     Raises:
         ValueError, TypeError: If the opset, the path or the model is not one that can be exported.
         ParityError: If the artefact computes something else than the model. Nothing is written then.

@@ -50,6 +50,17 @@ class Report:
         load_seconds: How long loading took.
         tolerance: Largest relative difference allowed.
         comparisons: Tuple of `Comparison`, one for each output and case.
+
+    Example:
+
+    >>> differs = Comparison.of("scores", "batch 1, frames 7", expected=[0.5, 0.25], received=[0.5, 0.26])
+    >>> report = Report("model.onnx", "onnx", num_bytes=15460, load_seconds=0.1, tolerance=1e-4, comparisons=(differs,))
+    >>> print(report)
+    onnx  model.onnx
+      15.5 kB, loaded in 0.10 s, 1 cases, tolerance 0.0001
+      output  max |difference|  relative  parity
+      scores          1.00e-02   2.0e-02  FAILED
+        first at: batch 1, frames 7
     """
 
     path: str

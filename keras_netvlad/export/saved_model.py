@@ -21,6 +21,17 @@ def export_saved_model(model, directory, verify=True):
     Returns:
         The `Report` of the verification, or `None` if `verify` is false.
 
+    Example:
+
+    >>> import os, tempfile
+    >>> from keras_netvlad import VideoClassifier
+    >>> from keras_netvlad.export import export_saved_model
+    >>> model = VideoClassifier({"frames": 8}, num_classes=3, num_clusters=2)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     report = export_saved_model(model, os.path.join(directory, "classifier", "1"))
+    >>> report.ok
+    True
+
     Raises:
         ValueError, TypeError: If the model is not one that can be exported.
         ParityError: If the artefact computes something else than the model. Nothing is written then.

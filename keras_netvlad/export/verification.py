@@ -27,6 +27,18 @@ def verify(model, path, tolerance=None):
     Returns:
         A `Report`: `.ok`, figures for each output, and a table when printed. NaN is never ok.
 
+    Example:
+
+    >>> import os, tempfile
+    >>> from keras_netvlad import VideoClassifier
+    >>> from keras_netvlad.export import export_onnx, verify
+    >>> model, other = (VideoClassifier({"frames": 8}, num_classes=3, num_clusters=2) for _ in range(2))
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = os.path.join(directory, "model.onnx")
+    ...     report = export_onnx(model, path)
+    ...     verify(model, path).ok, verify(other, path).ok
+    (True, False)
+
     Raises:
         FileNotFoundError: If there is no artefact at `path`.
         ValueError: If it can't be loaded, or its inputs or outputs bear other names than the model's.

@@ -85,7 +85,7 @@ class NetVLAD(ResidualPooling):
         - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), section 3.1, equations 1, 3 and 4.
         - [Zhong et al. 2018](https://arxiv.org/abs/1810.09951) (ghost clusters).
         - [Girdhar et al. 2017](https://arxiv.org/abs/1704.02895), section 3.1 (sum over space and time).
-        - [Miech et al. 2017](https://arxiv.org/abs/1706.06905) (batch-normalized assignment, in the code published with it).
+        - [Miech et al. 2017](https://arxiv.org/abs/1706.06905) (batch-normalized assignment, in its code).
     """
 
     def __init__(

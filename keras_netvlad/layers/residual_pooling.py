@@ -104,6 +104,19 @@ class ResidualPooling(keras.Layer):
         Returns:
             `A` `(B, K, D)`, the sum of the assigned descriptors, and `M` `(B, K)`, the sum of the assignments
             (Arandjelović et al. 2016, equation 4, taken apart), in float32 (float64 under a float64 policy).
+
+        Raises:
+            ValueError: As the layer's.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from keras_netvlad import NetVLAD
+        >>> frames = np.random.default_rng(0).normal(size=(1, 100, 16)).astype("float32")
+        >>> layer = NetVLAD(num_clusters=4)
+        >>> (first, second), (more, more_second) = layer.aggregate(frames[:, :60]), layer.aggregate(frames[:, 60:])
+        >>> bool(np.allclose(layer.describe(first + more, second + more_second), layer(frames), atol=1e-6))
+        True
         """
         descriptors, assignments = self._assigned(inputs, mask, training)
         first = ops.transpose(assignments, (0, 2, 1)) @ descriptors  # (B, K, D)
@@ -156,6 +169,18 @@ class ResidualPooling(keras.Layer):
         Returns:
             Assignments `(B, N, K)`. Rows sum to 1, or to less where ghost clusters take a share; rows that `mask`
             leaves out are 0, weighted rows are multiplied by their weight. `N` runs frame by frame, row by row.
+
+        Raises:
+            ValueError: As the layer's.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from keras_netvlad import NetVLAD
+        >>> frames = np.random.default_rng(0).normal(size=(1, 100, 16)).astype("float32")
+        >>> assignments = NetVLAD(num_clusters=4).assign(frames)
+        >>> tuple(assignments.shape), bool(np.allclose(np.sum(assignments, axis=2), 1))
+        ((1, 100, 4), True)
         """
         return self._assigned(inputs, mask, training=False)[1]
 

@@ -15,6 +15,16 @@ def load_model(path):
     Returns:
         The `keras.Model`.
 
+    Example:
+
+    >>> import os, tempfile
+    >>> from keras_netvlad.models import VideoClassifier, load_model
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = os.path.join(directory, "model.keras")
+    ...     VideoClassifier({"frames": 8}, num_classes=3, num_clusters=2).save(path)
+    ...     load_model(path).feature_sizes
+    {'frames': 8}
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no whole `.keras` file, or needs layers that are not registered here.
