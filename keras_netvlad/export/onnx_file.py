@@ -160,7 +160,8 @@ def _attach_weights(proto, weights, path, external_data_threshold):
                 data_location=onnx.TensorProto.EXTERNAL,
             )
             offset = file.tell()
-            file.write(memoryview(np.ascontiguousarray(weight.numpy())).cast("B"))
+            # The tensor's own memory: `numpy()` would copy it, 2.4 GB for a large hidden layer.
+            file.write(np.asarray(tf.convert_to_tensor(weight.value)).reshape(-1).view("uint8"))
             for key, value in (("location", data_path.name), ("offset", offset), ("length", file.tell() - offset)):
                 tensor.external_data.add(key=key, value=str(value))
             proto.graph.initializer.append(tensor)
