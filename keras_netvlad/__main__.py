@@ -30,7 +30,7 @@ def main(arguments=None):
 def _demo(options):
     from keras_netvlad.demo import run_demo
 
-    run_demo(options.output)
+    run_demo(options.output, options.epochs, options.seed)
     return DONE
 
 
@@ -70,6 +70,8 @@ def _parser():
 
     demo = commands.add_parser("demo", help="the whole way on real speech frames: train, export, verify, serve")
     demo.add_argument("--output", required=True, metavar="DIR", help="directory to make; it must not exist")
+    demo.add_argument("--epochs", type=int, default=30, help="epochs of each training (default %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of each training (default %(default)s)")
     demo.set_defaults(command=_demo)
 
     export = commands.add_parser("export", help="write a .keras model as SavedModel and ONNX, verified")

@@ -11,6 +11,7 @@ from keras_netvlad.data import load_japanese_vowels
 from keras_netvlad.export import artefact, export_model
 from keras_netvlad.export.staging import staged
 from keras_netvlad.layers import FrameMask
+from keras_netvlad.layers.validation import check_integer
 from keras_netvlad.models import VideoClassifier
 from keras_netvlad.plot import check_installed, plot_assignments
 
@@ -28,8 +29,8 @@ def run_demo(output, epochs=30, seed=0):
     Args:
         output: Directory that does not exist yet; it receives `netvlad/1/` (SavedModel), `model.onnx`,
             `model.keras` and `assignments.png`.
-        epochs: Integer.
-        seed: Integer.
+        epochs: Integer, epochs of each training.
+        seed: Integer, seed of each training.
 
     Returns:
         A dict: `netvlad_accuracy` and `mean_pooling_accuracy`, fractions of the 370 test utterances; `reports`,
@@ -37,10 +38,12 @@ def run_demo(output, epochs=30, seed=0):
         who it was.
 
     Raises:
+        ValueError: If `epochs` is not positive or `seed` is negative.
         OSError: If the directory exists or can't be written.
         ImportError: If Matplotlib is not installed.
     """
     check_installed()  # before the training, not after it
+    epochs, seed = check_integer("epochs", epochs, 1), check_integer("seed", seed, 0)
     output = Path(output)
     with staged(output) as stage:
         stage.mkdir()

@@ -66,6 +66,7 @@ def test_an_export_that_fails_parity_exits_with_1_and_writes_nothing(tmp_path, c
         (["export", "small.keras", "small.keras/out"], "must be one that can be written to"),
         (["verify", "small.keras", "absent.onnx"], "An artefact is a directory"),
         (["demo", "--output", "small.keras"], "must not exist yet"),
+        (["demo", "--output", "demo", "--epochs", "0"], "`epochs` must be a positive integer. Received: epochs=0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
