@@ -11,6 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+# What onnxruntime calls by C's names.
+ONNX_DTYPES = {
+    f"tensor({onnx})": name for onnx, name in (("float", "float32"), ("double", "float64"), ("float16", "float16"))
+} | {f"tensor({name})": name for name in ("bool", "int8", "uint8", "int16", "int32", "int64", "string", "bfloat16")}
+
 
 class Artefact:
     """An artefact, loaded: TensorFlow's session loader for a SavedModel, onnxruntime for an `.onnx` file.
@@ -23,7 +28,9 @@ class Artefact:
 
     Attributes:
         kind: `"saved_model"` or `"onnx"`.
-        input_names, output_names: Lists of strings.
+        signatures: Dict from the name of each signature to a pair of dicts, inputs and outputs, from a name to
+            `(shape, dtype)`. Dynamic dimensions are `None`, or their names where the format keeps names. An ONNX
+            model has one signature, `"serving_default"`.
         load_seconds: Float, how long loading took.
         num_bytes: Integer, size of all its files.
 
@@ -60,16 +67,17 @@ class Artefact:
             )
         self.load_seconds = time.perf_counter() - start
 
-    def run(self, inputs):
+    def run(self, inputs, signature="serving_default"):
         """Runs the artefact.
 
         Args:
             inputs: Dict from input name to array.
+            signature: Name of the signature.
 
         Returns:
             Dict from output name to array.
         """
-        return self._run({name: inputs[name] for name in self.input_names})
+        return self._run({name: inputs[name] for name in self.signatures[signature][0]}, signature)
 
     @property
     def num_bytes(self):
@@ -99,12 +107,27 @@ class Artefact:
                 meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(self.path))
         finally:
             logger.setLevel(level)
-        signature = meta_graph.signature_def["serving_default"]
-        self.input_names, self.output_names = list(signature.inputs), list(signature.outputs)
+        signatures = {
+            name: signature for name, signature in meta_graph.signature_def.items() if not name.startswith("__")
+        }
 
-        def run(inputs):
-            feeds = {signature.inputs[name].name: value for name, value in inputs.items()}
-            return session.run({name: info.name for name, info in signature.outputs.items()}, feeds)
+        def ports(infos):
+            return {
+                name: (
+                    tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim),
+                    tf.as_dtype(info.dtype).name,
+                )
+                for name, info in infos.items()
+            }
+
+        self.signatures = {
+            name: (ports(signature.inputs), ports(signature.outputs)) for name, signature in signatures.items()
+        }
+
+        def run(inputs, name):
+            signature = signatures[name]
+            feeds = {signature.inputs[key].name: value for key, value in inputs.items()}
+            return session.run({key: info.name for key, info in signature.outputs.items()}, feeds)
 
         self._run = run
 
@@ -114,11 +137,15 @@ class Artefact:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
-        self.input_names = [value.name for value in session.get_inputs()]
-        self.output_names = [value.name for value in session.get_outputs()]
 
-        def run(inputs):
-            return dict(zip(self.output_names, session.run(self.output_names, inputs), strict=True))
+        def ports(values):
+            return {value.name: (tuple(value.shape), ONNX_DTYPES.get(value.type, value.type)) for value in values}
+
+        self.signatures = {"serving_default": (ports(session.get_inputs()), ports(session.get_outputs()))}
+        output_names = list(self.signatures["serving_default"][1])
+
+        def run(inputs, _):
+            return dict(zip(output_names, session.run(output_names, inputs), strict=True))
 
         self._run = run
 

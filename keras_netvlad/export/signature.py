@@ -1,11 +1,13 @@
 """What an artefact takes and gives, and the one forward function that every writer traces."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import keras
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+SERVING_DEFAULT = "serving_default"
 # The names that Keras makes up; they change from one process to the next.
 AUTOMATIC_INPUT_NAME = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
 
@@ -29,10 +31,15 @@ class Port:
 
 @dataclass(frozen=True)
 class Signature:
-    """The named inputs and outputs of a model."""
+    """One function of a model that an artefact offers by name.
 
+    `compute` takes a dict of tensors by input name, runs the Keras model, and returns a dict by output name.
+    """
+
+    name: str
     inputs: tuple
     outputs: tuple
+    compute: Callable = field(repr=False)
 
 
 def read_signature(model):
@@ -42,7 +49,7 @@ def read_signature(model):
         model: A functional or Sequential Keras model.
 
     Returns:
-        The `Signature`: names are the model's own, keys where inputs or outputs are a dict.
+        The `Signature` `serving_default`: names are the model's own, keys where inputs or outputs are a dict.
 
     Raises:
         TypeError: If it is not a Keras model with symbolic inputs.
@@ -75,7 +82,11 @@ def read_signature(model):
             raise ValueError(
                 f"Inputs and outputs need different names, for ONNX keeps them in one namespace. Received: {names}"
             )
-    return Signature(inputs, outputs)
+
+    def compute(values):
+        return name_outputs(outputs, model(structure_inputs(model, inputs, values), training=False))
+
+    return Signature(SERVING_DEFAULT, inputs, outputs, compute)
 
 
 def weights_of(model):
@@ -84,38 +95,43 @@ def weights_of(model):
 
 
 def forward(model, signature, weights, inputs):
-    """Runs a model as a pure function of its weights: the function that every artefact is traced from.
+    """Runs a signature as a pure function of the model's weights: what every artefact is traced from.
 
     Args:
         model: The Keras model.
-        signature: Its `Signature`.
+        signature: One of its `Signature`s.
         weights: Tensors or variables, in the order of `weights_of(model)`.
         inputs: Dict from input name to tensor.
 
     Returns:
         Dict from output name to tensor.
     """
-    num_trainable = len(model.trainable_variables)
-    structured = structure_inputs(model, signature, inputs)
-    outputs, _ = model.stateless_call(weights[:num_trainable], weights[num_trainable:], structured, training=False)
-    return name_outputs(signature, outputs)
+    with keras.StatelessScope(state_mapping=zip(weights_of(model), weights, strict=True)):
+        return signature.compute(inputs)
 
 
-def structure_inputs(model, signature, inputs):
-    """From a dict of inputs by name to what the model's call takes: a tensor, a list or a dict."""
-    values = [inputs[port.name] for port in signature.inputs]
+def symbolic_inputs(model):
+    """The tensors of a model's inputs, in the order of its signature."""
     structure = _input(model)
+    if isinstance(structure, dict):
+        return list(structure.values())
+    return list(structure) if isinstance(structure, (list, tuple)) else [structure]
+
+
+def structure_inputs(model, ports, values):
+    """From a dict of inputs by name to what the model's call takes: a tensor, a list or a dict."""
+    values, structure = [values[port.name] for port in ports], _input(model)
     if isinstance(structure, dict):
         return dict(zip(structure, values, strict=True))
     return values if isinstance(structure, (list, tuple)) else values[0]
 
 
-def name_outputs(signature, outputs):
+def name_outputs(ports, outputs):
     """From what the model's call returns to a dict of outputs by name."""
     if isinstance(outputs, dict):
-        return {port.name: outputs[port.name] for port in signature.outputs}
+        return {port.name: outputs[port.name] for port in ports}
     outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
-    return {port.name: output for port, output in zip(signature.outputs, outputs, strict=True)}
+    return {port.name: output for port, output in zip(ports, outputs, strict=True)}
 
 
 def _input(model):

@@ -1,6 +1,7 @@
 """Whole or not at all: files are written aside and appear under their own name by a rename."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -28,7 +29,7 @@ def staged(target):
     """
     target = Path(os.path.abspath(target))
     if os.path.lexists(target):
-        raise FileExistsError(f"The output must not exist yet; choose another path or remove it. Received: {target}")
+        raise _exists(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
@@ -43,10 +44,20 @@ def staged(target):
             _flush(path)
         os.chmod(stage, 0o755)
         for path in sorted(stage.iterdir(), key=lambda path: path.name == target.name):
-            os.rename(path, target.parent / path.name)
+            try:
+                os.rename(path, target.parent / path.name)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                # Another process was first: a directory is never renamed onto one that holds something.
+                raise _exists(target) from error
         _flush(target.parent)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _exists(target):
+    return FileExistsError(f"The output must not exist yet; choose another path or remove it. Received: {target}")
 
 
 def _flush(path):

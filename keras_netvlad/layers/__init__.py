@@ -1,7 +1,8 @@
 """Keras layers: pooling and what it needs."""
 
+from keras_netvlad.layers.dequantize import Dequantize
 from keras_netvlad.layers.frame_mask import FrameMask
 from keras_netvlad.layers.netvlad import NetVLAD
 from keras_netvlad.layers.vlad import VLAD
 
-__all__ = ["VLAD", "FrameMask", "NetVLAD"]
+__all__ = ["VLAD", "Dequantize", "FrameMask", "NetVLAD"]

@@ -1,0 +1,52 @@
+"""The judge of model and artefact alike: the same model in float64."""
+
+import random
+
+import keras
+
+# Weights from which the copy, twice as large, is not made.
+MAX_BYTES = 1_000_000_000
+FLOATS = ("bfloat16", "float16", "float32", "mixed_bfloat16", "mixed_float16")
+
+
+def float64_copy(model):
+    """Copies a model to float64, so that its rounding and an artefact's can be told from its answer.
+
+    Args:
+        model: A Keras model.
+
+    Returns:
+        The copy and `None`, or `None` and the reason why there is none: weights of more than 1 GB, quantized layers,
+        or layers that can't be made again from their configuration.
+    """
+    num_bytes = 4 * model.count_params()
+    if num_bytes > MAX_BYTES:
+        return None, f"weights of {num_bytes / 1e9:.1f} GB"
+    if any(getattr(layer, "quantization_mode", None) for layer in model._flatten_layers()):
+        return None, "quantized layers"
+    state = random.getstate()  # initializers draw their seeds from it
+    try:
+        copy = type(model).from_config(_in_float64(model.get_config()))
+        for weight, original in zip(copy.weights, model.weights, strict=True):
+            weight.assign(keras.ops.cast(original, weight.dtype))
+    except Exception as error:
+        # Whatever a layer of the user's own raises when it is made again; the report says so.
+        return None, f"the model can't be made again ({type(error).__name__})"
+    finally:
+        random.setstate(state)
+    return copy, None
+
+
+def _in_float64(config):
+    """A configuration with every floating dtype replaced, also in policies."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            policy = _in_float64({"dtype": config["config"]["name"]})["dtype"]
+            return {**config, "config": {**config["config"], "name": policy}}
+        return {
+            key: "float64" if key == "dtype" and isinstance(value, str) and value in FLOATS else _in_float64(value)
+            for key, value in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(_in_float64(value) for value in config)
+    return config
