@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast backends lint bench clean
+.PHONY: demo test test-fast backends runtimes lint bench clean
 
 demo: .venv/.demo
 	rm -rf build/demo
@@ -22,6 +22,11 @@ backends: .venv/.backends
 	KERAS_BACKEND=jax $(BIN)/pytest $(BACKEND_TESTS)
 	KERAS_BACKEND=torch $(BIN)/pytest $(BACKEND_TESTS)
 	$(BIN)/pytest tests/test_convert.py
+
+# Artefacts in every other runtime that a package index offers: OpenVINO, tract, Node, Triton's own server.
+RUNTIME_TESTS := $(addprefix tests/test_,runtimes.py triton.py warmup.py serving_files.py serving_grpc_client.py clients.py)
+runtimes: .venv/.runtimes
+	$(BIN)/pytest $(RUNTIME_TESTS)
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -43,6 +48,13 @@ clean:
 
 .venv/.test: .venv/bin/pip setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+# nvidia-pytriton carries Triton's server, which is all that is wanted; what it requires would downgrade NumPy.
+.venv/.runtimes: .venv/.test export/node/package.json
+	$(BIN)/pip install --quiet --editable '.[runtimes]'
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/triton nvidia-pytriton
+	cd export/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-audit --no-fund --silent
 	touch $@
 
 .venv/.backends: .venv/.test

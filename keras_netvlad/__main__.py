@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+from pathlib import Path
 
 DONE, PARITY_FAILED, WRONG_USE = 0, 1, 2
 
@@ -23,7 +24,7 @@ def main(arguments=None):
     try:
         return options.command(options)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        print(f"keras-netvlad {options.name}: {error}", file=sys.stderr)  # cli
+        print(f"keras-netvlad {options.command_name}: {error}", file=sys.stderr)  # cli
         return WRONG_USE
 
 
@@ -35,13 +36,53 @@ def _demo(options):
 
 
 def _export(options):
-    from keras_netvlad.export import ParityError, export_model
+    from keras_netvlad.export import export_model
     from keras_netvlad.models import load_model
 
+    return _write(
+        options,
+        lambda **checks: export_model(
+            load_model(options.model), options.output, options.format, options.opset, options.precision, **checks
+        ),
+    )
+
+
+def _publish(options):
+    from keras_netvlad.export import publish, publish_triton
+    from keras_netvlad.models import load_model
+
+    if options.server == "triton":
+        form = {"precision": options.precision, "tensorrt": options.tensorrt}
+    elif options.precision != "float32" or options.tensorrt:
+        raise ValueError(
+            "TensorFlow Serving takes the model as it is; `--precision` and `--tensorrt` go with `--server triton`."
+        )
+    else:
+        form = {}
+    write = publish_triton if options.server == "triton" else publish
+    return _write(
+        options,
+        lambda **checks: [
+            write(load_model(options.model), options.base, options.name, options.version, **form, **checks)
+        ],
+    )
+
+
+def _write(options, write):
+    """Runs what writes artefacts, with the options that all of them share; prints the reports."""
+    from keras_netvlad.export import ParityError
+
+    metadata = {}
+    if options.labels:
+        metadata["labels"] = Path(options.labels).read_text(encoding="utf-8").splitlines()
+    if options.trained_on:
+        metadata["trained_on"] = options.trained_on
     try:
-        reports = export_model(load_model(options.model), options.output, options.format, options.opset)
+        reports = write(
+            tolerance=options.tolerance, data=options.data, min_agreement=options.min_agreement, metadata=metadata
+        )
     except ParityError as error:
-        print(f"keras-netvlad export: {error}", file=sys.stderr)  # cli
+        print(f"keras-netvlad {options.command_name}: {error}", file=sys.stderr)  # cli
         return PARITY_FAILED
     for report in reports:
         print(report)  # cli
@@ -53,10 +94,18 @@ def _verify(options):
     from keras_netvlad.models import load_model
 
     model = load_model(options.model)
-    reports = [verify(model, path, options.tolerance) for path in options.artefact]
+    reports = [verify(model, path, options.tolerance, options.data, options.min_agreement) for path in options.artefact]
     for report in reports:
         print(report)  # cli
     return DONE if all(report.ok for report in reports) else PARITY_FAILED
+
+
+def _inspect(options):
+    from keras_netvlad.export.inspection import find_artefacts, inspect_artefact
+
+    for path in find_artefacts(options.path):
+        print(inspect_artefact(path))  # cli
+    return DONE
 
 
 def _parser():
@@ -66,7 +115,7 @@ def _parser():
         "they compute the same.",
         epilog="Exit codes: 0 done, 1 an artefact differs from its model, 2 wrong use.",
     )
-    commands = parser.add_subparsers(title="commands", dest="name", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="the whole way on real speech frames: train, export, verify, serve")
     demo.add_argument("--output", required=True, metavar="DIR", help="directory to make; it must not exist")
@@ -85,18 +134,67 @@ def _parser():
         help="saved_model (to DIR/NAME/1/), onnx (to DIR/model.onnx), or both, the default",
     )
     export.add_argument("--opset", type=int, default=18, help="ONNX operator set, 13 to 18 (default %(default)s)")
+    _add_precision(export)
+    _add_checks(export)
+    _add_metadata(export)
     export.set_defaults(command=_export)
+
+    publish = commands.add_parser("publish", help="write a .keras model as a server's next version, verified")
+    publish.add_argument("model", metavar="MODEL.keras", help="a model saved by Keras, with named inputs")
+    publish.add_argument("base", metavar="BASE", help="the server's directory of models; made if it is not there")
+    publish.add_argument(
+        "--server",
+        choices=["tensorflow-serving", "triton"],
+        default="tensorflow-serving",
+        help="whose layout to write: BASE/NAME/VERSION/, with config.pbtxt for Triton (default %(default)s)",
+    )
+    publish.add_argument("--name", help="name to serve the model by (default: its own)")
+    publish.add_argument("--version", type=int, help="version to write (default: the next that is free)")
+    publish.add_argument("--tensorrt", action="store_true", help="Triton: let TensorRT run the model")
+    _add_precision(publish)
+    _add_checks(publish)
+    _add_metadata(publish)
+    publish.set_defaults(command=_publish)
 
     verify = commands.add_parser("verify", help="compare artefacts with the .keras model they were made from")
     verify.add_argument("model", metavar="MODEL.keras", help="the model")
     verify.add_argument("artefact", nargs="+", metavar="ARTEFACT", help="a SavedModel directory or an .onnx file")
-    verify.add_argument(
+    _add_checks(verify)
+    verify.set_defaults(command=_verify)
+
+    inspect = commands.add_parser("inspect", help="print what an artefact is, without running it")
+    inspect.add_argument("path", metavar="PATH", help="a SavedModel, an .onnx file, or a directory that holds some")
+    inspect.set_defaults(command=_inspect)
+    return parser
+
+
+def _add_precision(parser):
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "float16", "int8"],
+        default="float32",
+        help="of the weights of the large projections in ONNX (default %(default)s: as the model has them)",
+    )
+
+
+def _add_checks(parser):
+    parser.add_argument(
         "--tolerance",
         type=float,
-        help="largest relative difference allowed (default 1e-4, or 2e-2 with 16-bit layers)",
+        help="largest relative difference allowed (default 1e-4; 2e-2 with 16-bit layers; more for int8)",
     )
-    verify.set_defaults(command=_verify)
-    return parser
+    parser.add_argument("--data", metavar="NPZ", help="real inputs to compare on, too: one array for each input")
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        metavar="FRACTION",
+        help="share of the rows of --data on which artefact and model must name the same class",
+    )
+
+
+def _add_metadata(parser):
+    parser.add_argument("--labels", metavar="TXT", help="names of the classes, one a line, kept with the artefact")
+    parser.add_argument("--trained-on", metavar="TEXT", help="what the model was trained on, kept with the artefact")
 
 
 if __name__ == "__main__":

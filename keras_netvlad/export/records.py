@@ -11,6 +11,13 @@ def serialize_example(streams):
 
     Returns:
         The serialized `tf.train.SequenceExample`, bytes: one feature list a stream, one bytes feature a frame.
+
+    Example:
+
+    >>> import numpy as np
+    >>> record = serialize_example({"rgb": np.zeros((5, 1024), "uint8"), "audio": np.zeros((5, 128), "uint8")})
+    >>> len(tf.train.SequenceExample.FromString(record).feature_lists.feature_list["rgb"].feature)
+    5
     """
     lists = {
         name: tf.train.FeatureList(
