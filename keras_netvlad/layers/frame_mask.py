@@ -38,7 +38,7 @@ class FrameMask(keras.Layer):
     def call(self, num_frames, frames):
         _check(num_frames, frames)
         position = ops.arange(ops.shape(frames)[1], dtype="int32")  # (T,)
-        return ops.expand_dims(position, 0) < ops.expand_dims(ops.cast(num_frames, "int32"), 1)  # (B, T)
+        return position < ops.expand_dims(ops.cast(num_frames, "int32"), 1)  # (B, T)
 
     def compute_output_spec(self, num_frames, frames):
         _check(num_frames, frames)

@@ -178,9 +178,7 @@ class NetVLAD(ResidualPooling):
 
     def _assign(self, descriptors, present, training):
         kernel = ops.cast(self.kernel, self._sum_dtype)
-        # (1, D, K + G)
-        kernel = ops.squeeze(kernel, axis=0) if self.assignment == "conv" else ops.expand_dims(kernel, 0)
-        # A batched product by a batch of one: no reshape of a dynamic shape, and as fast as the flat product.
+        kernel = ops.squeeze(kernel, axis=(0, 1)) if self.assignment == "conv" else kernel  # (D, K + G)
         # The operator, for `ops.matmul` turns float64 into float32 on torch and JAX (Keras 3.15).
         logits = descriptors @ kernel  # (B, N, K + G)
         if self.assignment_batch_normalization:

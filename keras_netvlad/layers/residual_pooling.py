@@ -152,7 +152,7 @@ class ResidualPooling(keras.Layer):
             if self.output_normalization:
                 # Every filled cluster has norm 1 now, so the whole has the root of their number.
                 num_filled = ops.sum(ops.cast(is_filled, self._sum_dtype), axis=1, keepdims=True)  # (B, 1, 1)
-                scale = scale * ops.rsqrt(ops.where(num_filled > 0, num_filled, 1.0))
+                scale = scale * ops.rsqrt(ops.maximum(num_filled, 1.0))
             residuals = residuals * scale
         descriptor = ops.reshape(residuals, (-1, self.num_clusters * self.feature_size))  # (B, K * D)
         if self.output_normalization and not self.intra_normalization:

@@ -20,6 +20,5 @@ def inverse_norm(x):
     """
     squared = ops.sum(ops.square(x), axis=-1, keepdims=True)
     has_direction = squared > SQUARED_EPSILON
-    # Picked twice, so that the gradient at zero is 0 and not 0 * infinity.
-    inverse = ops.where(has_direction, ops.rsqrt(ops.where(has_direction, squared, 1.0)), 0.0)
-    return inverse, has_direction
+    # Infinity has the inverse root 0, and the gradient 0: one `where` instead of two around it.
+    return ops.rsqrt(ops.where(has_direction, squared, float("inf"))), has_direction
