@@ -1,0 +1,208 @@
+"""Small rewrites of a converted graph: what training needs and inference does not.
+
+Keras's ops carry gradients and TensorFlow folds transposes by itself; ONNX runtimes run what is written. Each rule
+keeps the values, to rounding, and takes nodes away: the NetVLAD layer has 18 instead of 23.
+"""
+
+import numpy as np
+import onnx
+
+
+def simplify(graph, opset):
+    """Applies every rule to a graph, in place, and drops what no output needs any more.
+
+    Args:
+        graph: `onnx.GraphProto`, sorted, without subgraphs that read its tensors.
+        opset: Integer, the operator set it is written in.
+    """
+    for rule in RULES:
+        rule(_View(graph), opset)
+        _sort(graph)
+    _drop_unused(graph)
+
+
+class _View:
+    """Who makes and who reads each tensor of a graph."""
+
+    def __init__(self, graph):
+        self.graph = graph
+        self.makers = {output: node for node in graph.node for output in node.output}
+        self.readers = {}
+        for node in graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        self.outputs = {value.name for value in graph.output}
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+
+    def of_type(self, op_type):
+        return [node for node in self.graph.node if node.op_type == op_type]
+
+    def maker(self, name, op_type):
+        """The node that makes a tensor, if it is of a type."""
+        node = self.makers.get(name)
+        return node if node is not None and node.op_type == op_type else None
+
+    def only_reader(self, node, op_type):
+        """The one node that reads a node's result, if it is of a type and nothing else needs the result."""
+        readers = self.readers.get(node.output[0], [])
+        is_alone = len(readers) == 1 and node.output[0] not in self.outputs
+        return readers[0] if is_alone and readers[0].op_type == op_type else None
+
+    def axes(self, node):
+        """The axes that a node works on: an attribute or a constant input; `None` if they are neither."""
+        for attribute in node.attribute:
+            if attribute.name == "axes":
+                return list(attribute.ints)
+        constant = self.constants.get(node.input[1]) if len(node.input) > 1 else None
+        return None if constant is None else onnx.numpy_helper.to_array(constant).tolist()
+
+
+def _keeps_dims(node):
+    return all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
+
+
+def _sum_of_squares(view, opset):
+    """`ReduceSum(x * x)` is `ReduceSumSquare(x)`: one pass, and nothing of x's size in between."""
+    for square in view.of_type("Mul"):
+        total = view.only_reader(square, "ReduceSum")
+        axes = total and view.axes(total)
+        if square.input[0] != square.input[1] or not axes or total.input[0] != square.output[0]:
+            continue
+        total.op_type = "ReduceSumSquare"
+        total.input[0] = square.input[0]
+        if opset < 18:  # its axes became an input later than those of ReduceSum
+            keeps_dims = int(_keeps_dims(total))
+            del total.input[1:], total.attribute[:]
+            total.attribute.extend(
+                onnx.helper.make_attribute(key, value) for key, value in (("axes", axes), ("keepdims", keeps_dims))
+            )
+
+
+def _product_of_inverse_roots(view, opset):
+    """`1 / sqrt(a) * 1 / sqrt(b)` is `1 / sqrt(a b)`: of a cluster's norm, and of the number of clusters."""
+    for product in view.of_type("Mul"):
+        inverses = [view.maker(name, "Reciprocal") for name in product.input]
+        if not all(inverses) or any(view.only_reader(inverse, "Mul") is not product for inverse in inverses):
+            continue
+        roots = [view.maker(inverse.input[0], "Sqrt") for inverse in inverses]
+        if not all(roots) or any(not view.only_reader(root, "Reciprocal") for root in roots):
+            continue
+        # One chain goes; the other is led behind the product.
+        result, radicand, root = product.output[0], roots[0].output[0], roots[1].output[0]
+        product.input[:], product.output[:] = [root.input[0] for root in roots], [radicand]
+        roots[1].input[:] = [radicand]
+        inverses[1].input[:], inverses[1].output[:] = [root], [result]
+        view.graph.node.remove(roots[0])
+        view.graph.node.remove(inverses[0])
+
+
+def _division(view, opset):
+    """`x * (1 / y)` is `x / y`."""
+    for product in view.of_type("Mul"):
+        for position, name in enumerate(product.input):
+            inverse = view.maker(name, "Reciprocal")
+            if inverse and view.only_reader(inverse, "Mul") is product:
+                other = product.input[1 - position]
+                product.op_type = "Div"
+                product.input[:] = [other, inverse.input[0]]
+                view.graph.node.remove(inverse)
+                break
+
+
+def _sum_beside_its_transpose(view, opset):
+    """`Unsqueeze(ReduceSum(a, 1), 2)` is `ReduceSum(transpose(a), 2)` with its axis kept; the transpose is there."""
+    for total in view.of_type("ReduceSum"):
+        column = view.only_reader(total, "Unsqueeze")
+        if column is None or _keeps_dims(total) or view.axes(total) != [1] or view.axes(column) != [2]:
+            continue
+        transposes = [
+            node
+            for node in view.readers[total.input[0]]
+            if node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 2, 1]
+        ]
+        if not transposes:
+            continue
+        axes_name = f"{total.output[0]}_axes"
+        view.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2], "int64"), axes_name))
+        column.op_type = "ReduceSum"
+        column.input[:] = [transposes[0].output[0], axes_name]
+        del column.attribute[:]
+        column.attribute.append(onnx.helper.make_attribute("keepdims", 1))
+        view.graph.node.remove(total)
+
+
+def _length_of_an_axis(view, opset):
+    """`Squeeze(Slice(Cast(Shape(x)), i, i + 1))` is one element of the shape: `Cast(Squeeze(Shape(x, i, i + 1)))`."""
+    if opset < 15:  # `Shape` took no part of a shape before
+        return
+    for part in view.of_type("Slice"):
+        cast, scalar = view.maker(part.input[0], "Cast"), view.only_reader(part, "Squeeze")
+        shape = cast and view.only_reader(cast, "Slice") and view.maker(cast.input[0], "Shape")
+        bounds = [view.constants.get(name) for name in part.input[1:]]
+        if not (shape and scalar and all(bounds) and view.only_reader(shape, "Cast")) or shape.attribute:
+            continue
+        (start,), (end,), *_ = (onnx.numpy_helper.to_array(bound).tolist() for bound in bounds)
+        if not 0 <= start == end - 1:
+            continue
+        shape.attribute.extend(
+            onnx.helper.make_attribute(key, value) for key, value in (("start", start), ("end", end))
+        )
+        # Squeeze before Cast, each under the name that the other had.
+        result = scalar.output[0]
+        scalar.input[0], scalar.output[0] = shape.output[0], part.output[0]
+        cast.input[0], cast.output[0] = part.output[0], result
+        view.graph.node.remove(part)
+
+
+def name_positions(graph):
+    """Names the length of every `Range` over a named axis after that axis, which shape inference cannot.
+
+    Args:
+        graph: `onnx.GraphProto` whose inputs have their axes named.
+    """
+    view = _View(graph)
+    inputs = {value.name: value.type.tensor_type.shape.dim for value in graph.input}
+    for positions in view.of_type("Range"):
+        cast = view.maker(positions.input[1], "Cast")
+        scalar = cast and view.maker(cast.input[0], "Squeeze")
+        shape = scalar and view.maker(scalar.input[0], "Shape")
+        if shape and shape.attribute and shape.input[0] in inputs:
+            start = next(attribute.i for attribute in shape.attribute if attribute.name == "start")
+            dtype = next(attribute.i for attribute in cast.attribute if attribute.name == "to")
+            axis = inputs[shape.input[0]][start].dim_param
+            graph.value_info.append(onnx.helper.make_tensor_value_info(positions.output[0], dtype, [axis or None]))
+
+
+def _drop_unused(graph):
+    """Drops nodes and constants that nothing reads any more."""
+    outputs = {value.name for value in graph.output}
+    used = outputs | {name for node in graph.node for name in node.input}
+    while unused := [node for node in graph.node if not used.intersection(node.output)]:
+        for node in unused:
+            graph.node.remove(node)
+        used = outputs | {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _sort(graph):
+    """Puts every node behind those whose results it reads."""
+    made = {value.name for value in (*graph.input, *graph.initializer)} | {""}
+    waiting, ordered = list(graph.node), []
+    while waiting:
+        ready = next(node for node in waiting if made.issuperset(node.input))
+        waiting.remove(ready)
+        ordered.append(ready)
+        made.update(ready.output)
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
+RULES = (
+    _sum_of_squares,
+    _product_of_inverse_roots,
+    _division,
+    _sum_beside_its_transpose,
+    _length_of_an_axis,
+)
