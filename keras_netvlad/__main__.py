@@ -52,10 +52,11 @@ def _publish(options):
     from keras_netvlad.models import load_model
 
     if options.server == "triton":
-        form = {"precision": options.precision, "tensorrt": options.tensorrt}
-    elif options.precision != "float32" or options.tensorrt:
+        form = {"precision": options.precision, "device": options.device, "tensorrt": options.tensorrt}
+    elif options.precision != "float32" or options.tensorrt or options.device != "gpu":
         raise ValueError(
-            "TensorFlow Serving takes the model as it is; `--precision` and `--tensorrt` go with `--server triton`."
+            "TensorFlow Serving takes the model as it is, for any device; `--precision`, `--device` and `--tensorrt` "
+            "go with `--server triton`."
         )
     else:
         form = {}
@@ -150,6 +151,9 @@ def _parser():
     )
     publish.add_argument("--name", help="name to serve the model by (default: its own)")
     publish.add_argument("--version", type=int, help="version to write (default: the next that is free)")
+    publish.add_argument(
+        "--device", choices=["gpu", "cpu"], default="gpu", help="Triton: what runs the model (default %(default)s)"
+    )
     publish.add_argument("--tensorrt", action="store_true", help="Triton: let TensorRT run the model")
     _add_precision(publish)
     _add_checks(publish)

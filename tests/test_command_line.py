@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 from keras_netvlad.__main__ import main
@@ -28,14 +29,51 @@ def test_export_then_verify(directory, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"saved_model  {out}/small/1" in printed
     assert f"onnx  {out}/model.onnx" in printed
-    assert printed.count(" ok") == 4
+    assert printed.count(" ok") == 13  # 11 outputs in five signatures, and the two of the ONNX model
     assert run("verify", directory / "small.keras", out / "small" / "1", out / "model.onnx") == 0
-    assert capsys.readouterr().out.count(" ok") == 4
+    assert capsys.readouterr().out.count(" ok") == 13
 
 
 def test_one_format_alone(directory, tmp_path):
     assert run("export", directory / "small.keras", tmp_path / "out", "--format", "onnx") == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["model.onnx", "model.onnx.parity.json"]
+
+
+def test_publish_then_inspect(directory, tmp_path, capsys):
+    (tmp_path / "labels.txt").write_text("one\ntwo\nthree\n")
+    frames = np.random.default_rng(0).normal(size=(40, 6, 4))
+    np.savez(tmp_path / "real.npz", frames=frames, num_frames=np.full(40, 6))
+    for server in ("tensorflow-serving", "triton"):
+        options = ["--server", server, "--data", tmp_path / "real.npz", "--min-agreement", "1.0"]
+        options += ["--labels", tmp_path / "labels.txt", "--trained-on", "noise"]
+        for version in ("1", "2"):
+            assert run("publish", directory / "small.keras", tmp_path / server, *options) == 0
+            printed = capsys.readouterr().out
+            assert f"{tmp_path}/{server}/small/{version}" in printed
+            assert "40 of 40 rows, 100.00%" in printed
+        assert run("inspect", tmp_path / server) == 0
+        printed = capsys.readouterr().out
+        assert printed.index("small/1") < printed.index("small/2")
+        assert printed.count("  trained_on  noise\n") == printed.count("  labels      3: one, two, three\n") == 2
+    assert (tmp_path / "triton" / "small" / "config.pbtxt").is_file()
+
+
+def test_a_precision_and_its_cost(tmp_path, capsys):
+    model = VideoClassifier({"frames": 64}, 10, num_clusters=64, hidden_units=300, name="wide")
+    model.save(tmp_path / "wide.keras")
+    sizes = {}
+    for precision in ("float32", "float16", "int8"):
+        out = tmp_path / precision
+        assert run("export", tmp_path / "wide.keras", out, "--format", "onnx", "--precision", precision) == 0
+        sizes[precision] = (out / "model.onnx").stat().st_size
+    assert sizes["float16"] < 0.52 * sizes["float32"]
+    assert sizes["int8"] < 0.3 * sizes["float32"]
+    strict = ["--format", "onnx", "--precision", "int8", "--tolerance", "1e-6"]
+    capsys.readouterr()
+    assert run("export", tmp_path / "wide.keras", tmp_path / "strict", *strict) == 1
+    assert "nothing was written" in capsys.readouterr().err
+    assert not (tmp_path / "strict").exists()
 
 
 def test_an_artefact_of_another_model_exits_with_1(directory, tmp_path, capsys):
@@ -65,6 +103,17 @@ def test_an_export_that_fails_parity_exits_with_1_and_writes_nothing(tmp_path, c
         (["export", "small.keras", "small.keras"], "must not exist yet"),
         (["export", "small.keras", "small.keras/out"], "must be one that can be written to"),
         (["verify", "small.keras", "absent.onnx"], "An artefact is a directory"),
+        (["export", "small.keras", "out", "--precision", "float16"], "other precisions are for ONNX, with `formats="),
+        (["export", "small.keras", "out", "--format", "onnx", "--precision", "int8"], "needs a dense layer behind"),
+        (["export", "small.keras", "out", "--data", "absent.npz"], "`data` must be an .npz file"),
+        (["export", "small.keras", "out", "--min-agreement", "0.9"], "give `data`, too"),
+        (["export", "small.keras", "out", "--labels", "absent.txt"], "absent.txt"),
+        (["publish", "small.keras", "models", "--tensorrt"], "`--tensorrt` go with `--server triton`"),
+        (["publish", "small.keras", "models", "--version", "0"], "`version` must be a positive integer"),
+        (["publish", "small.keras", "models", "--name", "a/b"], "must be made of letters, digits"),
+        (["verify", "small.keras", "small.keras", "--tolerance", "-1"], "`tolerance` must be a finite number"),
+        (["inspect", "absent"], "There must be a SavedModel or an .onnx file"),
+        (["inspect", "small.keras"], "An artefact is a directory"),
         (["demo", "--output", "small.keras"], "must not exist yet"),
         (["demo", "--output", "demo", "--epochs", "0"], "`epochs` must be a positive integer. Received: epochs=0"),
     ],
@@ -101,7 +150,7 @@ def test_help_names_every_command_and_the_exit_codes(capsys):
         run("--help")
     assert caught.value.code == 0
     printed = capsys.readouterr().out
-    for word in ("demo", "export", "verify", "Exit codes: 0 done, 1 an artefact differs"):
+    for word in ("demo", "export", "publish", "verify", "inspect", "Exit codes: 0 done, 1 an artefact differs"):
         assert word in printed
 
 
@@ -128,6 +177,6 @@ def test_the_demo_is_true(tmp_path, capsys):
     assert all(report.ok for report in results["reports"])
     assert results["answers"] == {"saved_model": results["speaker"], "onnx": results["speaker"]}
     names = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert names == {"netvlad", "model.onnx", "model.keras", "assignments.png"}
+    assert names == {"netvlad", "model.onnx", "model.onnx.parity.json", "model.keras", "assignments.png"}
     assert (tmp_path / "demo" / "netvlad" / "1" / "saved_model.pb").is_file()
     assert "Epoch 30/30" in capsys.readouterr().out

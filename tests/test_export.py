@@ -62,7 +62,11 @@ def test_both_formats_lie_where_servers_look(artefacts):
     directory, reports = artefacts
     assert (directory / "classifier" / "1" / "saved_model.pb").is_file()
     assert (directory / "model.onnx").is_file()
-    assert sorted(path.name for path in directory.iterdir()) == ["classifier", "model.onnx"]
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "classifier",
+        "model.onnx",
+        "model.onnx.parity.json",
+    ]
     assert [path for path in directory.parent.iterdir() if path != directory] == []
     assert [report.path for report in reports] == [str(directory / "classifier" / "1"), str(directory / "model.onnx")]
 
@@ -137,7 +141,11 @@ def test_every_opset_computes_the_same(model, tmp_path, opset):
 def test_external_weights_are_one_aligned_file(model, tmp_path):
     report = export_onnx(model, tmp_path / "model.onnx", external_data_threshold=1)
     assert report.ok
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "model.onnx",
+        "model.onnx.data",
+        "model.onnx.parity.json",
+    ]
     tensors = [
         tensor
         for tensor in signature_of(tmp_path / "model.onnx").graph.initializer
@@ -147,7 +155,9 @@ def test_external_weights_are_one_aligned_file(model, tmp_path):
     entries = [{entry.key: entry.value for entry in tensor.external_data} for tensor in tensors]
     assert {entry["location"] for entry in entries} == {"model.onnx.data"}
     assert all(int(entry["offset"]) % 65536 == 0 for entry in entries)
-    assert report.num_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    written = sum((tmp_path / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
+    # Measured before the report itself went into the file's metadata.
+    assert report.num_bytes <= written < report.num_bytes + 1000
 
 
 def test_a_saved_model_stores_each_weight_once(tmp_path):
@@ -387,6 +397,7 @@ def test_an_artefact_that_differs_is_not_written(model, tmp_path, monkeypatch):
         (export_onnx, "os.fsync", set()),  # files are written, none is renamed
         (export_onnx, "os.rename", set()),  # at the first rename
         (export_onnx, "os.rename 2", {"model.onnx.data"}),  # the weights alone: no server takes them for a model
+        (export_onnx, "os.rename 3", {"model.onnx.data", "model.onnx.parity.json"}),
         (export_saved_model, "os.rename", set()),
     ],
 )
@@ -604,6 +615,20 @@ def test_parity_and_metadata_are_written_beside(model, tmp_path):
     assert 0 <= rows["serving_default", "scores"]["max_relative_difference_to_float64"] < 1e-6
     export_saved_model(model, tmp_path / "2", verify=False)
     assert json.loads((tmp_path / "2" / "parity.json").read_text())["parity"] is None
+
+
+def test_an_onnx_file_carries_its_metadata(model, tmp_path):
+    metadata = {"labels": ["a", "b", "c", "d", "é"], "trained_on": "speech"}
+    report = export_onnx(model, tmp_path / "model.onnx", metadata=metadata)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    entries = session.get_modelmeta().custom_metadata_map
+    assert json.loads(entries["labels"]) == metadata["labels"]
+    assert json.loads(entries["feature_sizes"]) == {"frames": FEATURE_SIZE}
+    assert (entries["trained_on"], entries["precision"]) == ("speech", "float32")
+    rows = {f"{row['signature']}:{row['output']}": row for row in report.as_dict()["outputs"]}
+    assert json.loads(entries["parity"]) == {key: row["max_relative_difference"] for key, row in rows.items()}
+    content = json.loads((tmp_path / "model.onnx.parity.json").read_text(encoding="utf-8"))
+    assert (content["metadata"], content["precision"], content["parity"]) == (metadata, "float32", report.as_dict())
 
 
 @pytest.mark.parametrize(

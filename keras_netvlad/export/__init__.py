@@ -8,6 +8,7 @@ from keras_netvlad.export.publication import publish
 from keras_netvlad.export.records import serialize_example
 from keras_netvlad.export.report import ParityError, Report
 from keras_netvlad.export.saved_model import export_saved_model
+from keras_netvlad.export.triton import publish_triton
 from keras_netvlad.export.verification import verify
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "export_saved_model",
     "inspect_artefact",
     "publish",
+    "publish_triton",
     "serialize_example",
     "verify",
 ]

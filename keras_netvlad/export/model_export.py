@@ -11,7 +11,18 @@ from keras_netvlad.export.staging import staged
 FORMATS = ("saved_model", "onnx")
 
 
-def export_model(model, directory, formats=FORMATS, opset=18):
+def export_model(
+    model,
+    directory,
+    formats=FORMATS,
+    opset=18,
+    precision="float32",
+    *,
+    tolerance=None,
+    data=None,
+    min_agreement=None,
+    metadata=None,
+):
     """Exports a model to a directory that appears whole, with every format verified, or not at all.
 
     The SavedModel lies in `<directory>/<model's name>/1/`, as TensorFlow Serving wants it, and the ONNX model in
@@ -22,6 +33,9 @@ def export_model(model, directory, formats=FORMATS, opset=18):
         directory: Path that does not exist yet.
         formats: Any of `"saved_model"` and `"onnx"`.
         opset: Integer, ONNX operator set, 13 to 18.
+        precision: As of `export_onnx`; the SavedModel is `"float32"` only.
+        tolerance, data, min_agreement: As of `verify`.
+        metadata: As of `export_saved_model`.
 
     Returns:
         A list of `Report`, one for each format.
@@ -48,8 +62,14 @@ def export_model(model, directory, formats=FORMATS, opset=18):
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ValueError(f"`formats` must be some of {list(FORMATS)}. Received: {unknown or formats}")
+    if "saved_model" in formats and precision != "float32":
+        raise ValueError(
+            "A SavedModel holds the model as it is; other precisions are for ONNX, with `formats=['onnx']`. "
+            f"Received: precision={precision!r}"
+        )
     check_opset(opset)
     read_signature(model)
+    options = {"tolerance": tolerance, "data": data, "min_agreement": min_agreement, "metadata": metadata}
     directory = Path(directory)
     with staged(directory) as stage:
         stage.mkdir()
@@ -58,8 +78,8 @@ def export_model(model, directory, formats=FORMATS, opset=18):
             for name in formats:
                 relative = Path(model.name, "1") if name == "saved_model" else Path("model.onnx")
                 export = export_saved_model if name == "saved_model" else export_onnx
-                options = {} if name == "saved_model" else {"opset": opset}
-                reports.append(export(model, stage / relative, **options).at(directory / relative))
+                form = {} if name == "saved_model" else {"opset": opset, "precision": precision}
+                reports.append(export(model, stage / relative, **form, **options).at(directory / relative))
         except ParityError as error:
             raise ParityError(error.report.at(directory / Path(error.report.path).relative_to(stage))) from error
         return reports

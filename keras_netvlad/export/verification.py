@@ -63,7 +63,7 @@ def verify(model, path, tolerance=None, data=None, min_agreement=None):
     tolerance = _check_fraction("tolerance", tolerance, float("inf"))
     min_agreement = _check_fraction("min_agreement", min_agreement, 1.0)
     if tolerance is None:
-        tolerance = FLOAT16_TOLERANCE if _computes_in_16_bits(model) else FLOAT32_TOLERANCE
+        tolerance = default_tolerance(model)
     if data is None and min_agreement is not None:
         raise ValueError("`min_agreement` is measured on real inputs; give `data`, too. Received: data=None")
     data = None if data is None else _check_data(data, signatures[SERVING_DEFAULT])
@@ -110,6 +110,12 @@ def verify(model, path, tolerance=None, data=None, min_agreement=None):
         agreement=Agreement(class_output, same, rows) if rows else None,
         min_agreement=min_agreement,
     )
+
+
+def default_tolerance(model):
+    """The largest relative difference that a model's own precision explains."""
+    is_16_bit = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers())
+    return FLOAT16_TOLERANCE if is_16_bit else FLOAT32_TOLERANCE
 
 
 def checked(model, stage, target, tolerance=None, data=None, min_agreement=None):
@@ -182,7 +188,3 @@ def _check_fraction(name, value, highest):
         allowed = "a finite number of 0 or more" if highest > 1 else "a number from 0 to 1"
         raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}")
     return value
-
-
-def _computes_in_16_bits(model):
-    return any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers())
