@@ -26,7 +26,7 @@ def export_model(
     """Exports a model to a directory that appears whole, with every format verified, or not at all.
 
     The SavedModel lies in `<directory>/<model's name>/1/`, as TensorFlow Serving wants it, and the ONNX model in
-    `<directory>/model.onnx`.
+    `<directory>/model.onnx`. For a directory that a server polls, use `publish` and `publish_triton`.
 
     Args:
         model: A functional or Sequential Keras model with named inputs.
@@ -49,7 +49,7 @@ def export_model(
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     reports = export_model(model, os.path.join(directory, "out"))
     ...     sorted(os.listdir(os.path.join(directory, "out")))
-    ['classifier', 'model.onnx']
+    ['classifier', 'model.onnx', 'model.onnx.parity.json']
     >>> [(report.kind, report.ok) for report in reports]
     [('saved_model', True), ('onnx', True)]
 
