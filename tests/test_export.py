@@ -653,3 +653,32 @@ def test_onnxruntime_takes_any_batch_and_length(artefacts):
     for size, frames in ((1, 1), (2, 300), (5, 3)):
         scores = session.run(["scores"], batch(frames, (frames,) * size))[0]
         assert scores.shape == (size, 5)
+
+
+def cut(path, fraction=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * fraction)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoil"),
+    [
+        ("saved_model", lambda path: cut(path / "saved_model.pb")),
+        ("saved_model", lambda path: (path / "saved_model.pb").write_bytes(b"")),
+        ("saved_model", lambda path: cut(path / "variables" / "variables.data-00000-of-00001")),
+        ("saved_model", lambda path: (path / "variables" / "variables.index").unlink()),
+        ("onnx", cut),
+        ("onnx", lambda path: path.write_bytes(b"")),
+        ("onnx", lambda path: path.with_name("artefact.onnx.data").unlink()),
+        ("onnx", lambda path: cut(path.with_name("artefact.onnx.data"))),
+    ],
+)
+def test_damaged_artefacts_are_named(model, tmp_path, kind, spoil):
+    path = tmp_path / ("artefact.onnx" if kind == "onnx" else "1")
+    if kind == "onnx":
+        export_onnx(model, path, external_data_threshold=1)
+    else:
+        export_saved_model(model, path)
+    spoil(path)
+    with pytest.raises(ValueError, match=rf"can't be loaded; export it again. Received: {path}"):
+        verify(model, path)

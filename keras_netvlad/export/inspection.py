@@ -173,7 +173,7 @@ def _read_saved_model(path):
         (meta_graph,) = [graph for graph in proto.meta_graphs if "serve" in graph.meta_info_def.tags]
         signatures = {
             name: (_tensor_infos(signature.inputs), _tensor_infos(signature.outputs))
-            for name, signature in meta_graph.signature_def.items()
+            for name, signature in sorted(meta_graph.signature_def.items(), key=lambda item: _order(item[0]))
             if not name.startswith("__")
         }
     except (DecodeError, ValueError, TypeError) as error:
@@ -188,6 +188,10 @@ def _read_saved_model(path):
         if dtype != "string":  # the object graph
             stored[dtype] += int(np.prod(shape))
     return f"TensorFlow {meta_graph.meta_info_def.tensorflow_version}", signatures, dict(stored)
+
+
+def _order(name):
+    return name != SERVING_DEFAULT, name
 
 
 def _tensor_infos(infos):
