@@ -105,6 +105,33 @@ def describe(first, second, centroids, intra_normalization=True, output_normaliz
     return np.stack(rows)
 
 
+def video_classifier(model, streams, num_frames):
+    """Returns `scores` `(B, C)` and `descriptor` `(B, sum of K * D)` of a `VideoClassifier`.
+
+    Args:
+        model: The `VideoClassifier` whose weights are taken.
+        streams: Dict from the name of each stream to its frames `(B, T, D)`; beyond `num_frames` they may hold
+            anything.
+        num_frames: `(B,)` integers.
+    """
+    descriptors = []
+    for name in model.feature_sizes:
+        mask = np.arange(streams[name].shape[1]) < np.asarray(num_frames)[:, None]
+        frames = np.where(mask[:, :, None], streams[name], 0.0)
+        descriptors.append(netvlad(frames, mask=mask, **options_of(model.get_layer(f"{name}_netvlad"))))
+    descriptor = np.concatenate(descriptors, axis=1)
+    features = descriptor
+    if model.hidden_units is not None:
+        features = np.maximum(_dense(model.get_layer("hidden"), features), 0)
+    logits = _dense(model.get_layer("scores"), features)
+    if model.activation == "sigmoid":
+        scores = 1 / (1 + np.exp(-logits))
+    else:
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return {"scores": scores, "descriptor": descriptor}
+
+
 def flatten(inputs, mask=None, channels_first=False):
     """Returns descriptors `(B, N, D)` and weights `(B, N)`, frame by frame, row by row."""
     inputs = np.asarray(inputs, "float64")
@@ -157,6 +184,10 @@ def assignment_options_of(layer):
         "normalize_input": layer.normalize_input,
         "channels_first": layer.data_format == "channels_first",
     }
+
+
+def _dense(layer, inputs):
+    return inputs @ _array(layer.kernel) + _array(layer.bias)
 
 
 def _array(variable):

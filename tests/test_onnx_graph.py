@@ -45,6 +45,18 @@ def test_the_video_classifier_is_33_nodes_and_asks_for_one_length(tmp_path):
     assert not {"Gather", "Slice"} & set(types)
 
 
+def maps_of(*sizes):
+    maps = keras.Input((*sizes, 3), name="maps")
+    return keras.Model({"maps": maps}, {"descriptor": NetVLAD(2, assignment="conv", name="pool")(maps)})
+
+
+@pytest.mark.parametrize("sizes", [(None, None), (7, 7), (None, 7, 7), (None, None, None)])
+def test_maps_of_any_size_are_flattened_without_a_look_at_their_shape(sizes, tmp_path):
+    types = op_types(graph_of(maps_of(*sizes), tmp_path / "model.onnx"))
+    assert len(types) <= 20, types  # the layer, a reshape, a squeezed kernel
+    assert not {"Shape", "Gather", "Slice", "Concat", "Flatten"} & set(types)
+
+
 @pytest.mark.parametrize("opset", range(13, 19))
 @pytest.mark.parametrize("make", [pooling, classifier])
 def test_every_tensor_has_a_type_and_named_axes(make, opset, tmp_path):

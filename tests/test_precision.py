@@ -208,7 +208,7 @@ def test_a_videos_answer_does_not_depend_on_its_batch(trained, artefacts, name):
 
 @pytest.mark.parametrize("bias", [0.0, 3.0])
 def test_int8_rows_of_any_size_are_rounded_alike(tmp_path, monkeypatch, bias):
-    """Also with a bias, which onnxruntime 1.32 scales with the rows where it fuses them with the columns."""
+    """Also with a bias, which onnxruntime 1.32 scales with the rows where it fuses all three."""
     monkeypatch.setattr(precision, "INT8_MIN_VALUES", 1)
     export_onnx(dense_model(bias=np.full(32, bias)), tmp_path / "model.onnx", precision="int8")
     rows = np.random.default_rng(3).normal(size=(6, 64)) * np.array([[1.0], [1e-6], [1e6], [1e-18], [0.0], [1.0]])
@@ -227,8 +227,11 @@ def test_int8_activations_have_seven_bits(trained, artefacts, tmp_path):
     (product,) = [node for node in proto.graph.node if node.op_type == "MatMulInteger"]
     proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(product.input[0]))
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    levels = session.run([product.input[0]], {key: values[:20] for key, values in trained[1].items()})[0]
+    batch = {key: values[:20].copy() for key, values in trained[1].items()}
+    batch["num_frames"][3] = 0
+    levels = session.run([product.input[0]], batch)[0]  # (2, B, K * D): both terms
     assert (levels.min(), levels.max()) == (1, 127)
+    assert np.all(levels[:, 3] == 64)  # an empty video's zeros, not what 0 / 0 becomes
     assert levels.dtype == np.uint8
 
 
@@ -265,22 +268,24 @@ def test_layers_in_front_of_the_pooling_and_shared_ones(tmp_path):
     assert halved == {"shared/kernel"}
 
 
-def test_stacks_of_matrices_stay_as_they_are(tmp_path, monkeypatch):
-    class OneEach(keras.Layer):
-        """Multiplies every row by a matrix of its own."""
+def test_weights_that_are_no_dense_kernels_stay_as_they_are(tmp_path, monkeypatch):
+    class Matrices(keras.Layer):
+        """A matrix from the left, and one of its own for every row."""
 
         def build(self, shape):
-            self.matrices = self.add_weight(shape=(shape[1], shape[2], 7), name="matrices")
+            self.left = self.add_weight(shape=(5, shape[1]), name="left")
+            self.each = self.add_weight(shape=(5, shape[2], 7), name="each")
 
         def call(self, x):
-            return keras.ops.transpose(keras.ops.transpose(x, (1, 0, 2)) @ self.matrices, (1, 0, 2))
+            return keras.ops.transpose(keras.ops.transpose(self.left @ x, (1, 0, 2)) @ self.each, (1, 0, 2))
 
     monkeypatch.setattr(precision, "INT8_MIN_VALUES", 1)
     values = keras.Input((4, 64), name="values")
-    answers = keras.layers.Dense(8, name="out")(keras.layers.Flatten()(OneEach(name="each")(values)))
+    answers = keras.layers.Dense(8, name="out")(keras.layers.Flatten()(Matrices(name="matrices")(values)))
     assert export_onnx(keras.Model({"values": values}, {"answers": answers}), tmp_path / "m.onnx", precision="int8").ok
     stored = stored_weights(tmp_path / "m.onnx")
-    assert (stored["each/matrices"].dtype, stored["out/kernel"].dtype) == (np.float32, np.int8)
+    assert {name for name, values in stored.items() if values.dtype == np.int8} == {"out/kernel"}
+    assert stored["matrices/left"].dtype == stored["matrices/each"].dtype == np.float32
 
 
 @pytest.mark.parametrize("name", REDUCED)
@@ -388,6 +393,7 @@ def test_a_column_of_zeros_is_no_division_by_zero(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "INT8_MIN_VALUES", 1)
     kernel = np.random.default_rng(0).normal(size=(64, 32))
     kernel[:, 3] = 0
-    assert export_onnx(dense_model(kernel=kernel), tmp_path / "model.onnx", precision="int8").ok
+    with np.errstate(invalid="raise"):
+        assert export_onnx(dense_model(kernel=kernel), tmp_path / "model.onnx", precision="int8").ok
     answers = Artefact(tmp_path / "model.onnx").run({"values": np.ones((1, 64), "float32")})["answers"]
     assert answers[0, 3] == np.linspace(-3, 3, 32, dtype="float32")[3]

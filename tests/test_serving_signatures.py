@@ -32,24 +32,6 @@ def artefact(model, tmp_path_factory):
     return Artefact(path)
 
 
-def exact(model, streams, num_frames):
-    """The whole classifier in float64 NumPy: sums, descriptors, two dense layers."""
-    descriptors = []
-    for name in STREAMS:
-        layer = model.get_layer(f"{name}_netvlad")
-        kernel, bias, centroids = (
-            np.asarray(weight, "float64") for weight in (layer.kernel, layer.bias, layer.centroids)
-        )
-        mask = np.arange(streams[name].shape[1]) < np.asarray(num_frames)[:, None]
-        clean = np.where(mask[:, :, None], streams[name], 0.0).astype("float64")
-        descriptors.append(reference.netvlad(clean, kernel, centroids, bias, mask=mask))
-    descriptor = np.concatenate(descriptors, axis=1)
-    hidden, scores = model.get_layer("hidden"), model.get_layer("scores")
-    features = np.maximum(descriptor @ np.asarray(hidden.kernel, "float64") + np.asarray(hidden.bias, "float64"), 0)
-    logits = features @ np.asarray(scores.kernel, "float64") + np.asarray(scores.bias, "float64")
-    return {"scores": 1 / (1 + np.exp(-logits)), "descriptor": descriptor}
-
-
 def assert_near(received, expected):
     for name, values in expected.items():
         np.testing.assert_allclose(received[name], values, rtol=0, atol=TOLERANCE * np.abs(values).max())
@@ -111,21 +93,21 @@ def test_all_signatures_are_there_with_the_batch_in_front(artefact):
 def test_serving_default_is_the_oracle(artefact, model, batch, frames, num_frames):
     streams = draw(batch, frames)
     received = artefact.run({**streams, "num_frames": np.array(num_frames, "int32")})
-    assert_near(received, exact(model, streams, num_frames))
+    assert_near(received, reference.video_classifier(model, streams, num_frames))
 
 
 @pytest.mark.parametrize(("batch", "frames", "num_frames"), [(1, 1, [1]), (3, 5, [5, 2, 0]), (2, 300, [300, 120])])
 def test_serve_quantized_is_the_oracle_on_the_bytes_floats(artefact, model, batch, frames, num_frames):
     streams = draw_bytes(batch, frames)
     received = artefact.run({**streams, "num_frames": np.array(num_frames, "int32")}, "serve_quantized")
-    assert_near(received, exact(model, dequantized(streams), num_frames))
+    assert_near(received, reference.video_classifier(model, dequantized(streams), num_frames))
 
 
 @pytest.mark.parametrize("lengths", [[1], [5, 2, 3], [300, 120]])
 def test_serve_examples_is_the_oracle_on_the_records_frames(artefact, model, lengths):
     streams = draw_bytes(len(lengths), max(lengths))
     received = artefact.run({"examples": records(streams, lengths)}, "serve_examples")
-    assert_near(received, exact(model, dequantized(streams), lengths))
+    assert_near(received, reference.video_classifier(model, dequantized(streams), lengths))
     np.testing.assert_array_equal(received["num_frames"], lengths)
 
 
@@ -164,7 +146,7 @@ def test_a_live_stream_is_the_whole_video(artefact, model):
     for start, num_frames in ((0, [13, 13]), (13, [13, 13]), (26, [13, 4]), (39, [1, 0])):
         chunk = {name: values[:, start : start + 13] for name, values in streams.items()}
         sums = artefact.run({**chunk, "num_frames": np.array(num_frames, "int32"), **sums}, "accumulate")
-    assert_near(artefact.run(sums, "describe"), exact(model, streams, [40, 30]))
+    assert_near(artefact.run(sums, "describe"), reference.video_classifier(model, streams, [40, 30]))
 
 
 def test_a_day_of_seconds_keeps_its_digits():
@@ -200,7 +182,7 @@ def test_an_unusable_example_fails_alone(artefact, model):
     examples[4] = serialize_example({"RGB": rows["rgb"], "audio": rows["audio"]})  # another name
     received = artefact.run({"examples": examples}, "serve_examples")
     assert received["num_frames"].tolist() == [5, 0, -1, -1, -1, 3]
-    expected = exact(model, dequantized(streams), [5, 0, 0, 0, 0, 3])
+    expected = reference.video_classifier(model, dequantized(streams), [5, 0, 0, 0, 0, 3])
     for name in ("scores", "descriptor"):
         assert np.isnan(received[name][1:5]).all()
         assert_near({name: received[name][[0, 5]]}, {name: expected[name][[0, 5]]})
@@ -242,7 +224,7 @@ def test_nan_in_one_video_stays_there(artefact):
 def test_ten_thousand_frames_are_answered(artefact, model):
     streams = draw(1, 10_000)
     received = artefact.run({**streams, "num_frames": np.array([10_000], "int32")})
-    expected = exact(model, streams, [10_000])
+    expected = reference.video_classifier(model, streams, [10_000])
     # Measured: 5.0e-7 of the largest value.
     np.testing.assert_allclose(received["descriptor"], expected["descriptor"], rtol=0, atol=5e-6)
 

@@ -131,6 +131,50 @@ def _sum_beside_its_transpose(view, opset):
         view.graph.node.remove(total)
 
 
+def _constant_shape(view, opset):
+    """`Reshape(x, [batch of x, ...])` takes the batch by 0, "as it is"; and `Flatten(x)` is one such.
+
+    tract loads no graph whose shapes are computed (0.23).
+    """
+    for flatten in view.of_type("Flatten"):
+        if all(attribute.i == 1 for attribute in flatten.attribute):
+            flatten.op_type = "Reshape"
+            del flatten.attribute[:]
+            flatten.input.append(_shape_constant(view, flatten, [0, -1]))
+    for reshape in view.of_type("Reshape"):
+        name = reshape.input[1]
+        while cast := view.maker(name, "Cast"):
+            name = cast.input[0]
+        concat = view.maker(name, "Concat")
+        if concat is None or not _is_batch_of(view, concat.input[0], reshape.input[0]):
+            continue
+        rest = [view.constants.get(name) for name in concat.input[1:]]
+        if all(rest):
+            sizes = [int(size) for part in rest for size in onnx.numpy_helper.to_array(part)]
+            reshape.input[1] = _shape_constant(view, reshape, [0, *sizes])
+    _drop_unused(view.graph)
+
+
+def _shape_constant(view, node, sizes):
+    name = f"{node.output[0]}_shape"
+    view.graph.initializer.append(onnx.numpy_helper.from_array(np.array(sizes, "int64"), name))
+    return name
+
+
+def _is_batch_of(view, name, tensor):
+    """Whether a tensor is the first element of another's shape."""
+    part = view.maker(name, "Slice")
+    if part is None:
+        return False
+    bounds = [view.constants.get(bound) for bound in part.input[1:]]
+    values = [onnx.numpy_helper.to_array(bound).tolist() for bound in bounds if bound is not None]
+    name = part.input[0]
+    while cast := view.maker(name, "Cast"):
+        name = cast.input[0]
+    shape = view.maker(name, "Shape")
+    return shape is not None and shape.input[0] == tensor and values[:2] == [[0], [1]]
+
+
 def _length_of_an_axis(view, opset):
     """`Squeeze(Slice(Cast(Shape(x)), i, i + 1))` is one element of the shape: `Cast(Squeeze(Shape(x, i, i + 1)))`."""
     if opset < 15:  # `Shape` took no part of a shape before
@@ -204,5 +248,6 @@ RULES = (
     _product_of_inverse_roots,
     _division,
     _sum_beside_its_transpose,
+    _constant_shape,
     _length_of_an_axis,
 )

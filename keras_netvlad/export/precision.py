@@ -209,8 +209,8 @@ def _int8_product(product, kernel, types, opset):
     terms = add("Cast", [add("Add", [terms, "int8/offset"])], to=TensorProto.UINT8)
     sums = add("Cast", [add("MatMulInteger", [terms, kernel, "int8/zero_point"])], to=TensorProto.FLOAT)
     sums = add("ReduceSum", [add("Mul", [sums, f"int8/terms_{rank}"]), "int8/first_axis"], keepdims=0)
-    # Where one factor directly follows a product, (rows * columns), onnxruntime 1.32 fuses them with the bias and scales
-    # the bias, too; the sum of the terms lies in between.
+    # The sum of the terms lies between the product and its factors: onnxruntime 1.32 fuses a product that (rows *
+    # columns) and a bias follow, and scales the bias, too.
     sums = add("Mul", [sums, f"{kernel}_scale"])
     result_type = types[product.input[1]][0]
     if result_type == TensorProto.FLOAT:

@@ -79,8 +79,12 @@ def flatten_mask(mask, inputs, channel_axis):
     if len(inputs.shape) == 3:
         return mask
     if len(inputs.shape) == 5 and len(mask.shape) == 2:
-        # `ones_like` and not a product: the padding that the mask covers may hold NaN.
-        every_position = ops.ones_like(ops.take(inputs, 0, axis=channel_axis), dtype=mask.dtype)  # (B, T, H, W)
+        height, width = (size for axis, size in enumerate(inputs.shape) if axis > 1 and axis - 5 != channel_axis)
+        if height and width:
+            every_position = ops.ones((height, width), mask.dtype)
+        else:
+            # `ones_like` and not a product: the padding that the mask covers may hold NaN.
+            every_position = ops.ones_like(ops.take(inputs, 0, axis=channel_axis), dtype=mask.dtype)  # (B, T, H, W)
         spread = ops.expand_dims(mask, (2, 3))
         mask = ops.logical_and(spread, every_position) if is_boolean(mask) else spread * every_position
     positions = mask.shape[1:]
