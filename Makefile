@@ -32,9 +32,10 @@ lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: .venv/.test
+bench: .venv/.runtimes
 	$(BIN)/python benchmarks/layer.py
 	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/serving.py
 
 clean:
 	rm -rf .venv build dist *.egg-info
