@@ -33,7 +33,7 @@ CLIENT = ROOT / "export" / "triton_client.py"
 FEATURE_SIZE, NUM_CLASSES = 6, 5
 MAX_BATCH_SIZE = 8
 LENGTHS = (4, 32)
-# Measured 2.2e-7 over a thousand requests, outputs up to 1: the rounding of matrix products of other shapes.
+# Measured up to 2.2e-7 over a thousand requests, outputs up to 1: the rounding of matrix products of other shapes.
 TOLERANCE = 2e-6
 # The server has no onnxruntime backend here; that is all it may find fault with.
 NO_BACKEND = "unable to find backend library for backend 'onnxruntime'"
@@ -538,7 +538,7 @@ def test_requests_that_are_not_padded_are_answered_but_not_merged(served):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("multiple", "most_runs"),
-    # Only neighbours in the queue are merged: measured 125 runs where all have one length, 760 to 766 where four
+    # Only neighbours in the queue are merged: measured 125 to 126 runs where all have one length, 760 to 766 where four
     # lengths are mixed at random.
     [(64, 400), (16, 999)],
 )
