@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_netvlad.export import export_saved_model
+from keras_netvlad.export import export_saved_model, serialize_example
 from keras_netvlad.models import VideoClassifier
 
 SOURCE = Path(__file__).parent / "c_api" / "run_saved_model.c"
@@ -59,6 +59,16 @@ def signature_of(saved_model, name):
     return meta_graph.signature_def[name]
 
 
+def constant_text_of(saved_model):
+    """The name of a tensor of strings in the graph."""
+    proto = saved_model_pb2.SavedModel.FromString((saved_model / "saved_model.pb").read_bytes())
+    return next(
+        f"{node.name}:0"
+        for node in proto.meta_graphs[0].graph_def.node
+        if node.op == "Const" and node.attr["dtype"].type == tf.string.as_datatype_enum
+    )
+
+
 def run(program, *arguments):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [str(argument) for argument in (program, *arguments)]
@@ -75,24 +85,46 @@ def ask(program, saved_model, inputs, directory, name="serving_default"):
     signature = signature_of(saved_model, name)
     arguments = []
     for key, info in signature.inputs.items():
-        values = np.ascontiguousarray(inputs[key], tf.as_dtype(info.dtype).as_numpy_dtype)
-        values.tofile(directory / f"{key}.in")
+        dtype = tf.as_dtype(info.dtype)
+        values = np.ascontiguousarray(inputs[key], dtype.as_numpy_dtype)
+        write_input(values, directory / f"{key}.in")
         sizes = ",".join(map(str, values.shape))
-        arguments.append(f"{info.name}:{values.dtype.name}:{sizes}:{directory / key}.in")
+        arguments.append(f"{info.name}:{dtype.name}:{sizes}:{directory / key}.in")
     keys = sorted(signature.outputs)
     arguments += ["--", *(f"{signature.outputs[key].name}:{directory / key}.out" for key in keys)]
     finished = run(program, saved_model, *arguments)
     assert finished.returncode == 0, finished.stderr
     shapes = [[int(size) for size in line.split(",")] for line in finished.stdout.splitlines()]
+    dtypes = [tf.as_dtype(signature.outputs[key].dtype).as_numpy_dtype for key in keys]
     return {
-        key: np.fromfile(directory / f"{key}.out", "float32").reshape(shape)
-        for key, shape in zip(keys, shapes, strict=True)
+        key: np.fromfile(directory / f"{key}.out", dtype).reshape(shape)
+        for key, dtype, shape in zip(keys, dtypes, shapes, strict=True)
     }
+
+
+def write_input(values, path):
+    if values.dtype != object:
+        values.tofile(path)
+        return
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for value in values.flat:
+            writer.write(value)
 
 
 def draw(batch, frames):
     generator = np.random.default_rng(0)
     return {name: generator.normal(size=(batch, frames, size)).astype("float32") for name, size in STREAMS.items()}
+
+
+def draw_bytes(batch, frames):
+    generator = np.random.default_rng(0)
+    return {name: generator.integers(0, 256, (batch, frames, size), "uint8") for name, size in STREAMS.items()}
+
+
+def of_bytes(model, streams, num_frames):
+    """The model's answer to bytes, whose meaning is YouTube-8M's."""
+    floats = {name: (values * (4 / 255) + (4 / 512 - 2)).astype("float32") for name, values in streams.items()}
+    return {name: np.asarray(values) for name, values in model({**floats, "num_frames": num_frames}).items()}
 
 
 def assert_near(received, expected):
@@ -126,6 +158,26 @@ def test_a_live_stream_of_two_chunks_equals_keras(program, saved_model, model, t
     assert_near(received, {name: np.asarray(values) for name, values in whole.items()})
 
 
+def test_bytes_of_frames_equal_keras(program, saved_model, model, tmp_path):
+    streams, num_frames = draw_bytes(3, 5), np.array([5, 2, 0], "int32")
+    received = ask(program, saved_model, {**streams, "num_frames": num_frames}, tmp_path, "serve_quantized")
+    assert_near(received, of_bytes(model, streams, num_frames))
+
+
+def test_records_equal_keras_and_a_bad_one_fails_alone(program, saved_model, model, tmp_path):
+    streams, lengths = draw_bytes(3, 5), np.array([5, 2, 4], "int32")
+    records = [
+        serialize_example({name: values[row, :length] for name, values in streams.items()})
+        for row, length in enumerate(lengths)
+    ]
+    # Short strings are stored in another way than long ones.
+    inputs = {"examples": np.array([*records, b"", serialize_example({"rgb": streams["rgb"][0]})], object)}
+    received = ask(program, saved_model, inputs, tmp_path, "serve_examples")
+    np.testing.assert_array_equal(received.pop("num_frames"), [5, 2, 4, 0, -1])
+    assert all(np.isnan(values[3:]).all() for values in received.values())
+    assert_near({name: values[:3] for name, values in received.items()}, of_bytes(model, streams, lengths))
+
+
 def test_libpython_is_not_linked(program):
     listed = subprocess.run(["ldd", str(program)], capture_output=True, text=True, timeout=60).stdout
     assert "libtensorflow_cc.so.2" in listed
@@ -155,7 +207,10 @@ def test_missing_weights_are_told_in_tensorflows_words(program, saved_model, tmp
         (["--", "no_such_tensor:0:scores.out"], "one of the graph's, OPERATION:INDEX. Received: no_such_tensor:0"),
         (["--", "{output}x:scores.out"], "one of the graph's, OPERATION:INDEX. Received: {output}x"),
         (["--", "scores.out"], "an output TENSOR:FILE. Received: scores.out"),
-        (["{input}:float64:1:a.in", "--", "{output}:a.out"], "float32, int32 or uint8. Received: float64"),
+        (["{input}:float64:1:a.in", "--", "{output}:a.out"], "float32, int32, uint8 or string. Received: float64"),
+        (["{input}:string:1:{source}", "--", "{output}:a.out"], "with a record for each. Received: {source}"),
+        (["{input}:string:0:{source}", "--", "{output}:a.out"], "with a record for each. Received: {source}"),
+        (["--", "{text}:a.out"], "An output must hold numbers. Received: a.out"),
         (["{input}:int32:x:a.in", "--", "{output}:a.out"], "integer of at least 0. Received: x"),
         (["{input}:int32:1:no_such_file", "--", "{output}:a.out"], "that can be read. Received: no_such_file"),
         (["{input}:int32:1:{source}", "--", "{output}:a.out"], "exactly the bytes of its shape. Received: {source}"),
@@ -168,6 +223,7 @@ def test_wrong_use_is_one_sentence(program, saved_model, arguments, message):
     names = {
         "input": signature.inputs["num_frames"].name,
         "output": signature.outputs["scores"].name,
+        "text": constant_text_of(saved_model),
         "source": SOURCE,
     }
     finished = run(program, saved_model, *(argument.format(**names) for argument in arguments))

@@ -1,5 +1,6 @@
 """The judge of model and artefact alike: the same model in float64."""
 
+import contextlib
 import random
 
 import keras
@@ -26,7 +27,8 @@ def float64_copy(model):
         return None, "quantized layers"
     state = random.getstate()  # initializers draw their seeds from it
     try:
-        copy = type(model).from_config(_in_float64(model.get_config()))
+        with _weights_of_zeros():
+            copy = type(model).from_config(_in_float64(model.get_config()))
         for weight, original in zip(copy.weights, model.weights, strict=True):
             weight.assign(keras.ops.cast(original, weight.dtype))
     except Exception as error:
@@ -35,6 +37,19 @@ def float64_copy(model):
     finally:
         random.setstate(state)
     return copy, None
+
+
+@contextlib.contextmanager
+def _weights_of_zeros():
+    """Lets layers start from zeros: random weights, overwritten at once, took 16 s and 2 GB for a model of 320 MB."""
+    add_weight = keras.Layer.add_weight
+    keras.Layer.add_weight = lambda self, *arguments, **options: add_weight(
+        self, *arguments, **{**options, "initializer": "zeros"}
+    )
+    try:
+        yield
+    finally:
+        keras.Layer.add_weight = add_weight
 
 
 def _in_float64(config):

@@ -6,7 +6,8 @@
  *     OUTPUT  TENSOR:FILE               such as  StatefulPartitionedCall:1:scores.raw
  *
  * TENSOR is OPERATION:INDEX, as the SavedModel's signature names it. A file holds the tensor's bytes, row-major, in this
- * machine's byte order. Prints the shape of each output. Exits with 1 and one line on stderr if anything fails.
+ * machine's byte order; that of a string input is a TFRecord file, one record for each string. Prints the shape of each
+ * output. Exits with 1 and one line on stderr if anything fails.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -14,8 +15,9 @@
 #include <string.h>
 
 #include "tensorflow/c/c_api.h"
+#include "tensorflow/c/tf_tstring.h"
 
-enum { MAX_PORTS = 32, MAX_RANK = 8 };
+enum { MAX_PORTS = 32, MAX_RANK = 8, CHECKSUM = 4 };
 
 static void fail(const char *what, const char *received) {
   fprintf(stderr, "run_saved_model: %s Received: %s\n", what, received);
@@ -52,8 +54,36 @@ static TF_DataType parse_dtype(const char *name) {
   if (strcmp(name, "float32") == 0) return TF_FLOAT;
   if (strcmp(name, "int32") == 0) return TF_INT32;
   if (strcmp(name, "uint8") == 0) return TF_UINT8;
-  fail("A dtype must be float32, int32 or uint8.", name);
+  if (strcmp(name, "string") == 0) return TF_STRING;
+  fail("A dtype must be float32, int32, uint8 or string.", name);
   return TF_FLOAT;
+}
+
+static char *read_file(const char *path, size_t *size) {
+  FILE *file = fopen(path, "rb");
+  if (file == NULL || fseek(file, 0, SEEK_END) != 0) fail("An input must be a file that can be read.", path);
+  *size = (size_t)ftell(file);
+  rewind(file);
+  char *bytes = malloc(*size + 1);
+  if (bytes == NULL || fread(bytes, 1, *size, file) != *size) fail("An input must be a file that can be read.", path);
+  fclose(file);
+  return bytes;
+}
+
+/* Makes `count` strings of a TFRecord file: each record is its length, a checksum, its bytes, and a checksum. */
+static void copy_records(const char *bytes, size_t size, TF_TString *strings, size_t count, const char *path) {
+  for (size_t i = 0; i < count; i++) {
+    uint64_t length = 0;
+    const size_t header = sizeof length + CHECKSUM;
+    if (size >= header) memcpy(&length, bytes, sizeof length);
+    if (size < header + CHECKSUM || length > size - header - CHECKSUM)
+      fail("An input of strings must be a TFRecord file with a record for each.", path);
+    TF_StringInit(&strings[i]);
+    TF_StringCopy(&strings[i], bytes + header, length);
+    bytes += header + length + CHECKSUM;
+    size -= header + length + CHECKSUM;
+  }
+  if (size != 0) fail("An input of strings must be a TFRecord file with a record for each.", path);
 }
 
 static TF_Tensor *read_tensor(TF_DataType dtype, char *sizes, const char *path) {
@@ -67,18 +97,24 @@ static TF_Tensor *read_tensor(TF_DataType dtype, char *sizes, const char *path) 
     if (*end != '\0' || shape[rank] < 0) fail("A size must be an integer of at least 0.", size);
     count *= (size_t)shape[rank++];
   }
-  TF_Tensor *tensor = TF_AllocateTensor(dtype, shape, rank, count * TF_DataTypeSize(dtype));
+  size_t value_size = dtype == TF_STRING ? sizeof(TF_TString) : TF_DataTypeSize(dtype);
+  TF_Tensor *tensor = TF_AllocateTensor(dtype, shape, rank, count * value_size);
   if (tensor == NULL) fail("A tensor must fit into memory.", path);
-  FILE *file = fopen(path, "rb");
-  if (file == NULL) fail("An input must be a file that can be read.", path);
-  size_t wanted = TF_TensorByteSize(tensor);
-  if (fread(TF_TensorData(tensor), 1, wanted, file) != wanted || fgetc(file) != EOF)
+  size_t size;
+  char *bytes = read_file(path, &size);
+  if (dtype == TF_STRING) {
+    copy_records(bytes, size, TF_TensorData(tensor), count, path);
+  } else if (size == TF_TensorByteSize(tensor)) {
+    memcpy(TF_TensorData(tensor), bytes, size);
+  } else {
     fail("An input must hold exactly the bytes of its shape.", path);
-  fclose(file);
+  }
+  free(bytes);
   return tensor;
 }
 
 static void write_tensor(const TF_Tensor *tensor, const char *path) {
+  if (TF_TensorType(tensor) == TF_STRING) fail("An output must hold numbers.", path);
   FILE *file = fopen(path, "wb");
   if (file == NULL) fail("An output must be a file that can be written.", path);
   size_t size = TF_TensorByteSize(tensor);
