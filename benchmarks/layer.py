@@ -143,7 +143,7 @@ def tables(part):
     chains, memory, addons, ports = [], [], [], []
     for row in part["rows"]:
         num_videos, num_frames, feature_size, num_clusters = row["shape"]
-        used, base = row["memory"], row["memory"].get(ours)
+        used = row["memory"]
         if row["group"] == "packages":
             chain = "tensorflow/chain"
             cells = [row["size"], ", ".join(map(str, row["shape"])), row["what"]]
@@ -159,14 +159,14 @@ def tables(part):
             peer = "addons/TensorFlow Addons"
             if peer in row["rounds"]:
                 cells = [row["size"], row["what"], markdown.ratio(_ratio(row, peer, "addons/chain"))]
-                addons.append([*cells, markdown.ratio(_ratio(row, peer, ours)), f"{used[peer] / base:.2f}"])
+                addons.append([*cells, markdown.ratio(_ratio(row, peer, ours)), markdown.quotient(used, peer, ours)])
         else:
             cells = [row["size"], num_videos, row["what"]]
             compared = {f"tensorflow/{form}": ours for form in TEXTBOOK} | {"torch/patchnetvlad": "torch/NetVLAD"}
             for form, beside in compared.items():
                 cells.append(markdown.ratio(_ratio(row, form, beside)))
             for form, beside in compared.items():
-                cells.append(f"{used[form] / used[beside]:.1f}" if form in used else "")
+                cells.append(markdown.quotient(used, form, beside, 1))
             ports.append(cells)
     header = ["size", "B, N, D, K", "what", "TensorFlow's chain, ms", "NetVLAD / chain", "masked / chain"]
     text = markdown.table([*header, "on torch", "on JAX", "in onnxruntime"], chains)

@@ -130,7 +130,7 @@ def of_bytes(model, streams, num_frames):
 def assert_near(received, expected):
     assert set(received) == set(expected)
     for name, values in expected.items():
-        # Measured: at most 9.5e-8 of the largest value.
+        # Measured: at most 3.0e-7 of the largest value.
         np.testing.assert_allclose(received[name], values, rtol=0, atol=2e-6 * np.abs(values).max())
 
 

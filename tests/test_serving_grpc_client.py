@@ -31,9 +31,11 @@ class Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def __init__(self, path):
         self.path, self.artefact = path, Artefact(path)
+        self.deadlines = []  # seconds that each request allowed
         self.is_released = threading.Event()  # requests for the model `slow` wait for it
 
     def check(self, spec, context):
+        self.deadlines.append(context.time_remaining())
         if spec.name == "slow":
             self.is_released.wait(60)
         is_version = spec.version.value == int(self.path.name) or not spec.HasField("version")
@@ -77,7 +79,7 @@ def served(tmp_path_factory):
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    yield servicer.artefact, f"127.0.0.1:{port}"
+    yield servicer, f"127.0.0.1:{port}"
     servicer.is_released.set()
     server.stop(None).wait(30)
 
@@ -113,18 +115,18 @@ def assert_same(received, expected):
 
 
 def test_the_command_gets_what_the_artefact_computes(served, tmp_path):
-    artefact, address = served
+    servicer, address = served
     np.savez(tmp_path / "inputs.npz", **draw())
     finished = run(address, "netvlad", tmp_path / "inputs.npz", "--output", tmp_path / "outputs.npz")
     assert finished.returncode == 0, finished.stderr
-    expected = artefact.run(draw())
+    expected = servicer.artefact.run(draw())
     with np.load(tmp_path / "outputs.npz") as received:
         assert_same(received, expected)
     assert f"video 0: class {expected['scores'][0].argmax()} " in finished.stdout
 
 
 def test_examples_come_from_a_tfrecord_file(served, tmp_path):
-    artefact, address = served
+    servicer, address = served
     records = [serialize_example({"frames": np.full((frames, 4), 9 * frames % 7, "uint8")}) for frames in (7, 0, 2)]
     assert records[0].endswith(b"\0")
     with tf.io.TFRecordWriter(str(tmp_path / "videos.tfrecord")) as writer:
@@ -134,12 +136,12 @@ def test_examples_come_from_a_tfrecord_file(served, tmp_path):
     finished = run(address, "netvlad", tmp_path / "videos.tfrecord", *arguments)
     assert finished.returncode == 0, finished.stderr
     with np.load(tmp_path / "outputs.npz") as received:
-        assert_same(received, artefact.run({"examples": np.array(records, object)}, "serve_examples"))
+        assert_same(received, servicer.artefact.run({"examples": np.array(records, object)}, "serve_examples"))
     assert "video 1: no answer, its example holds no usable frames\n" in finished.stdout
 
 
 def test_every_signature_answers_and_numbers_become_the_models_types(served, client):
-    artefact, address = served
+    servicer, address = served
     generator = np.random.default_rng(0)
     sums = {"frames_first_sum": generator.normal(size=(2, 2, 4)), "frames_second_sum": np.ones((2, 2))}
     counts = np.array([5, 2])  # int64, and the sums float64
@@ -150,24 +152,24 @@ def test_every_signature_answers_and_numbers_become_the_models_types(served, cli
         "accumulate": {**draw(), "num_frames": counts, **sums},
         "describe": sums,
     }
-    assert set(requests) == set(artefact.signatures)
+    assert set(requests) == set(servicer.artefact.signatures)
     with client.connect(address) as channel:
         for name, inputs in requests.items():
             received = client.predict(channel, "netvlad", inputs, name)
-            dtypes = {key: dtype for key, (_, dtype) in artefact.signatures[name][0].items()}
+            dtypes = {key: dtype for key, (_, dtype) in servicer.artefact.signatures[name][0].items()}
             arrays = {
                 key: np.array(values, object) if dtypes[key] == "string" else values.astype(dtypes[key])
                 for key, values in inputs.items()
             }
-            assert_same(received, artefact.run(arrays, name))
+            assert_same(received, servicer.artefact.run(arrays, name))
 
 
 def test_requests_and_answers_may_be_large(served, client):
-    artefact, address = served
+    servicer, address = served
     frames = np.random.default_rng(0).normal(size=(1, 500_000, 4)).astype("float32")  # 8 MB; gRPC's own limit is 4
     inputs = {"frames": frames, "num_frames": np.array([500_000], "int32")}
     with client.connect(address) as channel:
-        assert_same(client.predict(channel, "netvlad", inputs), artefact.run(inputs))
+        assert_same(client.predict(channel, "netvlad", inputs), servicer.artefact.run(inputs))
         count = 100_000
         sums = {"frames_first_sum": np.ones((count, 2, 4), "f4"), "frames_second_sum": np.ones((count, 2), "f4")}
         received = client.predict(channel, "netvlad", sums, "describe")
@@ -220,12 +222,13 @@ def test_nobody_there_is_one_sentence(tmp_path):
 
 
 def test_a_server_that_is_too_slow_is_given_up(served, client):
-    _, address = served
+    servicer, address = served
     with (
         client.connect(address) as channel,
         pytest.raises(TimeoutError, match=r"must answer within 0\.3 s; allow more\. Received: "),
     ):
         client.predict(channel, "slow", draw(), timeout=0.3)
+    assert servicer.deadlines[-1] <= 0.3
 
 
 def test_without_the_package_the_error_names_it(client, monkeypatch):
