@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from keras_netvlad.data import load_japanese_vowels
-from keras_netvlad.export import Artefact, ParityError, export_onnx, precision
+from keras_netvlad.export import Artefact, ParityError, export_onnx, precision, verify
 from keras_netvlad.export.precision import StoredTensor, stored_tensor
 from keras_netvlad.layers import FrameMask, NetVLAD
 from keras_netvlad.models import VideoClassifier
@@ -397,3 +397,12 @@ def test_a_column_of_zeros_is_no_division_by_zero(tmp_path, monkeypatch):
         assert export_onnx(dense_model(kernel=kernel), tmp_path / "model.onnx", precision="int8").ok
     answers = Artefact(tmp_path / "model.onnx").run({"values": np.ones((1, 64), "float32")})["answers"]
     assert answers[0, 3] == np.linspace(-3, 3, 32, dtype="float32")[3]
+
+
+@pytest.mark.parametrize(("form", "tolerance"), [("float32", 1e-4), ("float16", 2e-3), ("int8", 5e-2)])
+def test_verify_knows_what_an_artefacts_precision_may_cost(form, tolerance, tmp_path):
+    model = VideoClassifier({"frames": 64}, 10, num_clusters=64, hidden_units=300)
+    export_onnx(model, tmp_path / "model.onnx", precision=form)
+    report = verify(model, tmp_path / "model.onnx")
+    assert report.tolerance == tolerance
+    assert report.ok

@@ -31,6 +31,7 @@ class Artefact:
         signatures: Dict from the name of each signature to a pair of dicts, inputs and outputs, from a name to
             `(shape, dtype)`. Dynamic dimensions are `None`, or their names where the format keeps names. An ONNX
             model has one signature, `"serving_default"`.
+        precision: `"float32"`, `"float16"` or `"int8"`, as an ONNX model's metadata says; a SavedModel has its model's.
         load_seconds: Float, how long loading took.
         num_bytes: Integer, size of all its files.
 
@@ -54,6 +55,7 @@ class Artefact:
 
     def __init__(self, path):
         self.path = Path(path)
+        self.precision = "float32"
         start = time.perf_counter()
         if (self.path / "saved_model.pb").is_file():
             self.kind = "saved_model"
@@ -141,6 +143,7 @@ class Artefact:
         def ports(values):
             return {value.name: (tuple(value.shape), ONNX_DTYPES.get(value.type, value.type)) for value in values}
 
+        self.precision = session.get_modelmeta().custom_metadata_map.get("precision", self.precision)
         self.signatures = {"serving_default": (ports(session.get_inputs()), ports(session.get_outputs()))}
         output_names = list(self.signatures["serving_default"][1])
 

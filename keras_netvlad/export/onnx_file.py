@@ -12,7 +12,7 @@ import tf2onnx
 from keras_netvlad._version import __version__
 from keras_netvlad.export.onnx_graph import name_positions, simplify
 from keras_netvlad.export.parity_file import check_metadata, write_parity
-from keras_netvlad.export.precision import TOLERANCES, check_precision, reduce_precision, stored_tensor
+from keras_netvlad.export.precision import check_precision, reduce_precision, stored_tensor
 from keras_netvlad.export.signature import SERVING_DEFAULT, forward, read_signature, weights_of
 from keras_netvlad.export.staging import staged
 from keras_netvlad.export.verification import checked, default_tolerance
@@ -85,8 +85,8 @@ def export_onnx(
         raise ValueError(f"`path` must end in .onnx. Received: {str(path)!r}")
     signature = read_signature(model)
     metadata = check_metadata(metadata, {SERVING_DEFAULT: signature})
-    if tolerance is None and precision != "float32":
-        tolerance = max(TOLERANCES[precision], default_tolerance(model))
+    if tolerance is None:
+        tolerance = default_tolerance(model, precision)
     with staged(path) as stage:
         write_onnx(model, signature, stage, opset, external_data_threshold, precision)
         report = checked(model, stage, path, tolerance, data, min_agreement) if verify else None
