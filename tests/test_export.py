@@ -184,6 +184,7 @@ def test_a_saved_model_holds_no_device_no_python_and_no_xla(artefacts):
     assert not {node.op for node in nodes} & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
     assert not any(node.op.startswith("Xla") for node in nodes)
     assert not any("_XlaMustCompile" in node.attr and node.attr["_XlaMustCompile"].b for node in nodes)
+    assert not any(function.attr["_XlaMustCompile"].b for function in functions)
     # Reading the weights' files is placed on the CPU, whichever machine loads them; nothing else is placed.
     assert not any("GPU" in node.device or "task" in node.device for node in nodes)
 

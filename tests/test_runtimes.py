@@ -19,11 +19,11 @@ NODE = Path(__file__).parents[1] / "export" / "node"
 WIDTH = 2  # of the maps
 
 # Of the largest value of an output. Measured, from the oracle and from the Keras model, the worst of the models below:
-#   onnxruntime        1.6e-7  3.1e-7
-#   onnx.reference     2.7e-7  3.1e-7
-#   OpenVINO           4.2e-7  1.5e-7; reading the SavedModel 3.5e-7  2.3e-7
-#   tract              2.0e-7  2.2e-7
-#   onnxruntime-node   1.6e-7  3.1e-7
+#   onnxruntime        1.6e-7  7.5e-7
+#   onnx.reference     5.3e-7  3.9e-7
+#   OpenVINO           5.3e-7  3.0e-7; reading the SavedModel the same
+#   tract              7.7e-7  2.2e-7
+#   onnxruntime-node   1.6e-7  7.5e-7
 TOLERANCE = 2e-6
 
 
@@ -94,7 +94,9 @@ def two_streams():
 
 def maps():
     inputs = keras.Input((None, None, 6), name="maps")
-    return keras.Model({"maps": inputs}, {"descriptor": NetVLAD(3, assignment="conv", name="netvlad")(inputs)})
+    return keras.Model(
+        {"maps": inputs}, {"descriptor": NetVLAD(3, num_ghost_clusters=2, assignment="conv", name="netvlad")(inputs)}
+    )
 
 
 def video_maps():

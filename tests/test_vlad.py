@@ -9,7 +9,7 @@ import reference
 from layer_contract import check_layer, to_numpy
 
 from keras_netvlad import NetVLAD
-from keras_netvlad.layers.vlad import VLAD
+from keras_netvlad.layers import VLAD, FrameMask
 
 # Float32 beside the float64 oracle, relative to the largest value: 2.0e-7 measured at worst, headroom 10.
 TOLERANCE = 2e-6
@@ -123,6 +123,17 @@ def test_a_tie_goes_to_the_first():
     layer.build((None, None, 2))
     layer.centroids.assign([[5.0, 5.0], [1.0, 0.0], [-1.0, 0.0]])
     assert to_numpy(layer.assign(np.array([[[0.0, 1.0]]], "float32"))).tolist() == [[[0.0, 1.0, 0.0]]]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.parametrize("opset", [13, 18])
+def test_onnx_can_express_it(opset, tmp_path):
+    from keras_netvlad.export import export_onnx
+
+    frames, num_frames = keras.Input((None, 5), name="frames"), keras.Input((), dtype="int32", name="num_frames")
+    outputs = {"descriptor": VLAD(3)(frames, mask=FrameMask()(num_frames, frames))}
+    model = keras.Model({"frames": frames, "num_frames": num_frames}, outputs)
+    assert export_onnx(model, tmp_path / "model.onnx", opset=opset).ok
 
 
 def test_descriptors_at_their_centroids_and_nothing_give_zeros():

@@ -1,7 +1,7 @@
 """Small rewrites of a converted graph: what training needs and inference does not.
 
 Keras's ops carry gradients and TensorFlow folds transposes by itself; ONNX runtimes run what is written. Each rule
-keeps the values, to rounding, and takes nodes away: the NetVLAD layer has 18 instead of 23.
+keeps the values, to rounding, and takes nodes away: the NetVLAD layer has 17 instead of 20.
 """
 
 import numpy as np
@@ -48,13 +48,23 @@ class _View:
         is_alone = len(readers) == 1 and node.output[0] not in self.outputs
         return readers[0] if is_alone and readers[0].op_type == op_type else None
 
+    def without_casts(self, name):
+        """The tensor that a tensor is a cast of, or itself."""
+        while cast := self.maker(name, "Cast"):
+            name = cast.input[0]
+        return name
+
+    def constant(self, name):
+        """The values of a constant tensor, as nested lists; `None` if it is none."""
+        tensor = self.constants.get(name)
+        return None if tensor is None else onnx.numpy_helper.to_array(tensor).tolist()
+
     def axes(self, node):
         """The axes that a node works on: an attribute or a constant input; `None` if they are neither."""
         for attribute in node.attribute:
             if attribute.name == "axes":
                 return list(attribute.ints)
-        constant = self.constants.get(node.input[1]) if len(node.input) > 1 else None
-        return None if constant is None else onnx.numpy_helper.to_array(constant).tolist()
+        return self.constant(node.input[1]) if len(node.input) > 1 else None
 
 
 def _keeps_dims(node):
@@ -78,24 +88,6 @@ def _sum_of_squares(view, opset):
             )
 
 
-def _product_of_inverse_roots(view, opset):
-    """`1 / sqrt(a) * 1 / sqrt(b)` is `1 / sqrt(a b)`: of a cluster's norm, and of the number of clusters."""
-    for product in view.of_type("Mul"):
-        inverses = [view.maker(name, "Reciprocal") for name in product.input]
-        if not all(inverses) or any(view.only_reader(inverse, "Mul") is not product for inverse in inverses):
-            continue
-        roots = [view.maker(inverse.input[0], "Sqrt") for inverse in inverses]
-        if not all(roots) or any(not view.only_reader(root, "Reciprocal") for root in roots):
-            continue
-        # One chain goes; the other is led behind the product.
-        result, radicand, root = product.output[0], roots[0].output[0], roots[1].output[0]
-        product.input[:], product.output[:] = [root.input[0] for root in roots], [radicand]
-        roots[1].input[:] = [radicand]
-        inverses[1].input[:], inverses[1].output[:] = [root], [result]
-        view.graph.node.remove(roots[0])
-        view.graph.node.remove(inverses[0])
-
-
 def _division(view, opset):
     """`x * (1 / y)` is `x / y`."""
     for product in view.of_type("Mul"):
@@ -110,7 +102,11 @@ def _division(view, opset):
 
 
 def _sum_beside_its_transpose(view, opset):
-    """`Unsqueeze(ReduceSum(a, 1), 2)` is `ReduceSum(transpose(a), 2)` with its axis kept; the transpose is there."""
+    """`Unsqueeze(ReduceSum(a, 1), 2)` is `ReduceSum(transpose(a), 2)` with its axis kept; the transpose is there.
+
+    onnxruntime adds up the last axis in parts and any other one by one: over 30 000 frames the descriptor is 2.5 to 15
+    times nearer to float64. It takes 0.93 to 1.19 times as long, median 1.02, the most where the layer is smallest.
+    """
     for total in view.of_type("ReduceSum"):
         column = view.only_reader(total, "Unsqueeze")
         if column is None or _keeps_dims(total) or view.axes(total) != [1] or view.axes(column) != [2]:
@@ -142,16 +138,12 @@ def _constant_shape(view, opset):
             del flatten.attribute[:]
             flatten.input.append(_shape_constant(view, flatten, [0, -1]))
     for reshape in view.of_type("Reshape"):
-        name = reshape.input[1]
-        while cast := view.maker(name, "Cast"):
-            name = cast.input[0]
-        concat = view.maker(name, "Concat")
-        if concat is None or not _is_batch_of(view, concat.input[0], reshape.input[0]):
+        concat = view.maker(view.without_casts(reshape.input[1]), "Concat")
+        if concat is None or reshape.attribute or not _is_batch_of(view, concat.input[0], reshape.input[0]):
             continue
-        rest = [view.constants.get(name) for name in concat.input[1:]]
-        if all(rest):
-            sizes = [int(size) for part in rest for size in onnx.numpy_helper.to_array(part)]
-            reshape.input[1] = _shape_constant(view, reshape, [0, *sizes])
+        rest = [view.constant(name) for name in concat.input[1:]]
+        if None not in rest:
+            reshape.input[1] = _shape_constant(view, reshape, [0, *(size for sizes in rest for size in sizes)])
     _drop_unused(view.graph)
 
 
@@ -164,15 +156,22 @@ def _shape_constant(view, node, sizes):
 def _is_batch_of(view, name, tensor):
     """Whether a tensor is the first element of another's shape."""
     part = view.maker(name, "Slice")
-    if part is None:
+    if part is None or [view.constant(bound) for bound in part.input[1:3]] != [[0], [1]]:
         return False
-    bounds = [view.constants.get(bound) for bound in part.input[1:]]
-    values = [onnx.numpy_helper.to_array(bound).tolist() for bound in bounds if bound is not None]
-    name = part.input[0]
-    while cast := view.maker(name, "Cast"):
-        name = cast.input[0]
+    name = view.without_casts(part.input[0])
+    # Where a tensor was transposed, the converter permutes the shape that it had before.
+    permuted = view.maker(name, "Gather")
+    if permuted is not None and (view.constant(permuted.input[1]) or [None])[0] == 0:
+        name = view.without_casts(permuted.input[0])
     shape = view.maker(name, "Shape")
-    return shape is not None and shape.input[0] == tensor and values[:2] == [[0], [1]]
+    return shape is not None and _before_transposes(view, shape.input[0]) == _before_transposes(view, tensor)
+
+
+def _before_transposes(view, name):
+    """The tensor behind transposes that leave the batch where it is."""
+    while (node := view.maker(name, "Transpose")) and [list(order.ints[:1]) for order in node.attribute] == [[0]]:
+        name = node.input[0]
+    return name
 
 
 def _length_of_an_axis(view, opset):
@@ -245,7 +244,6 @@ def _sort(graph):
 
 RULES = (
     _sum_of_squares,
-    _product_of_inverse_roots,
     _division,
     _sum_beside_its_transpose,
     _constant_shape,

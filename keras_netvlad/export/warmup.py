@@ -14,8 +14,6 @@ from tensorflow.core.framework import tensor_pb2
 
 # The server refuses a file of more.
 MAX_REQUESTS = 1000
-# A damaged shape must not ask for all the memory there is: one value may stand for a whole tensor.
-MAX_VALUES = 2**30
 STRING, BYTES, MESSAGE = 9, 12, 11  # field types of protobuf
 # Message: field name, number, type, repeated, type name. A map is a repeated message of key and value, and a
 # `TensorProto` has the same bytes as a field of bytes.
@@ -33,35 +31,55 @@ def write_warmup(path, requests):
 
     Args:
         path: Of the file, by convention `<version>/assets.extra/tf_serving_warmup_requests`.
-        requests: List of pairs of a signature's name and a dict of arrays by input name, at most 1000. An array of
-            equal values takes the room of one.
+        requests: List of pairs of a signature's name and a dict of arrays by input name, at most 1000. Bytes come in
+            arrays of objects. An array of equal values takes the room of one.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> requests = [("serving_default", {"frames": np.zeros((32, 300, 1152), "float32")})]  # 44 MB
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = os.path.join(directory, "tf_serving_warmup_requests")
+    ...     write_warmup(path, requests)
+    ...     ((signature, inputs),) = read_warmup(path)
+    ...     os.path.getsize(path) < 100, signature, inputs["frames"].shape
+    (True, 'serving_default', (32, 300, 1152))
 
     Raises:
-        ValueError: If there are more.
+        ValueError: If there are more requests, one without inputs, or other kinds of arrays. Nothing is written then.
+        OSError: If the file can't be written.
     """
     if len(requests) > MAX_REQUESTS:
         raise ValueError(
             f"A server takes at most {MAX_REQUESTS} warm-up requests; leave some out. Received: {len(requests)}"
         )
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, inputs in requests:
-            log = PREDICTION_LOG()
-            request = log.predict_log.request
-            request.model_spec.signature_name = signature
-            for name, values in inputs.items():
-                request.inputs.add(key=name, value=_tensor_proto(np.asarray(values)).SerializeToString())
-            writer.write(log.SerializeToString())
+    records = [_serialize(signature, inputs) for signature, inputs in requests]
+    open(path, "wb").close()  # raises what Python raises
+    try:
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for record in records:
+                writer.write(record)
+    except tf.errors.OpError as error:
+        raise OSError(f"The disk must have room for the warm-up file. Received: {path} ({error.message})") from error
 
 
 def read_warmup(path):
     """Reads the requests back.
 
+    It takes no more memory than the file has bytes, whatever shapes a damaged or hostile file claims: an array of equal
+    values is a view of one of them, and can't be written to.
+
+    Args:
+        path: Of the file.
+
     Returns:
-        A list of pairs, as `write_warmup` takes it.
+        A list of pairs, as `write_warmup` takes it, which has an example.
 
     Raises:
-        ValueError: If the file is truncated, damaged or something else.
+        ValueError: If the file is truncated, damaged or something else, or holds more than 1000 requests.
+        OSError: If the file can't be read.
     """
+    open(path, "rb").close()  # raises what Python raises
     requests = []
     try:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
@@ -69,6 +87,8 @@ def read_warmup(path):
             inputs = {item.key: _array(item.value) for item in request.inputs}
             if not inputs:
                 raise ValueError("a record without inputs")
+            if len(requests) == MAX_REQUESTS:
+                raise ValueError(f"more than the {MAX_REQUESTS} that a server takes")
             requests.append((request.model_spec.signature_name or "serving_default", inputs))
     except (tf.errors.OpError, DecodeError, ValueError, TypeError, KeyError) as error:
         reason = (str(getattr(error, "message", error)).splitlines() or [type(error).__name__])[0]
@@ -79,23 +99,45 @@ def read_warmup(path):
     return requests
 
 
-def _array(serialized):
-    proto = tensor_pb2.TensorProto.FromString(serialized)
-    if math.prod(dim.size for dim in proto.tensor_shape.dim) > MAX_VALUES:
-        raise ValueError(f"a tensor of more than {MAX_VALUES} values")
-    return tf.make_ndarray(proto)
+def _serialize(signature, inputs):
+    if not inputs:
+        raise ValueError(f"A warm-up request must have inputs; leave it out. Received: `{signature}` with {inputs!r}")
+    log = PREDICTION_LOG()
+    request = log.predict_log.request
+    request.model_spec.signature_name = signature
+    for name, values in inputs.items():
+        values = np.asarray(values)
+        if values.dtype.kind in "SUc":  # NumPy's own arrays of bytes cut zeros off their ends
+            raise ValueError(
+                f"Input {name!r} must be an array of real numbers, or of objects if they are bytes. "
+                f"Received: {values.dtype}"
+            )
+        request.inputs.add(key=name, value=_tensor_proto(values).SerializeToString())
+    return log.SerializeToString()
 
 
 def _tensor_proto(values):
-    proto = tf.make_tensor_proto(values[(slice(0, 1),) * values.ndim] if _is_constant(values) else values)
+    first = values[(slice(0, 1),) * values.ndim]
+    is_constant = values.size > 1 and bool((values == first).all())
+    # TensorFlow fills a tensor with the last value given.
+    proto = tf.make_tensor_proto(first if is_constant else values)
     for dim, size in zip(proto.tensor_shape.dim, values.shape, strict=True):
         dim.size = size
     return proto
 
 
-def _is_constant(values):
-    # TensorFlow fills a tensor with the last value given.
-    return values.size > 1 and values.dtype != object and (values == values.flat[0]).all()
+def _array(serialized):
+    proto = tensor_pb2.TensorProto.FromString(serialized)
+    shape = [dim.size for dim in proto.tensor_shape.dim]
+    if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
+        raise ValueError(f"a tensor of unknown shape {shape}")
+    num_given = sum(len(values) for field, values in proto.ListFields() if field.name.endswith("_val"))
+    if num_given <= 1 and not proto.tensor_content:  # one for all, or none for zeros
+        del proto.tensor_shape.dim[:]
+        return np.broadcast_to(tf.make_ndarray(proto), shape)
+    if math.prod(shape) > len(serialized):  # a value takes a byte at least
+        raise ValueError(f"a tensor of shape {shape} with fewer values")
+    return tf.make_ndarray(proto)
 
 
 def _prediction_log():

@@ -148,15 +148,11 @@ class ResidualPooling(keras.Layer):
         # sum_n a (x - c) without the residuals (B, N, K, D) ever existing.
         residuals = first_sum - ops.expand_dims(second_sum, 2) * ops.cast(self.centroids, self._sum_dtype)
         if self.intra_normalization:
-            scale, is_filled = inverse_norm(residuals)  # (B, K, 1) both
-            if self.output_normalization:
-                # Every filled cluster has norm 1 now, so the whole has the root of their number.
-                num_filled = ops.sum(ops.cast(is_filled, self._sum_dtype), axis=1, keepdims=True)  # (B, 1, 1)
-                scale = scale * ops.rsqrt(ops.maximum(num_filled, 1.0))
-            residuals = residuals * scale
+            # Over the clusters, too: the output's norm in the same product.
+            residuals = residuals * inverse_norm(residuals, joint_axis=1 if self.output_normalization else None)
         descriptor = ops.reshape(residuals, (-1, self.num_clusters * self.feature_size))  # (B, K * D)
         if self.output_normalization and not self.intra_normalization:
-            descriptor = descriptor * inverse_norm(descriptor)[0]
+            descriptor = descriptor * inverse_norm(descriptor)
         return ops.cast(descriptor, self.compute_dtype)
 
     def assign(self, inputs, mask=None):
@@ -293,7 +289,7 @@ class ResidualPooling(keras.Layer):
         return descriptors, assignments * ops.expand_dims(weights, 2)
 
     def _normalized(self, descriptors):
-        return descriptors * inverse_norm(descriptors)[0] if self.normalize_input else descriptors
+        return descriptors * inverse_norm(descriptors) if self.normalize_input else descriptors
 
     def _check_call(self, inputs, mask):
         check_inputs(self.name, inputs.shape, self._channel_axis, self.feature_size)

@@ -100,6 +100,10 @@ class VLAD(ResidualPooling):
     def _assign(self, descriptors, present, training):
         centroids = ops.cast(self.centroids, self._sum_dtype)
         # ||x||^2 is the same for all clusters, so the nearest has the largest 2 c . x - ||c||^2.
-        products = ops.matmul(descriptors, ops.expand_dims(ops.transpose(centroids), 0))  # (B, N, K)
+        products = descriptors @ ops.transpose(centroids)  # (B, N, K)
         nearness = 2.0 * products - ops.sum(ops.square(centroids), axis=1)
-        return ops.one_hot(ops.argmax(nearness, axis=-1), self.num_clusters, dtype=self._sum_dtype)
+        # `initial`, for there may be no descriptors. `argmax` of integers: that of floats looks at their bits in Keras
+        # 3.15, and ONNX has no op that does.
+        is_nearest = nearness == ops.max(nearness, axis=-1, keepdims=True, initial=float("-inf"))
+        nearest = ops.argmax(ops.cast(is_nearest, "int32"), axis=-1)  # (B, N), the first where several are as near
+        return ops.cast(ops.expand_dims(nearest, 2) == ops.arange(self.num_clusters), self._sum_dtype)
