@@ -3,8 +3,8 @@
 from keras_netvlad.layers.validation import check_integer
 
 BATCHING = """\
-# Read by tensorflow_model_server with --enable_batching --enable_per_model_batching_parameters. The number of threads is
-# that of the server's own file, whatever stands here.
+# Read by tensorflow_model_server with --enable_batching --enable_per_model_batching_parameters. The number of threads
+# is that of the server's own file, whatever stands here.
 max_batch_size {{ value: {max_batch_size} }}
 batch_timeout_micros {{ value: {timeout_micros} }}
 max_enqueued_batches {{ value: 100 }}
