@@ -24,7 +24,7 @@ class LiveStream:
     All requests go to the version that served the model at the start: sums of one version mean nothing to another.
 
     Args:
-        url: `http://host:port/v1/models/NAME`, with `/versions/N` for one version.
+        url: `http://host:port/v1/models/NAME`, with `/versions/N` or `/labels/LABEL` to start with that version.
         batch: Integer, number of videos side by side.
         timeout: Seconds that the server may stay silent.
 
@@ -40,7 +40,7 @@ class LiveStream:
 
     def __init__(self, url, batch=1, timeout=30):
         accumulate = read_signature(url, "accumulate", timeout)
-        self.url = url if re.search("/(versions|labels)/", url) else f"{url}/versions/{accumulate['version']}"
+        self.url = f"{re.sub('/(versions|labels)/[^/]*$', '', url)}/versions/{accumulate['version']}"
         self.timeout = timeout
         self.sums = {
             name: np.zeros([batch, *shape[1:]], dtype) for name, (shape, dtype) in accumulate["outputs"].items()

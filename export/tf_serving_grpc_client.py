@@ -51,30 +51,35 @@ def predict(channel, model, inputs, signature="serving_default", version=None, t
             converted to the type that the model takes.
         signature: Name of the signature to ask.
         version: Integer; by default the newest.
-        timeout: Seconds for each of the two questions, for the types and for the answer.
+        timeout: Seconds for each of the two questions, for what the model takes and for the answer.
 
     Returns:
         Dict from output name to array.
 
     Raises:
         OSError: If the server can't be reached or refuses; the message holds the server's own words.
-        ValueError: If an input is missing, too many, or of another kind of number, or the signature is not there.
+        ValueError: If an input is missing, too many, of another kind of number or of another shape than the model's, or
+            the signature is not there.
         ImportError: If tensorflow-serving-api is not installed.
     """
     tf, apis = _import_apis()
     stub = apis.prediction_service_pb2_grpc.PredictionServiceStub(channel)
-    dtypes = _read_dtypes(stub, apis, model, signature, version, timeout)
-    if set(inputs) != set(dtypes):
-        raise ValueError(f"The inputs must be the signature's, {sorted(dtypes)}. Received: {sorted(inputs)}")
+    expected = _read_inputs(stub, apis, model, signature, version, timeout)
+    if set(inputs) != set(expected):
+        raise ValueError(f"The inputs must be the signature's, {sorted(expected)}. Received: {sorted(inputs)}")
     request = _name(apis.predict_pb2.PredictRequest(), model, version)
     request.model_spec.signature_name = signature
     for name, values in inputs.items():
-        dtype = tf.as_dtype(dtypes[name])
+        dtype = tf.as_dtype(expected[name].dtype)
         if dtype != tf.string:
             values = np.asarray(values)
             if not np.can_cast(values.dtype, dtype.as_numpy_dtype, "same_kind"):
                 raise ValueError(f"Input {name!r} must become {dtype.name}. Received: {values.dtype}")
             values = values.astype(dtype.as_numpy_dtype)
+        # A server that merges requests fills wrong shapes up before the model can refuse them.
+        shape = tf.TensorShape(expected[name].tensor_shape)
+        if not shape.is_compatible_with(np.shape(values)):
+            raise ValueError(f"Input {name!r} must be of shape {shape}. Received: {np.shape(values)}")
         request.inputs[name].CopyFrom(tf.make_tensor_proto(values, dtype))
     answer = _ask(stub.Predict, request, timeout)
     return {name: tf.make_ndarray(values) for name, values in answer.outputs.items()}
@@ -91,8 +96,8 @@ def _import_apis():
     return tf, apis
 
 
-def _read_dtypes(stub, apis, model, signature, version, timeout):
-    """TensorFlow's number of the type of each input."""
+def _read_inputs(stub, apis, model, signature, version, timeout):
+    """The `TensorInfo` of each input of a signature, by name."""
     request = _name(apis.get_model_metadata_pb2.GetModelMetadataRequest(), model, version)
     request.metadata_field.append("signature_def")
     answer = _ask(stub.GetModelMetadata, request, timeout)
@@ -101,7 +106,7 @@ def _read_dtypes(stub, apis, model, signature, version, timeout):
     if signature not in signatures.signature_def:
         names = sorted(name for name in signatures.signature_def if not name.startswith("__"))
         raise ValueError(f"The signature must be one of the model's, {names}. Received: {signature!r}")
-    return {name: info.dtype for name, info in signatures.signature_def[signature].inputs.items()}
+    return dict(signatures.signature_def[signature].inputs)
 
 
 def _name(request, model, version):

@@ -236,6 +236,14 @@ def test_the_answer_so_far_is_that_of_the_frames_so_far(served, clients):
     assert sum(np.asarray(values, "float32").nbytes for values in stream.sums.values()) == size
 
 
+def test_a_stream_stays_with_its_version_when_a_label_moves(served, clients):
+    _, url, asked = served
+    del asked[:]
+    stream = clients[1].LiveStream(f"{url}/netvlad/labels/stable")
+    stream.update({"frames": draw(1)})
+    assert asked == [f"/v1/models/netvlad/{path}" for path in ("labels/stable/metadata", "versions/7:predict")]
+
+
 def test_streams_that_are_not_the_models_are_refused(served, clients):
     _, url, _ = served
     stream = clients[1].LiveStream(f"{url}/netvlad")

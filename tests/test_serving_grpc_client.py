@@ -201,6 +201,8 @@ def test_a_record_that_is_none_is_refused_in_the_servers_words(served, client):
         ({"mask": np.ones(2)}, "serving_default", r"the signature's, \['frames', 'num_frames'\]\. Received: .*'mask'"),
         ({"num_frames": np.ones(2)}, "serving_default", r"'num_frames' must become int32\. Received: float64"),
         ({"frames": np.array([b"a"])}, "serving_default", r"'frames' must become float32\. Received: \|S1"),
+        ({"frames": np.ones((2, 5, 3))}, "serving_default", r"'frames' .* \(None, None, 4\)\. Received: \(2, 5, 3\)"),
+        ({"num_frames": np.array(5)}, "serving_default", r"'num_frames' must be of shape \(None,\)\. Received: \(\)"),
         ({}, "serve", r"signature must be one of the model's, \['accumulate', 'describe', .* Received: 'serve'"),
     ],
 )

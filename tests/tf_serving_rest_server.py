@@ -17,12 +17,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_netvlad.export import Artefact
 
-PATH = re.compile(r"/v1/models/(?P<name>\w+)(/versions/(?P<version>\d+))?(?P<verb>:predict|/metadata)?")
+PATH = re.compile(r"/v1/models/(?P<name>\w+)(/versions/(?P<version>\d+)|/labels/stable)?(?P<verb>:predict|/metadata)?")
 
 
 @contextlib.contextmanager
 def serve_rest(path):
-    """Serves the SavedModel at `<name>/<version>` on 127.0.0.1.
+    """Serves the SavedModel at `<name>/<version>`, labelled `stable`, on 127.0.0.1.
 
     Yields:
         The URL of the models, to be followed by `/<name>`, and the list of the paths that were asked for.
