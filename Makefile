@@ -32,10 +32,8 @@ lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: .venv/.runtimes
-	$(BIN)/python benchmarks/layer.py
-	$(BIN)/python benchmarks/export.py
-	$(BIN)/python benchmarks/serving.py
+bench: .venv/.runtimes .venv/.backends
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv build dist *.egg-info

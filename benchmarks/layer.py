@@ -1,108 +1,202 @@
-"""The layer beside its two bare matrix products: forward and training step, interleaved in one run.
+"""The layer beside its two bare matrix products, other packages and textbook forms: time and memory."""
 
-    python benchmarks/layer.py [--seconds 10] [--sizes audio place]
+import importlib.util
+from contextlib import ExitStack
 
-A and B run in shuffled order within each round, so that a busy machine slows both; printed are medians and quartiles
-of the paired ratios. The chain is `x W` and then `(x W)^T x`, nothing else; its training step adds dW.
-"""
+from benchmarks import markdown, peers, problem
+from benchmarks.forms import WHATS
+from benchmarks.measuring import Worker, interleaved, medians, paired_ratio
 
-import argparse
-import random
-import time
-
-import numpy as np
-import tensorflow as tf
-
-from keras_netvlad import NetVLAD
-
-SIZES = {  # B, N, D, K
-    "video256": (32, 300, 1152, 256),
-    "video64": (128, 300, 1024, 64),
-    "place": (8, 1200, 512, 64),
-    "audio": (64, 200, 64, 16),
-    "serve1": (1, 300, 1152, 256),
-}
+OURS = ("chain", "NetVLAD", "NetVLAD, masked")
+PACKAGES = {"addons": ("chain", "TensorFlow Addons")}
+TEXTBOOK = ("residual broadcast", "cluster loop")
+# Of residuals (B, N, K, D), of which the textbook forms hold several at once, a training step up to six.
+MOST_RESIDUAL_BYTES = 1e9
+TITLE = "The layer"
 
 
-def make_pairs(num_videos, num_frames, feature_size, num_clusters):
-    """The functions to compare: for forward and training step, ours, ours with a mask, and the chain."""
-    generator = tf.random.Generator.from_seed(0)
-    inputs = generator.normal((num_videos, num_frames, feature_size))
-    mask = tf.sequence_mask(generator.uniform((num_videos,), 1, num_frames + 1, tf.int32), num_frames)
-    layer = NetVLAD(num_clusters)
-    layer.build(inputs.shape)
-    kernel = tf.Variable(layer.kernel.value)
-    output_gradient = generator.normal((num_videos, num_clusters * feature_size))
-    sums_gradient = tf.reshape(output_gradient, (num_videos, num_clusters, feature_size))
+def measure(quick, seconds):
+    """Runs everything; returns a dict for JSON."""
+    sizes = problem.TINY if quick else problem.SIZES
+    limits = {"min_visits": 2, "visit_seconds": 0, "seconds": 0} if quick else {"seconds": seconds}
+    left_out, rows = [], []
+    patchnetvlad, workers = _workers(install=not quick, left_out=left_out)
+    ports = {"tensorflow": ("NetVLAD", *TEXTBOOK)} | ({"torch": ("NetVLAD", "patchnetvlad")} if patchnetvlad else {})
+    with ExitStack() as stack:
+        workers = [stack.enter_context(worker) for worker in workers]
+        torch_memory = stack.enter_context(_torch("torch", patchnetvlad, memory=True))
+        for size, shape in sizes.items():
+            few = _few_videos(shape)
+            groups = {
+                "packages": (shape, {worker: PACKAGES.get(worker.name, OURS) for worker in workers}),
+                "ports": (few, {worker: ports[worker.name] for worker in workers if worker.name in ports}),
+            }
+            for group, (shape, forms) in groups.items():
+                _make(shape, forms)
+                if group == "ports" and patchnetvlad:
+                    _make(shape, {torch_memory: ports["torch"]})
+                for what in WHATS:
+                    names = {
+                        worker: [f"{what}/{form}" for form in chosen]
+                        for worker, chosen in forms.items()
+                        if worker.name != "onnxruntime" or what == "forward"
+                    }
+                    rounds = medians(interleaved(names, **limits))
+                    memory = _memory(what, forms, torch_memory if group == "ports" and patchnetvlad else None, ports)
+                    rows.append(
+                        {
+                            "size": size,
+                            "shape": shape,
+                            "group": group,
+                            "what": what,
+                            "rounds": {name.replace(f"{what}/", ""): values for name, values in rounds.items()},
+                            "memory": memory,
+                        }
+                    )
+                    print(f"layer: {size}, {group}, {what}", flush=True)
+    return {"left_out": left_out, "rows": rows}
 
-    def chain():
-        scores = tf.reshape(tf.matmul(tf.reshape(inputs, (-1, feature_size)), kernel), (*inputs.shape[:2], -1))
-        return tf.matmul(scores, inputs, transpose_a=True)
 
-    def step(forward, variables, gradient):
-        def run():
-            with tf.GradientTape() as tape:
-                outputs = forward()
-            # The outputs are returned, too: unused, the chain's second product would be pruned.
-            return outputs, tape.gradient(outputs, variables, output_gradients=gradient)
+def _workers(install, left_out):
+    """The folder of patchnetvlad or `None`, and a worker for every framework that is here."""
+    path = None
+    try:
+        path = peers.patchnetvlad_path(install)
+    except peers.Absent as absent:
+        left_out.append(str(absent))
+    workers = [Worker("tensorflow", KERAS_BACKEND="tensorflow"), Worker("onnxruntime", KERAS_BACKEND="tensorflow")]
+    for backend in ("torch", "jax"):
+        if importlib.util.find_spec(backend) is None:
+            left_out.append(f"{backend} is not installed")
+        else:
+            workers.append(_torch("torch", path) if backend == "torch" else Worker("jax", KERAS_BACKEND="jax"))
+    try:
+        workers.append(Worker("addons", python=peers.addons_python(install)))
+    except peers.Absent as absent:
+        left_out.append(str(absent))
+    return path, workers
 
-        return run
 
-    def pooled():
-        return layer(inputs)
+def _torch(name, path, memory=False):
+    extra = {"PYTHONPATH": str(path)} if path else {}
+    return Worker(name, memory=memory, KERAS_BACKEND="torch", **extra)
 
-    def masked():
-        return layer(inputs, mask=mask)
 
-    weights = [weight.value for weight in layer.trainable_weights]
-    return {
-        "forward": {"chain": chain, "NetVLAD": pooled, "NetVLAD, masked": masked},
-        "training step": {
-            "chain": step(chain, [kernel], sums_gradient),
-            "NetVLAD": step(pooled, weights, output_gradient),
-            "NetVLAD, masked": step(masked, weights, output_gradient),
-        },
+def _make(shape, forms):
+    """All workers at once: most of it is importing and compiling."""
+    for worker, chosen in forms.items():
+        if worker.name == "onnxruntime":
+            worker.send(make="benchmarks.onnx_forms:calls", arguments={"shape": shape, "forms": chosen})
+        else:
+            backend = "tensorflow" if worker.name == "addons" else worker.name
+            arguments = {"backend": backend, "shape": shape, "forms": chosen}
+            worker.send(make="benchmarks.forms:calls", arguments=arguments)
+    for worker in forms:
+        worker.receive()
+
+
+def _memory(what, forms, torch_memory, ports):
+    """Bytes that a call adds to its inputs at its highest, results included.
+
+    TensorFlow counts them itself; torch's are seen from outside, in a process of its own. Not on JAX and in
+    onnxruntime, which count nothing and keep what they have freed.
+    """
+    counted = {worker: chosen for worker, chosen in forms.items() if worker.name in ("tensorflow", "addons")}
+    if torch_memory:
+        counted[torch_memory] = ports["torch"]
+    memory = {}
+    for worker, chosen in counted.items():
+        counter = f"benchmarks.backends.on_{'torch' if worker is torch_memory else 'tensorflow'}:added_bytes"
+        for form in chosen:
+            memory[f"{worker.name}/{form}"] = worker.ask(memory=f"{what}/{form}", counter=counter)
+    return memory
+
+
+def _few_videos(shape):
+    num_videos, num_frames, feature_size, num_clusters = shape
+    one = 4 * num_frames * feature_size * num_clusters
+    return (max(1, min(num_videos, int(MOST_RESIDUAL_BYTES / one))), *shape[1:])
+
+
+def _ratio(row, name, base):
+    rounds = row["rounds"]
+    return paired_ratio(rounds, name, base) if name in rounds and base in rounds else None
+
+
+def tables(part):
+    """The part as Markdown."""
+    ours = "tensorflow/NetVLAD"
+    chains, memory, addons, ports = [], [], [], []
+    for row in part["rows"]:
+        num_videos, num_frames, feature_size, num_clusters = row["shape"]
+        used = row["memory"]
+        if row["group"] == "packages":
+            chain = "tensorflow/chain"
+            cells = [row["size"], ", ".join(map(str, row["shape"])), row["what"]]
+            cells.append(f"{1e3 * sorted(row['rounds'][chain])[len(row['rounds'][chain]) // 2]:.1f}")
+            cells += [markdown.ratio(_ratio(row, f"tensorflow/{form}", chain)) for form in OURS[1:]]
+            for backend in ("torch", "jax", "onnxruntime"):
+                cells.append(markdown.ratio(_ratio(row, f"{backend}/NetVLAD", f"{backend}/chain")))
+            chains.append(cells)
+            needed = 4 * num_videos * num_clusters * (num_frames + feature_size)
+            memory.append([row["size"], row["what"], f"{needed / 1e6:.1f}"])
+            forms = [f"tensorflow/{form}" for form in OURS] + ["addons/TensorFlow Addons"]
+            memory[-1] += [f"{used[form] / needed:.2f}" if form in used else "" for form in forms]
+            peer = "addons/TensorFlow Addons"
+            if peer in row["rounds"]:
+                cells = [row["size"], row["what"], markdown.ratio(_ratio(row, peer, "addons/chain"))]
+                addons.append([*cells, markdown.ratio(_ratio(row, peer, ours)), markdown.quotient(used, peer, ours)])
+        else:
+            cells = [row["size"], num_videos, row["what"]]
+            compared = {f"tensorflow/{form}": ours for form in TEXTBOOK} | {"torch/patchnetvlad": "torch/NetVLAD"}
+            for form, beside in compared.items():
+                cells.append(markdown.ratio(_ratio(row, form, beside)))
+            for form, beside in compared.items():
+                cells.append(markdown.quotient(used, form, beside, 1))
+            ports.append(cells)
+    header = ["size", "B, N, D, K", "what", "TensorFlow's chain, ms", "NetVLAD / chain", "masked / chain"]
+    text = markdown.table([*header, "on torch", "on JAX", "in onnxruntime"], chains)
+    text += "\n\nMemory that a call adds, results included, over outputs and assignments (TensorFlow):\n\n"
+    header = ["size", "what", "outputs + assignments, MB", "chain", "NetVLAD", "masked", "TensorFlow Addons"]
+    text += markdown.table(header, memory)
+    if addons:
+        text += "\n\nTensorFlow Addons 0.23 on TensorFlow 2.15, beside its own chain and beside this layer:\n\n"
+        header = ["size", "what", "its time / its chain", "its time / NetVLAD", "its memory / NetVLAD"]
+        text += markdown.table(header, addons)
+    text += (
+        f"\n\nTextbook forms and `patchnetvlad`, at a batch whose residuals (B, N, K, D) take "
+        f"{MOST_RESIDUAL_BYTES / 1e9:.0f} GB at most; time and memory over this layer's in the same framework:\n\n"
+    )
+    header = ["size", "B", "what", "residual broadcast", "cluster loop", "patchnetvlad"]
+    text += markdown.table([*header, *(f"{name}, memory" for name in header[3:])], ports)
+    return text + markdown.notes(part["left_out"])
+
+
+def draw(part):
+    """Bars: each package's time over the chain of its framework."""
+    from matplotlib.figure import Figure
+
+    compared = {
+        "NetVLAD": ("tensorflow/NetVLAD", "tensorflow/chain"),
+        "NetVLAD, masked": ("tensorflow/NetVLAD, masked", "tensorflow/chain"),
+        "TensorFlow Addons": ("addons/TensorFlow Addons", "addons/chain"),
+        "NetVLAD on torch": ("torch/NetVLAD", "torch/chain"),
+        "NetVLAD on JAX": ("jax/NetVLAD", "jax/chain"),
+        "NetVLAD in onnxruntime": ("onnxruntime/NetVLAD", "onnxruntime/chain"),
     }
-
-
-def measure(functions, seconds):
-    """Times of interleaved calls, a list a function."""
-    functions = {name: tf.function(function, autograph=False) for name, function in functions.items()}
-    for function in functions.values():
-        tf.nest.map_structure(lambda tensor: tensor.numpy(), function())
-    times = {name: [] for name in functions}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["chain"]) < 5:
-        for name in random.sample(list(functions), len(functions)):
-            start = time.perf_counter()
-            tf.nest.map_structure(lambda tensor: tensor.numpy(), functions[name]())
-            times[name].append(time.perf_counter() - start)
-    return times
-
-
-def main():
-    """Prints one row a size and kind."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10, help="measuring time for each row (default %(default)s)")
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    options = parser.parse_args()
-    print(f"TensorFlow {tf.__version__}, {len(tf.config.list_physical_devices('GPU'))} GPUs, float32")
-    print("| size | B, N, D, K | what | chain, ms | NetVLAD / chain | masked / chain | rounds |")
-    print("|---|---|---|---|---|---|---|")
-    for size in options.sizes:
-        for what, functions in make_pairs(*SIZES[size]).items():
-            times = {name: np.array(values) for name, values in measure(functions, options.seconds).items()}
-            cells = []
-            for name in ("NetVLAD", "NetVLAD, masked"):
-                low, median, high = np.quantile(times[name] / times["chain"], (0.25, 0.5, 0.75))
-                cells.append(f"{median:.2f} ({low:.2f} to {high:.2f})")
-            shape = ", ".join(str(number) for number in SIZES[size])
-            milliseconds = 1e3 * np.median(times["chain"])
-            print(
-                f"| {size} | {shape} | {what} | {milliseconds:.1f} | {' | '.join(cells)} | {len(times['chain'])} |",
-                flush=True,
-            )
-
-
-if __name__ == "__main__":
-    main()
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    for axes, what in zip(figure.subplots(2, 1, sharex=True), WHATS, strict=True):
+        rows = [row for row in part["rows"] if row["what"] == what and row["group"] == "packages"]
+        for index, (label, (name, base)) in enumerate(compared.items()):
+            ratios = {place: _ratio(row, name, base) for place, row in enumerate(rows)}
+            ratios = {place: values for place, values in ratios.items() if values}
+            middles = [values[1] for values in ratios.values()]
+            errors = [[middle - low, high - middle] for low, middle, high in ratios.values()]
+            if ratios:
+                places = [place + 0.13 * (index - 2.5) for place in ratios]
+                axes.bar(places, middles, 0.13, label=label, yerr=list(zip(*errors, strict=True)))
+        axes.axhline(1, color="black", linewidth=0.8)
+        axes.set(ylabel="time / bare matrix products", title=what)
+        axes.set_xticks(range(len(rows)), [row["size"] for row in rows])
+    axes.figure.axes[0].legend(ncols=3, fontsize="small")
+    return figure

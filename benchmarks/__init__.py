@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks`, on a GPU `python -m benchmarks.gpu`."""
