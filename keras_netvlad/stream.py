@@ -115,10 +115,12 @@ class NetVLADStream:
         """
         if self.first_sum is None:
             raise ValueError("This stream has no frames yet; `update` it before `descriptor`.")
-        # The difference of two large sums is taken in float64; `describe` subtracts nothing more.
+        # In float64 up to the difference, where large numbers cancel.
         centroids = ops.convert_to_numpy(ops.cast(self.layer.centroids, self.layer._sum_dtype)).astype("float64")
-        residuals = self.first_sum - self.second_sum[:, :, None] * centroids
-        return ops.convert_to_numpy(self.layer.describe(residuals, np.zeros_like(self.second_sum)))
+        second_sum = self.second_sum[:, :, None]
+        means = np.divide(self.first_sum, second_sum, out=np.zeros_like(self.first_sum), where=second_sum > 0)
+        residuals, second_sum = (ops.cast(sums, self.layer._sum_dtype) for sums in (means - centroids, self.second_sum))
+        return ops.convert_to_numpy(self.layer._described(residuals, second_sum))
 
     def reset(self):
         """Forgets all frames; the next `update` may have another number of streams."""

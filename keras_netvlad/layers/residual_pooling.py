@@ -8,8 +8,12 @@ from keras import ops
 
 from keras_netvlad.layers.adaptation import find_centroids, import_kmeans, sample_descriptors
 from keras_netvlad.layers.descriptors import check_inputs, check_mask, flatten_inputs, flatten_mask, is_boolean
-from keras_netvlad.layers.safe_norm import inverse_norm
+from keras_netvlad.layers.safe_norm import SQUARED_EPSILON, inverse_root, normalize, squared_norm
 from keras_netvlad.layers.validation import check_boolean, check_integer
+
+# Sums of assignments below this count as none: a cluster's residuals would have to be longer than 1e6 to show. Smaller,
+# and the gradient of the quotient overflows on JAX.
+LEAST_SUM = 1e-18
 
 
 class ResidualPooling(keras.Layer):
@@ -64,7 +68,13 @@ class ResidualPooling(keras.Layer):
         )
 
     def call(self, inputs, mask=None, training=None):
-        return self.describe(*self.aggregate(inputs, mask=mask, training=training))
+        descriptors, assignments = self._assigned(inputs, mask, training)
+        second_sum = ops.sum(assignments, axis=1)  # (B, K)
+        # The mean descriptor of each cluster, divided before the product, where it is cheaper than after: a training
+        # step of 300 frames takes 0.9 to 0.95 times as long.
+        shares = assignments / ops.expand_dims(_divisor(second_sum), 1)
+        means = ops.transpose(shares, (0, 2, 1)) @ descriptors  # (B, K, D)
+        return self._described(means - ops.cast(self.centroids, self._sum_dtype), second_sum)
 
     def compute_mask(self, inputs, previous_mask):
         """Returns `None`: pooling consumes the mask. Passed on, Keras would multiply the loss by it."""
@@ -145,15 +155,8 @@ class ResidualPooling(keras.Layer):
                 f"`describe` of `{self.name}` takes the sums of `aggregate`, (batch, {sizes[0]}, {sizes[1]}) and "
                 f"(batch, {sizes[0]}). Received: shapes {tuple(first_sum.shape)} and {tuple(second_sum.shape)}"
             )
-        # sum_n a (x - c) without the residuals (B, N, K, D) ever existing.
-        residuals = first_sum - ops.expand_dims(second_sum, 2) * ops.cast(self.centroids, self._sum_dtype)
-        if self.intra_normalization:
-            # Over the clusters, too: the output's norm in the same product.
-            residuals = residuals * inverse_norm(residuals, joint_axis=1 if self.output_normalization else None)
-        descriptor = ops.reshape(residuals, (-1, self.num_clusters * self.feature_size))  # (B, K * D)
-        if self.output_normalization and not self.intra_normalization:
-            descriptor = descriptor * inverse_norm(descriptor)
-        return ops.cast(descriptor, self.compute_dtype)
+        means = first_sum / ops.expand_dims(_divisor(second_sum), 2)
+        return self._described(means - ops.cast(self.centroids, self._sum_dtype), second_sum)
 
     def assign(self, inputs, mask=None):
         """Returns which cluster each descriptor goes to, to look at.
@@ -280,16 +283,39 @@ class ResidualPooling(keras.Layer):
             return descriptors, self._assign(descriptors, None, training)
         weights = flatten_mask(mask, inputs, self._channel_axis)  # (B, N)
         present = weights if is_boolean(weights) else weights > 0
-        # Picked, not multiplied: 0 * NaN is NaN, forward and backward.
-        descriptors = self._normalized(ops.where(ops.expand_dims(present, 2), descriptors, 0.0))
+        picks = ops.expand_dims(present, 2)
+        # Picked, not multiplied: 0 * NaN is NaN, forward and backward. What is left is finite.
+        descriptors = self._normalized(ops.where(picks, descriptors, 0.0))
         assignments = self._assign(descriptors, present, training)
-        if is_boolean(weights):
-            return descriptors, ops.where(ops.expand_dims(present, 2), assignments, 0.0)
-        weights = ops.where(present, ops.cast(weights, self._sum_dtype), 0.0)
-        return descriptors, assignments * ops.expand_dims(weights, 2)
+        weights = picks if is_boolean(weights) else ops.where(picks, ops.expand_dims(weights, 2), 0)
+        return descriptors, assignments * ops.cast(weights, self._sum_dtype)
 
     def _normalized(self, descriptors):
-        return descriptors * inverse_norm(descriptors) if self.normalize_input else descriptors
+        return normalize(descriptors) if self.normalize_input else descriptors
+
+    def _described(self, mean_residuals, second_sum):
+        """The descriptor from `A / M - c` `(B, K, D)` and `M` `(B, K)`.
+
+        `M (A / M - c)` is the sum of the residuals, which thus never exist one by one; nor does `M c`, which would be
+        as large as the sum. What normalizing divides out again is not multiplied in.
+        """
+        squared = squared_norm(mean_residuals)  # (B, K, 1)
+        masses = ops.expand_dims(second_sum, 2)
+        squared_sums = squared * ops.square(masses)
+        if self.intra_normalization:
+            is_filled = squared_sums > SQUARED_EPSILON
+            if self.output_normalization:
+                # Each filled cluster has norm 1 by then, so together they have the root of their number.
+                squared = squared * ops.sum(ops.cast(is_filled, self._sum_dtype), axis=1, keepdims=True)
+            scales = inverse_root(squared, is_filled)
+        elif self.output_normalization:
+            squared = ops.sum(squared_sums, axis=1, keepdims=True)
+            scales = masses * inverse_root(squared, squared > SQUARED_EPSILON)
+        else:
+            scales = masses
+        descriptor = mean_residuals * scales
+        descriptor = ops.reshape(descriptor, (-1, self.num_clusters * self.feature_size))  # (B, K * D)
+        return ops.cast(descriptor, self.compute_dtype)
 
     def _check_call(self, inputs, mask):
         check_inputs(self.name, inputs.shape, self._channel_axis, self.feature_size)
@@ -308,3 +334,8 @@ class ResidualPooling(keras.Layer):
     @property
     def _sum_dtype(self):
         return "float64" if self.compute_dtype == "float64" else "float32"
+
+
+def _divisor(second_sum):
+    """`M`, for `A / M`; positive where no descriptor counts."""
+    return ops.maximum(second_sum, LEAST_SUM)
