@@ -123,26 +123,20 @@ def _share_of_a_transpose(view, opset):
     """
     for transpose in view.of_type("Transpose"):
         share = view.maker(transpose.input[0], "Div")
-        column = share and view.maker(share.input[1], "Unsqueeze")
-        least = column and view.maker(column.input[0], "Max")
+        least = share and view.maker(share.input[1], "Max")
+        column = least and view.maker(least.input[0], "Unsqueeze")
         if (
-            not (least and view.only_reader(share, "Transpose") and view.only_reader(column, "Div"))
+            not (column and view.only_reader(share, "Transpose") and view.only_reader(least, "Div"))
             or list(transpose.attribute[0].ints) != [0, 2, 1]
-            or not view.only_reader(least, "Unsqueeze")
+            or not view.only_reader(column, "Max")
             or view.axes(column) != [1]
             or not view.is_scalar(least.input[1])
         ):
             continue
-        # The same nodes in another order, each under the name that the one in its place had.
-        result, sums = transpose.output[0], least.input[0]
-        assignments, transposed = share.input[0], transpose.input[0]
-        transpose.input[0], transpose.output[0] = assignments, transposed
-        column.input[0] = sums
-        if len(column.input) > 1:
-            column.input[1] = view.add_constant(f"{column.output[0]}_axes", [2])
-        least.input[0], column.output[0], least.output[0] = least.output[0], least.output[0], column.output[0]
-        share.input[:] = [transposed, least.output[0]]
-        share.output[0] = result
+        column.input[1] = view.add_constant(f"{column.output[0]}_axes", [2])
+        # Transpose and division swap places, each under the name that the other had.
+        share.input[0], transpose.input[0] = transpose.input[0], share.input[0]
+        share.output[0], transpose.output[0] = transpose.output[0], share.output[0]
 
 
 def _sum_of_a_transpose(view, opset):

@@ -72,8 +72,8 @@ class ResidualPooling(keras.Layer):
         second_sum = ops.sum(assignments, axis=1)  # (B, K)
         # The mean descriptor of each cluster, divided before the product, where it is cheaper than after: a training
         # step of 300 frames takes 0.9 to 0.95 times as long.
-        shares = assignments / ops.expand_dims(_divisor(second_sum), 1)
-        means = ops.transpose(shares, (0, 2, 1)) @ descriptors  # (B, K, D)
+        shares = assignments * _inverse(ops.expand_dims(second_sum, 1))
+        means = _sums_of_products(shares, descriptors)
         return self._described(means - ops.cast(self.centroids, self._sum_dtype), second_sum)
 
     def compute_mask(self, inputs, previous_mask):
@@ -129,8 +129,7 @@ class ResidualPooling(keras.Layer):
         True
         """
         descriptors, assignments = self._assigned(inputs, mask, training)
-        first = ops.transpose(assignments, (0, 2, 1)) @ descriptors  # (B, K, D)
-        return first, ops.sum(assignments, axis=1)
+        return _sums_of_products(assignments, descriptors), ops.sum(assignments, axis=1)
 
     def describe(self, first_sum, second_sum):
         """Turns the sums of `aggregate` into the descriptor.
@@ -155,7 +154,7 @@ class ResidualPooling(keras.Layer):
                 f"`describe` of `{self.name}` takes the sums of `aggregate`, (batch, {sizes[0]}, {sizes[1]}) and "
                 f"(batch, {sizes[0]}). Received: shapes {tuple(first_sum.shape)} and {tuple(second_sum.shape)}"
             )
-        means = first_sum / ops.expand_dims(_divisor(second_sum), 2)
+        means = first_sum * _inverse(ops.expand_dims(second_sum, 2))
         return self._described(means - ops.cast(self.centroids, self._sum_dtype), second_sum)
 
     def assign(self, inputs, mask=None):
@@ -336,6 +335,16 @@ class ResidualPooling(keras.Layer):
         return "float64" if self.compute_dtype == "float64" else "float32"
 
 
-def _divisor(second_sum):
-    """`M`, for `A / M`; positive where no descriptor counts."""
-    return ops.maximum(second_sum, LEAST_SUM)
+def _inverse(second_sum):
+    """`1 / M`, finite where no descriptor counts."""
+    return ops.reciprocal(ops.maximum(second_sum, LEAST_SUM))
+
+
+def _sums_of_products(assignments, descriptors):
+    """`a^T x` `(B, K, D)` of `(B, N, K)` and `(B, N, D)`."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # As a flag: the gradient of a transpose of its own is one more, and a training step 1.02 to 1.15 times as long.
+        return tf.matmul(assignments, descriptors, transpose_a=True)
+    return ops.transpose(assignments, (0, 2, 1)) @ descriptors
