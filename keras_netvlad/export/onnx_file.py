@@ -1,5 +1,6 @@
 """`export_onnx`: a model as an ONNX file, of any size."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -53,7 +54,7 @@ def export_onnx(
             as the model has them. `"float16"`: half the size, for GPUs; a CPU widens them again and is as fast as
             with float32. `"int8"`: kernels of a million values or more, a quarter of the size and a third of the time
             at batch 1; for CPUs, to which GPU providers leave such products. Pooling, biases, activations, inputs and
-            outputs stay float32.
+            outputs stay float32; poolings with a `product_dtype` become float32.
         tolerance: As of `verify`; by default at least 2e-3 for float16 and 5e-2 for int8.
         data, min_agreement: As of `verify`: what a precision costs shows on real data.
         metadata: As of `export_saved_model`. It is kept in the file's own metadata, too, beside `precision`,
@@ -151,16 +152,31 @@ def _convert(model, signature, weights, opset):
     ]
     input_specs = {port.name: tf.TensorSpec(port.shape, port.dtype, port.name) for port in signature.inputs}
     function = tf.function(lambda weights, inputs: forward(model, signature, weights, inputs), autograph=False)
-    proto, _ = tf2onnx.convert.from_function(
-        function,
-        input_signature=[weight_specs, input_specs],
-        opset=opset,
-        custom_op_handlers={"SelectV2": (_write_where, []), "Less": (_write_as_it_is, [])},
-    )
+    with _float32_products(model):
+        proto, _ = tf2onnx.convert.from_function(
+            function,
+            input_signature=[weight_specs, input_specs],
+            opset=opset,
+            custom_op_handlers={"SelectV2": (_write_where, []), "Less": (_write_as_it_is, [])},
+        )
     simplify(proto.graph, opset)
     proto.graph.name = model.name
     proto.producer_name, proto.producer_version = "keras_netvlad", __version__
     return proto
+
+
+@contextlib.contextmanager
+def _float32_products(model):
+    """Has poolings multiply in float32: onnxruntime has no products of bfloat16 for CPUs."""
+    poolings = [layer for layer in model._flatten_layers() if isinstance(layer, ResidualPooling)]
+    dtypes = [layer.product_dtype for layer in poolings]
+    try:
+        for layer in poolings:
+            layer.product_dtype = None
+        yield
+    finally:
+        for layer, dtype in zip(poolings, dtypes, strict=True):
+            layer.product_dtype = dtype
 
 
 def _write_where(context, node, name, args):

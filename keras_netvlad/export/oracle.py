@@ -58,10 +58,11 @@ def _in_float64(config):
         if config.get("class_name") == "DTypePolicy":
             policy = _in_float64({"dtype": config["config"]["name"]})["dtype"]
             return {**config, "config": {**config["config"], "name": policy}}
-        return {
+        config = {
             key: "float64" if key == "dtype" and isinstance(value, str) and value in FLOATS else _in_float64(value)
             for key, value in config.items()
         }
+        return {**config, "product_dtype": None} if "product_dtype" in config else config
     if isinstance(config, (list, tuple)):
         return type(config)(_in_float64(value) for value in config)
     return config

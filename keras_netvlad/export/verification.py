@@ -116,7 +116,10 @@ def verify(model, path, tolerance=None, data=None, min_agreement=None):
 
 def default_tolerance(model, precision):
     """The largest relative difference that a model's own precision and an artefact's explain."""
-    is_16_bit = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers())
+    is_16_bit = any(
+        {layer.compute_dtype, getattr(layer, "product_dtype", None)} & {"float16", "bfloat16"}
+        for layer in model._flatten_layers()
+    )
     return max(FLOAT16_TOLERANCE if is_16_bit else FLOAT32_TOLERANCE, TOLERANCES.get(precision, 0))
 
 

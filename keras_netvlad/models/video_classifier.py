@@ -28,6 +28,7 @@ class VideoClassifier(keras.Model):
         num_clusters: Integer, `K`; or a dict with the number of clusters of each stream.
         hidden_units: Integer, width of a ReLU projection of the descriptor; or `None` for a linear classifier.
         activation: `"sigmoid"` for classes that may occur together, `"softmax"` for one class a video.
+        product_dtype: `None` or `"bfloat16"`, as of `NetVLAD`.
         **kwargs: `name`, `trainable` and `dtype` of the model; a dtype policy reaches every layer.
 
     Call arguments:
@@ -61,6 +62,7 @@ class VideoClassifier(keras.Model):
         num_clusters=64,
         hidden_units=1024,
         activation="sigmoid",
+        product_dtype=None,
         dtype=None,
         **kwargs,
     ):
@@ -82,7 +84,8 @@ class VideoClassifier(keras.Model):
         pooled = []
         for name, stream in streams.items():
             mask = FrameMask(name=f"{name}_mask")(num_frames, stream)
-            pooled.append(NetVLAD(clusters[name], name=f"{name}_netvlad", dtype=dtype_policy)(stream, mask=mask))
+            options = {"product_dtype": product_dtype, "dtype": dtype_policy}
+            pooled.append(NetVLAD(clusters[name], name=f"{name}_netvlad", **options)(stream, mask=mask))
         descriptor = pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(dtype=dtype_policy)(pooled)
         features = descriptor
         if hidden_units is not None:
@@ -99,6 +102,7 @@ class VideoClassifier(keras.Model):
         self.num_clusters = dict(clusters) if isinstance(num_clusters, Mapping) else num_clusters
         self.hidden_units = hidden_units
         self.activation = activation
+        self.product_dtype = product_dtype
         self._inner_dtype_policy = dtype_policy
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -120,6 +124,7 @@ class VideoClassifier(keras.Model):
             "num_clusters": self.num_clusters if isinstance(self.num_clusters, int) else dict(self.num_clusters),
             "hidden_units": self.hidden_units,
             "activation": self.activation,
+            "product_dtype": self.product_dtype,
             "quantized_layers": {
                 layer.name: layer.quantization_mode for layer in self.layers if layer.quantization_mode
             },
