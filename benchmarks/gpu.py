@@ -33,8 +33,6 @@ PRECISIONS = (
     ("bfloat16", "bfloat16", False),
     ("float16", "float16", False),
 )
-# Errors of the descriptor relative to its largest value; up to 1e-2 is expected of bfloat16 inputs.
-TOLERANCE = 5e-2
 ROTATED_BYTES = 512e6
 PRODUCT_SIZE, COPY_VALUES = 8192, 2**28
 TINY_PRODUCT_SIZE, TINY_COPY_VALUES = 64, 2**12
@@ -102,7 +100,7 @@ def _calls(framework, given, dtype, tiny):
         outputs = forward(*inputs)
         if form == "NetVLAD":
             first = framework.to_numpy(outputs[0])
-            error = forms.check(form, first, given, TOLERANCE)
+            error = forms.check(form, first, given, forms.BFLOAT16_TOLERANCE)
         gradient = framework.tensor(given["gradient"].reshape(tuple(outputs.shape)), dtype)
         calls["forward", form] = forward, copies
         step = framework.training_step(function, weights)

@@ -8,7 +8,11 @@ from benchmarks.forms import WHATS
 from benchmarks.measuring import Worker, interleaved, medians, paired_ratio
 
 OURS = ("chain", "NetVLAD", "NetVLAD, masked")
-PACKAGES = {"addons": ("chain", "TensorFlow Addons")}
+PACKAGES = {
+    "tensorflow": (*OURS, "NetVLAD, bfloat16"),
+    "xla": ("chain", "NetVLAD"),
+    "addons": ("chain", "TensorFlow Addons"),
+}
 TEXTBOOK = ("residual broadcast", "cluster loop")
 # Of residuals (B, N, K, D), of which the textbook forms hold several at once, a training step up to six.
 MOST_RESIDUAL_BYTES = 1e9
@@ -64,7 +68,7 @@ def _workers(install, left_out):
         path = peers.patchnetvlad_path(install)
     except peers.Absent as absent:
         left_out.append(str(absent))
-    workers = [Worker("tensorflow", KERAS_BACKEND="tensorflow"), Worker("onnxruntime", KERAS_BACKEND="tensorflow")]
+    workers = [Worker(name, KERAS_BACKEND="tensorflow") for name in ("tensorflow", "xla", "onnxruntime")]
     for backend in ("torch", "jax"):
         if importlib.util.find_spec(backend) is None:
             left_out.append(f"{backend} is not installed")
@@ -134,13 +138,13 @@ def tables(part):
             chain = "tensorflow/chain"
             cells = [row["size"], ", ".join(map(str, row["shape"])), row["what"]]
             cells.append(f"{1e3 * sorted(row['rounds'][chain])[len(row['rounds'][chain]) // 2]:.1f}")
-            cells += [markdown.ratio(_ratio(row, f"tensorflow/{form}", chain)) for form in OURS[1:]]
-            for backend in ("torch", "jax", "onnxruntime"):
+            cells += [markdown.ratio(_ratio(row, f"tensorflow/{form}", chain)) for form in PACKAGES["tensorflow"][1:]]
+            for backend in ("xla", "torch", "jax", "onnxruntime"):
                 cells.append(markdown.ratio(_ratio(row, f"{backend}/NetVLAD", f"{backend}/chain")))
             chains.append(cells)
             needed = 4 * num_videos * num_clusters * (num_frames + feature_size)
             memory.append([row["size"], row["what"], f"{needed / 1e6:.1f}"])
-            forms = [f"tensorflow/{form}" for form in OURS] + ["addons/TensorFlow Addons"]
+            forms = [f"tensorflow/{form}" for form in PACKAGES["tensorflow"]] + ["addons/TensorFlow Addons"]
             memory[-1] += [f"{used[form] / needed:.2f}" if form in used else "" for form in forms]
             peer = "addons/TensorFlow Addons"
             if peer in row["rounds"]:
@@ -155,9 +159,11 @@ def tables(part):
                 cells.append(markdown.quotient(used, form, beside, 1))
             ports.append(cells)
     header = ["size", "B, N, D, K", "what", "TensorFlow's chain, ms", "NetVLAD / chain", "masked / chain"]
-    text = markdown.table([*header, "on torch", "on JAX", "in onnxruntime"], chains)
+    header += ["bfloat16 / float32 chain", "by XLA", "on torch", "on JAX", "in onnxruntime"]
+    text = markdown.table(header, chains)
     text += "\n\nMemory that a call adds, results included, over outputs and assignments (TensorFlow):\n\n"
-    header = ["size", "what", "outputs + assignments, MB", "chain", "NetVLAD", "masked", "TensorFlow Addons"]
+    header = ["size", "what", "outputs + assignments, MB", "chain", "NetVLAD", "masked", "bfloat16"]
+    header.append("TensorFlow Addons")
     text += markdown.table(header, memory)
     if addons:
         text += "\n\nTensorFlow Addons 0.23 on TensorFlow 2.15, beside its own chain and beside this layer:\n\n"
@@ -180,6 +186,8 @@ def draw(part):
         "NetVLAD": ("tensorflow/NetVLAD", "tensorflow/chain"),
         "NetVLAD, masked": ("tensorflow/NetVLAD, masked", "tensorflow/chain"),
         "TensorFlow Addons": ("addons/TensorFlow Addons", "addons/chain"),
+        "NetVLAD, bfloat16": ("tensorflow/NetVLAD, bfloat16", "tensorflow/chain"),
+        "NetVLAD by XLA": ("xla/NetVLAD", "xla/chain"),
         "NetVLAD on torch": ("torch/NetVLAD", "torch/chain"),
         "NetVLAD on JAX": ("jax/NetVLAD", "jax/chain"),
         "NetVLAD in onnxruntime": ("onnxruntime/NetVLAD", "onnxruntime/chain"),
@@ -193,8 +201,8 @@ def draw(part):
             middles = [values[1] for values in ratios.values()]
             errors = [[middle - low, high - middle] for low, middle, high in ratios.values()]
             if ratios:
-                places = [place + 0.13 * (index - 2.5) for place in ratios]
-                axes.bar(places, middles, 0.13, label=label, yerr=list(zip(*errors, strict=True)))
+                places = [place + 0.1 * (index - 3.5) for place in ratios]
+                axes.bar(places, middles, 0.1, label=label, yerr=list(zip(*errors, strict=True)))
         axes.axhline(1, color="black", linewidth=0.8)
         axes.set(ylabel="time / bare matrix products", title=what)
         axes.set_xticks(range(len(rows)), [row["size"] for row in rows])
