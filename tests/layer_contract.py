@@ -130,7 +130,7 @@ def check_dtypes(make_layer, inputs, mask):
             layer = make_layer(dtype=dtype)
             layer.build(inputs.shape)
             randomize_weights(layer)
-            outputs = layer(inputs, mask=mask)
+            outputs = layer(inputs, **keyword(mask))
             compute_dtype = dtype.removeprefix("mixed_")
             assert keras.backend.standardize_dtype(outputs.dtype) == compute_dtype
             symbolic = layer(keras.KerasTensor((None, *inputs.shape[1:]), dtype="float32"))
@@ -157,7 +157,7 @@ def check_jit_compile(make_layer, inputs, mask):
     model = keras.Model(arguments, outputs)
     randomize_weights(layer)
     model.compile(jit_compile=True)
-    expected = to_numpy(layer(inputs, mask=mask))
+    expected = to_numpy(layer(inputs, **keyword(mask)))
     # Measured: 1.3e-7 of the largest output on every backend, headroom 16.
     np.testing.assert_allclose(model.predict(values, verbose=0), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
@@ -206,6 +206,9 @@ def loss_and_gradients(layer, inputs, mask=None, cotangent=None, training=False)
     dtype = "float64" if layer.compute_dtype == "float64" else "float32"
     inputs, cotangent = inputs.astype(dtype), cotangent.astype(dtype)
 
+    takes_training = "training" in inspect.signature(layer.call).parameters
+    arguments = {**keyword(mask), **({"training": training} if takes_training else {})}
+
     def loss_of(outputs):
         return keras.ops.sum(keras.ops.cast(outputs, dtype) * cotangent)
 
@@ -216,7 +219,7 @@ def loss_and_gradients(layer, inputs, mask=None, cotangent=None, training=False)
         variables = [variable.value for variable in layer.trainable_variables]
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            loss = loss_of(layer(inputs, mask=mask, training=training))
+            loss = loss_of(layer(inputs, **arguments))
         input_gradient, *weight_gradients = tape.gradient(loss, [inputs, *variables])
     elif BACKEND == "jax":
         import jax
@@ -224,7 +227,7 @@ def loss_and_gradients(layer, inputs, mask=None, cotangent=None, training=False)
         frozen = [variable.value for variable in layer.non_trainable_variables]
 
         def function(inputs, variables):
-            outputs, _ = layer.stateless_call(variables, frozen, inputs, mask=mask, training=training)
+            outputs, _ = layer.stateless_call(variables, frozen, inputs, **arguments)
             return loss_of(outputs)
 
         variables = [variable.value for variable in layer.trainable_variables]
@@ -237,10 +240,15 @@ def loss_and_gradients(layer, inputs, mask=None, cotangent=None, training=False)
         inputs = torch.tensor(inputs, requires_grad=True)
         cotangent = torch.tensor(cotangent)
         variables = [variable.value for variable in layer.trainable_variables]
-        loss = loss_of(layer(inputs, mask=mask, training=training))
+        loss = loss_of(layer(inputs, **arguments))
         input_gradient, *weight_gradients = torch.autograd.grad(loss, [inputs, *variables], allow_unused=True)
     gradients = [None if g is None else to_numpy(g) for g in (input_gradient, *weight_gradients)]
     return float(loss), gradients[0], gradients[1:]
+
+
+def keyword(mask):
+    """The argument `mask`, where there is one: a layer that pools nothing need not take it."""
+    return {} if mask is None else {"mask": mask}
 
 
 def double_precision():

@@ -132,6 +132,49 @@ def video_classifier(model, streams, num_frames):
     return {"scores": scores, "descriptor": descriptor}
 
 
+def context_gating(inputs, kernel, bias=None, batch_normalization=None, reduction_kernel=None, reduction_bias=None):
+    """Returns `x * sigmoid(...)` of rows `(B, D)`.
+
+    Args:
+        inputs: `(B, D)`.
+        kernel: `(D, D)`, or `(D // r, D)` behind a reduction.
+        bias: `(D,)` or `None`.
+        batch_normalization: `None`; or `gamma`, `beta`, `mean`, `variance` and `epsilon`, of the logits or, if there is
+            a reduction, of what is before its ReLU.
+        reduction_kernel: `(D, D // r)` or `None`.
+        reduction_bias: `(D // r,)` or `None`.
+    """
+    rows = []
+    for x in np.asarray(inputs, "float64"):
+        logits = x
+        if reduction_kernel is not None:
+            logits = logits @ reduction_kernel + (0.0 if reduction_bias is None else reduction_bias)
+            logits = np.maximum(_batch_normalized(logits, batch_normalization), 0.0) @ kernel
+        else:
+            logits = _batch_normalized(logits @ kernel, batch_normalization)
+        logits = logits + (0.0 if bias is None else bias)
+        rows.append(x / (1 + np.exp(-logits)))
+    return np.stack(rows)
+
+
+def mixture_of_experts(inputs, gate_kernel, expert_kernel, expert_bias, num_mixtures, gate_bias=None):
+    """Returns scores `(B, C)` of rows `(B, D)`; kernels are class-major, the dummy is each class's last gate."""
+    inputs = np.asarray(inputs, "float64")
+    num_classes = len(expert_bias) // num_mixtures
+    scores = np.zeros((len(inputs), num_classes))
+    for b, x in enumerate(inputs):
+        for c in range(num_classes):
+            gates = []
+            for m in range(num_mixtures + 1):
+                column = c * (num_mixtures + 1) + m
+                gates.append(np.exp(x @ gate_kernel[:, column] + (0.0 if gate_bias is None else gate_bias[column])))
+            for m in range(num_mixtures):
+                column = c * num_mixtures + m
+                expert = 1 / (1 + np.exp(-(x @ expert_kernel[:, column] + expert_bias[column])))
+                scores[b, c] += gates[m] / sum(gates) * expert
+    return scores
+
+
 def flatten(inputs, mask=None, channels_first=False):
     """Returns descriptors `(B, N, D)` and weights `(B, N)`, frame by frame, row by row."""
     inputs = np.asarray(inputs, "float64")
@@ -184,6 +227,13 @@ def assignment_options_of(layer):
         "normalize_input": layer.normalize_input,
         "channels_first": layer.data_format == "channels_first",
     }
+
+
+def _batch_normalized(values, batch_normalization):
+    if batch_normalization is None:
+        return values
+    gamma, beta, mean, variance, epsilon = batch_normalization
+    return gamma * (values - mean) / np.sqrt(variance + epsilon) + beta
 
 
 def _dense(layer, inputs):
