@@ -17,7 +17,18 @@ test-fast: .venv/.test
 	$(BIN)/pytest -m "not slow"
 
 # The layers once more, on the other two backends of Keras; and the converters, which read torch's files.
-BACKEND_TESTS := $(addprefix tests/test_,netvlad.py netvlad_properties.py frame_mask.py dequantize.py vlad.py adapt.py stream.py context_gating.py mixture_of_experts.py)
+BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
+	adapt \
+	context_gating \
+	dequantize \
+	frame_mask \
+	mixture_of_experts \
+	netvlad \
+	netvlad_properties \
+	product_dtype \
+	stream \
+	vlad \
+))
 backends: .venv/.backends
 	KERAS_BACKEND=jax $(BIN)/pytest $(BACKEND_TESTS)
 	KERAS_BACKEND=torch $(BIN)/pytest $(BACKEND_TESTS)

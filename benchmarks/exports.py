@@ -98,5 +98,5 @@ def draw(part):
             axes.bar(places, [max(value, 1e-2) for value in values], 0.13, label=kind)
         axes.set(title=title, yscale="log", xlabel="weights")
         axes.set_xticks(range(len(weights)), [f"{size / 1e6:.0f} MB" for size in weights])
-    figure.axes[0].legend(fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), ncols=6, fontsize="small", loc="outside lower center")
     return figure

@@ -86,6 +86,9 @@ def draw(part):
             grid[0, column].loglog(row["values"], [1e3 * value for value in row["seconds"]], "o-", label=row["what"])
             used = [value / 1e6 if value > 0 else None for value in row["memory"]]
             grid[1, column].loglog(row["values"], used, "o-", label=row["what"])
+        for axes in grid[:, column]:
+            axes.set_xticks(row["values"][::2], [f"{value:,}" for value in row["values"][::2]])
+            axes.minorticks_off()
         grid[1, column].set_xlabel(axis)
     grid[0, 0].set_ylabel("ms")
     grid[1, 0].set_ylabel("memory beyond\nthe inputs, MB")

@@ -206,5 +206,5 @@ def draw(part):
         axes.axhline(1, color="black", linewidth=0.8)
         axes.set(ylabel="time / bare matrix products", title=what)
         axes.set_xticks(range(len(rows)), [row["size"] for row in rows])
-    axes.figure.axes[0].legend(ncols=3, fontsize="small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), ncols=4, fontsize="small", loc="outside upper center")
     return figure
