@@ -12,6 +12,7 @@ from layer_contract import (
     check_gradients,
     check_jit_compile,
     check_shapes,
+    loss_and_gradients,
     randomize_weights,
     to_numpy,
 )
@@ -117,12 +118,26 @@ def test_frames_are_gated_each_and_padding_stays_out_of_batch_statistics():
         layer = make_layer(rank=3, batch_normalization=True)
         before = layer.normalization.moving_mean.numpy()
         outputs = to_numpy(layer(np.where(mask[..., None], inputs, np.float32(padding)), mask=mask, training=True))
-        assert np.isfinite(outputs[mask]).all()
+        assert np.isfinite(outputs).all()
+        assert not outputs[~mask].any()
         statistics.append(layer.normalization.moving_mean.numpy())
         logits = inputs[mask].astype("float64") @ layer.kernel.numpy()
         # Measured 1e-7.
         np.testing.assert_allclose(statistics[-1], 0.99 * before + 0.01 * logits.mean(axis=0), atol=1e-6)
     np.testing.assert_array_equal(*statistics)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradients_are_finite_where_padding_is_not(options):
+    layer, inputs = make_layer(rank=3, **OPTIONS[options]), features(3, 5, 6)
+    mask = np.arange(5) < np.array([[5], [2], [3]])
+    for padding in (0.0, np.nan):
+        padded = np.where(mask[..., None], inputs, np.float32(padding))
+        loss, input_gradient, gradients = loss_and_gradients(layer, padded, mask, training=True)
+        assert np.isfinite(loss)
+        assert np.isfinite(input_gradient).all()
+        assert all(np.isfinite(gradient).all() for gradient in gradients)
+        assert not input_gradient[~mask].any()
 
 
 def test_a_mask_is_passed_on():
