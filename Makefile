@@ -25,8 +25,10 @@ BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 	mixture_of_experts \
 	netvlad \
 	netvlad_properties \
+	presets \
 	product_dtype \
 	stream \
+	video_classifier \
 	vlad \
 ))
 backends: .venv/.backends

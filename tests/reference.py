@@ -117,18 +117,34 @@ def video_classifier(model, streams, num_frames):
     descriptors = []
     for name in model.feature_sizes:
         mask = np.arange(streams[name].shape[1]) < np.asarray(num_frames)[:, None]
-        frames = np.where(mask[:, :, None], streams[name], 0.0)
-        descriptors.append(netvlad(frames, mask=mask, **options_of(model.get_layer(f"{name}_netvlad"))))
+        frames = streams[name] * (4 / 255) + 4 / 512 - 2 if model.stream_dtype == "uint8" else streams[name]
+        frames = np.where(mask[:, :, None], frames, 0.0)
+        if model.input_batch_normalization:
+            frames = _batch_normalized(frames, _moments(model.get_layer(f"{name}_batch_normalization")))
+        layer = model.get_layer(f"{name}_{model.pooling}")
+        descriptors.append(netvlad(frames, mask=mask, **options_of(layer)))
     descriptor = np.concatenate(descriptors, axis=1)
     features = descriptor
     if model.hidden_units is not None:
-        features = np.maximum(_dense(model.get_layer("hidden"), features), 0)
-    logits = _dense(model.get_layer("scores"), features)
-    if model.activation == "sigmoid":
-        scores = 1 / (1 + np.exp(-logits))
+        features = _dense(model.get_layer("hidden"), features)
+        if model.hidden_batch_normalization:
+            features = _batch_normalized(features, _moments(model.get_layer("hidden_batch_normalization")))
+        features = {None: features, "relu": np.maximum(features, 0), "tanh": np.tanh(features)}[model.hidden_activation]
+    if model.gate_features:
+        features = context_gating(features, **gating_options_of(model.get_layer("feature_gating")))
+    classifier = model.get_layer("ungated_scores" if model.gate_scores else "scores")
+    if model.num_mixtures is not None:
+        weights = {weight.name: _array(weight) for weight in classifier.weights}
+        scores = mixture_of_experts(features, num_mixtures=model.num_mixtures, **weights)
     else:
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        scores = exponentials / exponentials.sum(axis=1, keepdims=True)
+        logits = _dense(classifier, features)
+        if model.activation == "sigmoid":
+            scores = 1 / (1 + np.exp(-logits))
+        else:
+            exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+            scores = exponentials / exponentials.sum(axis=1, keepdims=True)
+    if model.gate_scores:
+        scores = context_gating(scores, **gating_options_of(model.get_layer("scores")))
     return {"scores": scores, "descriptor": descriptor}
 
 
@@ -229,6 +245,19 @@ def assignment_options_of(layer):
     }
 
 
+def gating_options_of(layer):
+    """Returns what `context_gating` takes beside inputs, read off a built `ContextGating` layer."""
+    values = {weight.name: _array(weight) for weight in layer.weights}
+    names = ("kernel", "bias", "reduction_kernel", "reduction_bias")
+    normalization = _moments(layer.normalization) if layer.batch_normalization else None
+    return {**{name: values.get(name) for name in names}, "batch_normalization": normalization}
+
+
+def _moments(layer):
+    """Gamma, beta, mean, variance and epsilon of a built `BatchNormalization` layer."""
+    return *map(_array, (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)), layer.epsilon
+
+
 def _batch_normalized(values, batch_normalization):
     if batch_normalization is None:
         return values
@@ -237,7 +266,7 @@ def _batch_normalized(values, batch_normalization):
 
 
 def _dense(layer, inputs):
-    return inputs @ _array(layer.kernel) + _array(layer.bias)
+    return inputs @ _array(layer.kernel) + (_array(layer.bias) if layer.use_bias else 0.0)
 
 
 def _array(variable):

@@ -40,20 +40,10 @@ def make_layer(size=6, rank=2, **options):
     return layer
 
 
-def weights_of(layer):
-    values = {weight.name: weight.numpy().astype("float64") for weight in layer.weights}
-    names = ("kernel", "bias", "reduction_kernel", "reduction_bias")
-    normalization = None
-    if layer.batch_normalization:
-        moments = ("gamma", "beta", "moving_mean", "moving_variance")
-        normalization = (*(values[name] for name in moments), layer.normalization.epsilon)
-    return {**{name: values.get(name) for name in names}, "batch_normalization": normalization}
-
-
 @pytest.mark.parametrize("options", OPTIONS)
 def test_every_option_matches_the_oracle(options):
     layer, inputs = make_layer(**OPTIONS[options]), features(4, 6)
-    expected = reference.context_gating(inputs, **weights_of(layer))
+    expected = reference.context_gating(inputs, **reference.gating_options_of(layer))
     np.testing.assert_allclose(to_numpy(layer(inputs)), expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
 
 

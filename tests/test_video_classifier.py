@@ -1,6 +1,10 @@
+import contextlib
+
 import keras
 import numpy as np
 import pytest
+import reference
+from layer_contract import BACKEND, double_precision, randomize_weights
 
 from keras_netvlad.data import load_japanese_vowels
 from keras_netvlad.layers import NetVLAD
@@ -19,8 +23,58 @@ def small_batch(batch=4, frames=6, size=4, seed=0):
     }
 
 
+# Everything between frames and scores that an option adds, one by one and as the winners had it.
+OPTIONS = {
+    "assignment": {"pooling_options": {"assignment_batch_normalization": True, "num_ghost_clusters": 1}},
+    "bytes": {"input_dtype": "uint8"},
+    "input_batch_normalization": {"input_batch_normalization": True},
+    "hidden_activation": {"hidden_activation": "tanh"},
+    "linear_hidden": {"hidden_activation": None},
+    "hidden_batch_normalization": {"hidden_batch_normalization": True},
+    "dropout": {"dropout": 0.5},
+    "feature_gating": {"gate_features": True, "gating_batch_normalization": False},
+    "gating_reduction": {"gate_features": True, "gating_reduction": 2},
+    "score_gating": {"gate_scores": True},
+    "mixtures": {"num_mixtures": 2},
+    "mixtures_without_hidden": {"num_mixtures": 3, "hidden_units": None},
+    "all": {
+        "pooling_options": {"assignment_batch_normalization": True},
+        "input_dtype": "uint8",
+        "input_batch_normalization": True,
+        "dropout": 0.3,
+        "hidden_activation": None,
+        "hidden_batch_normalization": True,
+        "gate_features": True,
+        "gate_scores": True,
+        "gating_reduction": 2,
+        "num_mixtures": 2,
+        "classifier_regularizer": "l2",
+    },
+}
+
+
+def two_stream_model(**options):
+    model = VideoClassifier(
+        {"rgb": 6, "audio": 4},
+        **{"num_classes": 3, "num_clusters": {"rgb": 3, "audio": 2}, "hidden_units": 5, **options},
+    )
+    randomize_weights(model)
+    return model
+
+
+def two_stream_batch(model, frames=7, num_frames=(7, 3, 0, 9)):
+    generator = np.random.default_rng(1)
+    streams = {
+        name: generator.integers(0, 256, (len(num_frames), frames, size)).astype("uint8")
+        if model.stream_dtype == "uint8"
+        else generator.normal(size=(len(num_frames), frames, size)).astype("float32")
+        for name, size in model.feature_sizes.items()
+    }
+    return {**streams, "num_frames": np.array(num_frames, "int32")}
+
+
 def outputs_of(model, batch):
-    return {name: np.asarray(values) for name, values in model(batch).items()}
+    return {name: keras.ops.convert_to_numpy(values) for name, values in model(batch).items()}
 
 
 def test_outputs_are_scores_and_unit_descriptors():
@@ -61,6 +115,132 @@ def test_a_video_without_frames_has_a_zero_descriptor():
     assert not outputs["descriptor"][0].any()
     assert outputs["descriptor"][1].any()
     assert np.isfinite(outputs["scores"]).all()
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option_matches_the_oracle(options):
+    model = two_stream_model(**OPTIONS[options])
+    batch = two_stream_batch(model)
+    expected = reference.video_classifier(model, batch, batch["num_frames"])
+    for name, values in outputs_of(model, batch).items():
+        # Measured 1e-6 of the largest at worst, headroom 10.
+        np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option_trains_and_comes_back_from_a_file(options, tmp_path):
+    model = two_stream_model(**OPTIONS[options])
+    batch = two_stream_batch(model)
+    model.compile(keras.optimizers.SGD(0.1), "binary_crossentropy", metrics=["mae"])
+    before = [weight.numpy() for weight in model.trainable_variables]
+    assert {"loss", "mae"} <= set(model.fit(batch, np.eye(4, 3), batch_size=4, verbose=0).history)
+    for old, weight in zip(before, model.trainable_variables, strict=True):
+        assert np.isfinite(weight.numpy()).all(), weight.path
+        assert (old != weight.numpy()).any(), f"{weight.path} was not trained"
+    model.save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
+    assert loaded.get_config() == model.get_config()
+    for name, expected in outputs_of(model, batch).items():
+        np.testing.assert_array_equal(outputs_of(loaded, batch)[name], expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_padding_takes_no_part_in_any_option(training):
+    model = two_stream_model(**{**OPTIONS["all"], "input_dtype": "float32", "dropout": 0.0})
+    batch = two_stream_batch(model)
+    real = np.arange(7) < batch["num_frames"][:, None]
+    results = []
+    for filler in (0.0, 3.0, np.nan):
+        randomize_weights(model)
+        padded = {name: np.where(real[..., None], batch[name], np.float32(filler)) for name in ("rgb", "audio")}
+        model.compile(keras.optimizers.SGD(0.1), "binary_crossentropy")
+        if training:
+            model.fit({**padded, "num_frames": batch["num_frames"]}, np.eye(4, 3), shuffle=False, verbose=0)
+        outputs = outputs_of(model, {**padded, "num_frames": batch["num_frames"]})
+        results.append([*outputs.values(), *(weight.numpy() for weight in model.weights)])
+    for other in results[1:]:
+        for expected, received in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(received, expected)
+
+
+def test_bytes_and_floats_are_the_same_model():
+    model = two_stream_model(**OPTIONS["all"])
+    floats = model.with_input_dtype("float32")
+    assert floats.get_config() == {**model.get_config(), "input_dtype": "float32"}
+    batch = two_stream_batch(model)
+    features = {name: (batch[name] * (4 / 255) + 4 / 512 - 2).astype("float32") for name in ("rgb", "audio")}
+    expected = outputs_of(model, batch)
+    for name, values in outputs_of(floats, {**features, "num_frames": batch["num_frames"]}).items():
+        # Measured 4e-7 of the largest: the features are rounded once more.
+        np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
+    again = floats.with_input_dtype("uint8")
+    for name, values in outputs_of(again, batch).items():
+        np.testing.assert_array_equal(values, expected[name])
+    # Weights of its own: training the copy leaves the original as it was.
+    for weight in again.weights:
+        weight.assign(weight + 1)
+    np.testing.assert_array_equal(outputs_of(model, batch)["scores"], expected["scores"])
+
+
+def test_parameters_of_the_options_are_those_of_the_formulas():
+    plain = two_stream_model().count_params()
+    descriptor = 3 * 6 + 2 * 4
+
+    def added(**options):
+        return two_stream_model(**options).count_params() - plain
+
+    assert added(input_batch_normalization=True) == 4 * (6 + 4)
+    assert added(pooling_options={"assignment_batch_normalization": True}) == 3 * (3 + 2)
+    assert added(hidden_batch_normalization=True) == 4 * 5 - 5
+    assert added(gate_features=True) == 5 * 5 + 4 * 5
+    assert added(gate_features=True, gating_batch_normalization=False) == 5 * 5 + 5
+    assert added(gate_features=True, gating_reduction=2) == 2 * 5 * 2 + 4 * 2
+    assert added(gate_scores=True) == 3 * 3 + 4 * 3
+    assert added(num_mixtures=2) == 5 * 3 * 3 + 6 * 3 * 2 - 6 * 3
+    assert added(hidden_units=None, num_mixtures=2) == descriptor * 3 * 5 + 6 - (descriptor + 1) * 5 - 6 * 3
+
+
+def test_options_of_the_pooling_are_for_all_streams_or_for_each():
+    model = two_stream_model(pooling_options={"rgb": {"normalize_input": True}, "audio": {}})
+    assert model.get_layer("rgb_netvlad").normalize_input
+    assert not model.get_layer("audio_netvlad").normalize_input
+    model = two_stream_model(
+        pooling_options={"normalize_input": True, "kernel_regularizer": keras.regularizers.L2(1.0)}
+    )
+    again = VideoClassifier.from_config(model.get_config())
+    assert again.get_layer("audio_netvlad").normalize_input
+    assert again.get_layer("audio_netvlad").kernel.regularizer.l2 == 1.0
+
+
+def test_the_regularizer_is_that_of_the_classifier():
+    for num_mixtures in (None, 2):
+        model = two_stream_model(num_mixtures=num_mixtures, classifier_regularizer=keras.regularizers.L2(0.5))
+        kernels = [weight for weight in model.get_layer("scores").weights if "kernel" in weight.name]
+        expected = sum(0.5 * np.sum(kernel.numpy().astype("float64") ** 2) for kernel in kernels)
+        np.testing.assert_allclose(float(sum(model.losses)), expected, rtol=1e-5)  # measured 1e-7
+
+
+def test_files_of_models_without_options_keep_their_names_and_weights():
+    config = {
+        "name": "old",
+        "trainable": True,
+        "dtype": {
+            "module": "keras",
+            "class_name": "DTypePolicy",
+            "config": {"name": "float32"},
+            "registered_name": None,
+        },
+        "feature_sizes": {"frames": 4},
+        "num_classes": 3,
+        "num_clusters": 2,
+        "hidden_units": 5,
+        "activation": "softmax",
+        "product_dtype": None,
+        "quantized_layers": {},
+    }
+    weights = [weight.path for weight in VideoClassifier.from_config(config).weights]
+    netvlad = [f"frames_netvlad/{name}" for name in ("kernel", "bias", "centroids")]
+    assert weights == [*netvlad, "hidden/kernel", "hidden/bias", "scores/kernel", "scores/bias"]
 
 
 def test_fit_takes_plain_labels_and_dicts():
@@ -108,18 +288,19 @@ def test_streams_are_pooled_each_and_joined(tmp_path):
     descriptor = outputs_of(model, batch)["descriptor"]
     assert descriptor.shape == (4, 3 * 4 + 2 * 2)
     expected = model.get_layer("rgb_netvlad")(batch["rgb"], mask=np.arange(6) < batch["num_frames"][:, None])
-    np.testing.assert_array_equal(descriptor[:, :12], np.asarray(expected))
+    np.testing.assert_array_equal(descriptor[:, :12], keras.ops.convert_to_numpy(expected))
     model.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(outputs_of(load_model(tmp_path / "model.keras"), batch)["descriptor"], descriptor)
 
 
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16", "float64"])
 def test_every_precision_answers_in_float32_or_better(dtype):
-    model = small_model(dtype=dtype)
-    outputs = outputs_of(model, small_batch())
-    expected = "float64" if dtype == "float64" else "float32"
-    assert {values.dtype.name for values in outputs.values()} == {expected}
-    assert VideoClassifier.from_config(model.get_config()).get_layer("hidden").compute_dtype == dtype.split("_")[-1]
+    with double_precision() if dtype == "float64" else contextlib.nullcontext():
+        model = small_model(dtype=dtype)
+        outputs = outputs_of(model, small_batch())
+        expected = "float64" if dtype == "float64" else "float32"
+        assert {values.dtype.name for values in outputs.values()} == {expected}
+        assert VideoClassifier.from_config(model.get_config()).get_layer("hidden").compute_dtype == dtype.split("_")[-1]
 
 
 def test_quantizing_leaves_the_pooling_in_float_and_survives_saving(tmp_path):
@@ -165,11 +346,39 @@ def test_summary_and_picture_of_the_model(tmp_path):
         ({"num_clusters": {"rgb": 2}}, r"an entry for each stream of \['frames'\]. Received: \['rgb'\]"),
         ({"hidden_units": -1}, r"`hidden_units` must be a positive integer. Received: hidden_units=-1"),
         ({"activation": "relu"}, r"`activation` must be 'sigmoid' or 'softmax'. Received: activation='relu'"),
+        ({"pooling": "vlad"}, r"`pooling` must be one of \['netvlad'.*\]. Received: pooling='vlad'"),
+        ({"pooling_options": 3}, r"`pooling_options` must be a dict of arguments.*Received: pooling_options=3"),
+        ({"pooling_options": {"clusters": 3}}, r"`pooling_options` of 'netvlad' must be some of.*\{'clusters': 3\}"),
+        (
+            {"pooling_options": {"frames": {"dtype": 1}}},
+            r"must be some of \['assignment'.*\{'frames': \{'dtype': 1\}\}",
+        ),
+        ({"input_dtype": "int8"}, r"`input_dtype` must be one of \['float32', 'uint8'\]. Received: input_dtype='int8'"),
+        ({"dropout": 1.0}, r"`dropout` must be a number from 0 to below 1. Received: dropout=1.0"),
+        ({"gate_features": 1}, r"`gate_features` must be True or False. Received: gate_features=1"),
+        ({"gate_features": True, "hidden_units": None}, r"hidden projection; give `hidden_units`.*hidden_units=None"),
+        ({"num_mixtures": 0}, r"`num_mixtures` must be a positive integer. Received: num_mixtures=0"),
+        ({"num_mixtures": 2, "activation": "softmax"}, r"leave `activation` 'sigmoid'. Received: activation='softmax'"),
+        (
+            {"gate_scores": True, "activation": "softmax"},
+            r"leave `activation` 'sigmoid'. Received: activation='softmax'",
+        ),
+        ({"gating_reduction": 0}, r"`gating_reduction` must be a positive integer. Received: gating_reduction=0"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         VideoClassifier(**{"feature_sizes": {"frames": 4}, "num_classes": 3, **arguments})
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.parametrize("input_dtype", ["float32", "uint8"])
+def test_both_formats_are_the_model_with_all_options(input_dtype, tmp_path):
+    from keras_netvlad.export import export_model
+
+    model = two_stream_model(**{**OPTIONS["all"], "input_dtype": input_dtype})
+    reports = export_model(model, tmp_path / "out")
+    assert all(report.ok and report.judge == "float64" for report in reports)
 
 
 def test_loading_says_what_is_wrong_with_a_file(tmp_path):
