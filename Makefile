@@ -21,6 +21,7 @@ BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 	adapt \
 	context_gating \
 	dequantize \
+	ensemble \
 	frame_mask \
 	mixture_of_experts \
 	netvlad \

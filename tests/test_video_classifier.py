@@ -30,7 +30,7 @@ OPTIONS = {
     "input_batch_normalization": {"input_batch_normalization": True},
     "hidden_activation": {"hidden_activation": "tanh"},
     "linear_hidden": {"hidden_activation": None},
-    "hidden_batch_normalization": {"hidden_batch_normalization": True},
+    "hidden_batch_normalization": {"hidden_batch_normalization": True, "hidden_units": 32},
     "dropout": {"dropout": 0.5},
     "feature_gating": {"gate_features": True, "gating_batch_normalization": False},
     "gating_reduction": {"gate_features": True, "gating_reduction": 2},
@@ -161,6 +161,31 @@ def test_padding_takes_no_part_in_any_option(training):
     for other in results[1:]:
         for expected, received in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(received, expected)
+
+
+def test_dropout_drops_from_the_descriptor_in_training_only():
+    model = two_stream_model(dropout=0.5)
+    batch = two_stream_batch(model)
+    tensors = [model.get_layer("dropout").output, model.get_layer("descriptor").output]
+    dropped, descriptor = keras.Model(model.input, tensors)(batch, training=True)
+    dropped, descriptor = map(keras.ops.convert_to_numpy, (dropped, descriptor))
+    assert 0.2 < np.mean(dropped[descriptor != 0] == 0) < 0.8  # of 78 values
+    np.testing.assert_allclose(dropped[dropped != 0], 2 * descriptor[dropped != 0], rtol=1e-6)
+    np.testing.assert_array_equal(descriptor, outputs_of(model, batch)["descriptor"])
+
+
+def test_statistics_of_features_are_those_of_real_frames():
+    model = two_stream_model(input_batch_normalization=True)
+    batch = two_stream_batch(model)
+    layer = model.get_layer("rgb_batch_normalization")
+    before = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+    model.compile("sgd", "binary_crossentropy")
+    model.fit(batch, np.eye(4, 3), batch_size=4, verbose=0)
+    real = batch["rgb"][np.arange(7) < batch["num_frames"][:, None]].astype("float64")
+    for old, new, expected in zip(
+        before, (layer.moving_mean, layer.moving_variance), (real.mean(axis=0), real.var(axis=0)), strict=True
+    ):
+        np.testing.assert_allclose(new.numpy(), 0.99 * old + 0.01 * expected, rtol=0, atol=1e-6)  # measured 1e-7
 
 
 def test_bytes_and_floats_are_the_same_model():

@@ -10,16 +10,16 @@ from keras import ops
 from keras_netvlad.layers import ContextGating, Dequantize, FrameMask, MixtureOfExperts, NetVLAD
 from keras_netvlad.layers.validation import check_boolean, check_integer
 from keras_netvlad.models.presets import preset_settings
+from keras_netvlad.models.scoring_model import SCORES, ScoringModel
 
 NUM_FRAMES = "num_frames"
-SCORES = "scores"
 DESCRIPTOR = "descriptor"
 POOLINGS = {"netvlad": NetVLAD}
 INPUT_DTYPES = ("float32", "uint8")
 
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
-class VideoClassifier(keras.Model):
+class VideoClassifier(ScoringModel):
     """Classifies videos from frame features: a pooling layer for each stream, a hidden projection, a classifier.
 
     One input a stream of features, and `num_frames`, which says how many frames are real. It is a plain functional
@@ -223,14 +223,6 @@ class VideoClassifier(keras.Model):
         self.classifier_regularizer = classifier_regularizer
         self._inner_dtype_policy = dtype_policy
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """As Keras's, but labels that are no dict are those of `scores`: the descriptor has none."""
-        return super().compute_loss(x, *_labelled(y, y_pred), sample_weight, training)
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """As Keras's, but labels that are no dict are those of `scores`."""
-        return super().compute_metrics(x, *_labelled(y, y_pred), sample_weight)
-
     def get_config(self):
         """Returns the constructor's arguments, and which layers `quantize` changed since."""
         return {
@@ -336,12 +328,6 @@ class VideoClassifier(keras.Model):
         for weight, original in zip(copy.weights, self.weights, strict=True):
             weight.assign(original)
         return copy
-
-
-def _labelled(y, y_pred):
-    """The labels by output, and the outputs that they speak of."""
-    y = y if isinstance(y, Mapping) else {SCORES: y}
-    return y, {name: y_pred[name] for name in y}
 
 
 def _check_feature_sizes(feature_sizes):

@@ -1,0 +1,87 @@
+"""`soft_targets`: labels mixed with a teacher's scores, for distillation as an ordinary `fit`."""
+
+import numbers
+from collections.abc import Mapping
+
+import keras
+
+from keras_netvlad.models.scoring_model import SCORES
+
+
+def soft_targets(teacher, factor=0.5):
+    """Makes a transformation of datasets that mixes the labels with a teacher's scores.
+
+        labels = (1 - factor) * labels + factor * teacher(inputs)
+
+    A student that fits these learns from both: binary cross-entropy is linear in its labels, so its loss is the same
+    mixture of that of the labels and that of the scores. Each batch is scored when it is asked for, on the device that
+    Keras runs on, and none is kept; `.cache()` behind it spares later epochs the teacher. Metrics of `fit` see the soft
+    targets, too; judge a student on validation data, which keeps its labels.
+
+    Args:
+        teacher: Model that scores the inputs of the dataset, such as an `ensemble`; its output `scores` or, if it has
+            no dict of outputs, its only output. It is not trained.
+        factor: Number from 0 to 1, share of the teacher's scores.
+
+    Returns:
+        A function for `dataset.apply`: takes a batched `tf.data.Dataset` of `(inputs, labels)` or
+        `(inputs, labels, sample_weights)` with labels `(B, C)`, and returns such a dataset, as long, with soft labels.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import tensorflow as tf
+    >>> from keras_netvlad import VideoClassifier
+    >>> from keras_netvlad.models import soft_targets
+    >>> teacher, student = (VideoClassifier({"rgb": 8}, num_classes=3, num_clusters=k) for k in (4, 2))
+    >>> videos = {"rgb": np.ones((6, 5, 8), "float32"), "num_frames": np.full(6, 5, "int32")}
+    >>> data = tf.data.Dataset.from_tensor_slices((videos, np.eye(6, 3, dtype="float32"))).batch(2)
+    >>> student.compile("adam", "binary_crossentropy")
+    >>> history = student.fit(data.apply(soft_targets(teacher)), verbose=0)
+
+    Raises:
+        ValueError: If `factor` is out of range; on application, if the dataset yields something else.
+
+    Reference:
+        - [Hinton et al. 2015](https://arxiv.org/abs/1503.02531).
+        - [Skalic & Austin 2018](https://github.com/miha-skalic/youtube8mchallenge), `train_distill.py`, factor 0.5.
+    """
+    if isinstance(factor, bool) or not isinstance(factor, numbers.Real) or not 0 <= factor <= 1:
+        raise ValueError(f"`factor` must be a number from 0 to 1. Received: factor={factor!r}")
+
+    def transform(dataset):
+        import tensorflow as tf
+
+        spec = dataset.element_spec
+        if not isinstance(spec, tuple) or len(spec) not in (2, 3):
+            raise ValueError(f"Soft targets are made of batches of (inputs, labels). Received: a dataset of {spec}")
+        labels_spec, num_classes = spec[1], _scores(teacher.output).shape[-1]
+        if not isinstance(labels_spec, tf.TensorSpec) or labels_spec.shape.rank != 2:
+            raise ValueError(f"Soft targets are made of labels (batch, classes). Received: labels {labels_spec}")
+        if labels_spec.shape[1] not in (None, num_classes):
+            raise ValueError(
+                f"The teacher must score the classes of the labels, {labels_spec.shape[1]}. Received: {num_classes}"
+            )
+        dtype = labels_spec.dtype.as_numpy_dtype if labels_spec.dtype.is_floating else "float32"
+
+        def batches():
+            for inputs, labels, *sample_weights in dataset.as_numpy_iterator():
+                scores = keras.ops.convert_to_numpy(_scores(teacher.predict_on_batch(_known(teacher, inputs))))
+                yield inputs, (1 - factor) * labels.astype(dtype) + factor * scores.astype(dtype), *sample_weights
+
+        soft_spec = tf.TensorSpec(labels_spec.shape, dtype)
+        soft = tf.data.Dataset.from_generator(batches, output_signature=(spec[0], soft_spec, *spec[2:]))
+        length = dataset.cardinality()
+        return soft.apply(tf.data.experimental.assert_cardinality(length)) if length >= 0 else soft
+
+    return transform
+
+
+def _scores(outputs):
+    return outputs[SCORES] if isinstance(outputs, Mapping) else outputs
+
+
+def _known(teacher, inputs):
+    """The inputs that the teacher takes: a student may take more."""
+    names = teacher.input if isinstance(teacher.input, Mapping) else None
+    return {name: inputs[name] for name in names} if names and isinstance(inputs, Mapping) else inputs
