@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from layer_contract import randomize_weights
 
 from keras_netvlad.export import Artefact, export_saved_model, serialize_example, verify
 from keras_netvlad.export.serving_signatures import serving_signatures
@@ -147,6 +148,34 @@ def test_a_live_stream_is_the_whole_video(artefact, model):
         chunk = {name: values[:, start : start + 13] for name, values in streams.items()}
         sums = artefact.run({**chunk, "num_frames": np.array(num_frames, "int32"), **sums}, "accumulate")
     assert_near(artefact.run(sums, "describe"), reference.video_classifier(model, streams, [40, 30]))
+
+
+@pytest.mark.parametrize("input_dtype", ["float32", "uint8"])
+def test_a_live_stream_passes_what_treats_each_frame_by_itself(input_dtype, tmp_path):
+    model = VideoClassifier.from_preset(
+        "gated_netvlad",
+        4,
+        feature_sizes={"rgb": 6, "audio": 3},
+        num_clusters=2,
+        hidden_units=4,
+        input_dtype=input_dtype,
+    )
+    randomize_weights(model)
+    report = export_saved_model(model, tmp_path / "out")
+    assert report.ok
+    assert {"accumulate", "describe"} <= {comparison.signature for comparison in report.comparisons}
+    signatures = serving_signatures(model)
+    generator = np.random.default_rng(0)
+    streams = {name: generator.integers(0, 256, (2, 20, size)) for name, size in model.feature_sizes.items()}
+    if input_dtype == "float32":
+        streams = {name: values / 64 - 2 for name, values in streams.items()}
+    streams = {name: values.astype(input_dtype) for name, values in streams.items()}
+    sums = {port.name: np.zeros((2, *port.shape[1:]), "float32") for port in signatures["describe"].inputs}
+    for start, num_frames in ((0, [8, 8]), (8, [8, 3]), (16, [4, 0])):
+        chunk = {name: values[:, start : start + 8] for name, values in streams.items()}
+        sums = signatures["accumulate"].compute({**chunk, "num_frames": np.array(num_frames, "int32"), **sums})
+    received = {name: np.asarray(values) for name, values in signatures["describe"].compute(sums).items()}
+    assert_near(received, reference.video_classifier(model, streams, [20, 11]))
 
 
 def test_a_day_of_seconds_keeps_its_digits():

@@ -28,6 +28,8 @@ NUM_FRAMES = "num_frames"
 SERVE_QUANTIZED, SERVE_EXAMPLES = "serve_quantized", "serve_examples"
 ACCUMULATE, DESCRIBE = "accumulate", "describe"
 EXAMPLES = "examples"
+# Operations in front of a pooling layer that treat each frame by itself, so that chunks may be pooled one by one.
+FRAME_BY_FRAME = ("BatchNormalization", "Dequantize", "ExpandDims", "FrameMask", "Where")
 
 
 def serving_signatures(model):
@@ -35,7 +37,7 @@ def serving_signatures(model):
 
     `serving_default` is always there. The signatures of bytes and records need `num_frames` and streams
     `(batch, frames, features)`; those of live streams need every path from a stream to an output to go through a
-    pooling layer, and the pooling layers to stand directly behind the inputs.
+    pooling layer, and nothing before the pooling layers that looks at more than one frame.
 
     Args:
         model: A functional or Sequential Keras model.
@@ -131,7 +133,7 @@ def _live_stream(model, default, streams):
     poolings = [layer for layer in model.layers if isinstance(layer, ResidualPooling)]
     arguments = [keras.tree.flatten(layer.input) for layer in poolings]  # frames and mask
     ports = dict(zip(map(id, symbolic_inputs(model)), default.inputs, strict=True))
-    pooled = [ports.get(id(tensors_of[0])) for tensors_of in arguments]
+    pooled = [_stream_behind(tensors_of[0], ports, streams) for tensors_of in arguments]
     if set(pooled) != set(streams) or any(len(tensors_of) != 2 for tensors_of in arguments):
         return []
     try:
@@ -174,3 +176,19 @@ def _live_stream(model, default, streams):
         Signature(ACCUMULATE, (*default.inputs, *sums), sums, accumulate),
         Signature(DESCRIBE, sums, default.outputs, describe),
     ]
+
+
+def _stream_behind(tensor, ports, streams):
+    """The stream that a pooling layer's frames are, or are made of frame by frame; `None` if there is no such one."""
+    origins, pending = set(), [tensor]
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) in ports:
+            origins.add(ports[id(tensor)])
+            continue
+        operation, node_index, _ = tensor._keras_history
+        if type(operation).__name__ not in FRAME_BY_FRAME:
+            return None
+        pending += operation._inbound_nodes[node_index].input_tensors
+    frames = [port for port in origins if port in streams]
+    return frames[0] if len(frames) == 1 else None
