@@ -125,6 +125,8 @@ def video_classifier(model, streams, num_frames):
         descriptors.append(netvlad(frames, mask=mask, **options_of(layer)))
     descriptor = np.concatenate(descriptors, axis=1)
     features = descriptor
+    if model.descriptor_batch_normalization:
+        features = _batch_normalized(features, _moments(model.get_layer("descriptor_batch_normalization")))
     if model.hidden_units is not None:
         features = _dense(model.get_layer("hidden"), features)
         if model.hidden_batch_normalization:

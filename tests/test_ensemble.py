@@ -163,6 +163,29 @@ def test_labels_that_cannot_be_mixed_are_refused(labels, message):
         dataset_of(small_batch(), labels).apply(soft_targets(small_models()[0]))
 
 
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (
+            lambda: other_model(input_dtype="uint8"),
+            r"`with_input_dtype`.*'rgb': 'float32'.*a teacher of.*'rgb': 'uint8'",
+        ),
+        (lambda: other_model(feature_sizes={"frames": 6}), r"must take what the dataset yields.*'frames': 'float32'"),
+    ],
+)
+def test_a_teacher_of_other_inputs_is_refused(teacher, message):
+    with pytest.raises(ValueError, match=message):
+        dataset_of(small_batch(), np.eye(5, 4)).apply(soft_targets(teacher()))
+
+
+def test_a_teacher_with_one_input_and_one_output_needs_no_names():
+    inputs = keras.Input((3,))
+    teacher = keras.Model(inputs, keras.layers.Dense(2, activation="sigmoid")(inputs))
+    values, labels = np.ones((4, 3), "float32"), np.eye(4, 2, dtype="float32")
+    (_, targets), *_ = dataset_of(values, labels, batch_size=4).apply(soft_targets(teacher)).as_numpy_iterator()
+    np.testing.assert_allclose(targets, (labels + keras.ops.convert_to_numpy(teacher(values))) / 2, atol=1e-6)
+
+
 def test_a_dataset_without_labels_and_a_wrong_factor_are_refused():
     import tensorflow as tf
 

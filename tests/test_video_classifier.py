@@ -28,6 +28,7 @@ OPTIONS = {
     "assignment": {"pooling_options": {"assignment_batch_normalization": True, "num_ghost_clusters": 1}},
     "bytes": {"input_dtype": "uint8"},
     "input_batch_normalization": {"input_batch_normalization": True},
+    "descriptor_batch_normalization": {"descriptor_batch_normalization": True},
     "hidden_activation": {"hidden_activation": "tanh"},
     "linear_hidden": {"hidden_activation": None},
     "hidden_batch_normalization": {"hidden_batch_normalization": True, "hidden_units": 32},
@@ -41,6 +42,7 @@ OPTIONS = {
         "pooling_options": {"assignment_batch_normalization": True},
         "input_dtype": "uint8",
         "input_batch_normalization": True,
+        "descriptor_batch_normalization": True,
         "dropout": 0.3,
         "hidden_activation": None,
         "hidden_batch_normalization": True,
@@ -216,6 +218,7 @@ def test_parameters_of_the_options_are_those_of_the_formulas():
 
     assert added(input_batch_normalization=True) == 4 * (6 + 4)
     assert added(pooling_options={"assignment_batch_normalization": True}) == 3 * (3 + 2)
+    assert added(descriptor_batch_normalization=True) == 4 * descriptor
     assert added(hidden_batch_normalization=True) == 4 * 5 - 5
     assert added(gate_features=True) == 5 * 5 + 4 * 5
     assert added(gate_features=True, gating_batch_normalization=False) == 5 * 5 + 5

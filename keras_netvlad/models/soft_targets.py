@@ -40,7 +40,8 @@ def soft_targets(teacher, factor=0.5):
     >>> history = student.fit(data.apply(soft_targets(teacher)), verbose=0)
 
     Raises:
-        ValueError: If `factor` is out of range; on application, if the dataset yields something else.
+        ValueError: If `factor` is out of range; on application, if the dataset yields something else, or
+            not what the teacher takes.
 
     Reference:
         - [Hinton et al. 2015](https://arxiv.org/abs/1503.02531).
@@ -62,6 +63,7 @@ def soft_targets(teacher, factor=0.5):
             raise ValueError(
                 f"The teacher must score the classes of the labels, {labels_spec.shape[1]}. Received: {num_classes}"
             )
+        _check_inputs(teacher, spec[0])
         dtype = labels_spec.dtype.as_numpy_dtype if labels_spec.dtype.is_floating else "float32"
 
         def batches():
@@ -81,7 +83,20 @@ def _scores(outputs):
     return outputs[SCORES] if isinstance(outputs, Mapping) else outputs
 
 
+def _check_inputs(teacher, spec):
+    """Raises where Keras would take bytes for features, which it casts in silence, or not find an input at all."""
+    if not isinstance(teacher.input, Mapping):
+        return
+    taken = {name: keras.backend.standardize_dtype(tensor.dtype) for name, tensor in teacher.input.items()}
+    given = {name: tensor.dtype.name for name, tensor in spec.items()} if isinstance(spec, Mapping) else {}
+    bytes_differ = [name for name in taken if "uint8" in (taken[name], given.get(name)) and taken[name] != given[name]]
+    if not set(taken) <= set(given) or bytes_differ:
+        raise ValueError(
+            "The teacher must take what the dataset yields; `with_input_dtype` changes the dtype of a VideoClassifier. "
+            f"Received: a dataset of {given or spec}, a teacher of {taken}"
+        )
+
+
 def _known(teacher, inputs):
     """The inputs that the teacher takes: a student may take more."""
-    names = teacher.input if isinstance(teacher.input, Mapping) else None
-    return {name: inputs[name] for name in names} if names and isinstance(inputs, Mapping) else inputs
+    return {name: inputs[name] for name in teacher.input} if isinstance(teacher.input, Mapping) else inputs

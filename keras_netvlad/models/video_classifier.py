@@ -30,7 +30,7 @@ class VideoClassifier(ScoringModel):
     By default it is small and plain. The options between the two are those of YouTube-8M's winners, and
     `VideoClassifier.from_preset` sets them as they did:
 
-        frames -> batch norm -> pooling -> join streams -> dropout -> hidden -> batch norm -> activation
+        frames -> batch norm -> pooling -> batch norm -> dropout -> hidden -> batch norm -> activation
                -> context gating -> dense layer or mixture of experts -> context gating -> scores
 
     Args:
@@ -50,6 +50,8 @@ class VideoClassifier(ScoringModel):
             `Dequantize` turns into features: a quarter of the traffic to a training device.
         input_batch_normalization: Boolean, whether to batch-normalize the features of each stream, leaving padding
             out of the statistics.
+        descriptor_batch_normalization: Boolean, whether to batch-normalize what the poolings give on its way to the
+            projection; the output `descriptor` is from before.
         dropout: Number from 0 to below 1, share of the descriptor that training drops before the projection.
         hidden_activation: Name of the projection's activation, such as `"relu"`; or `None` for a linear projection.
         hidden_batch_normalization: Boolean, whether to batch-normalize the projection, whose bias it replaces.
@@ -101,6 +103,7 @@ class VideoClassifier(ScoringModel):
         pooling_options=None,
         input_dtype="float32",
         input_batch_normalization=False,
+        descriptor_batch_normalization=False,
         dropout=0.0,
         hidden_activation="relu",
         hidden_batch_normalization=False,
@@ -128,6 +131,7 @@ class VideoClassifier(ScoringModel):
             )
         _check_head(hidden_units, activation, hidden_batch_normalization, gate_features, gate_scores, num_mixtures)
         check_boolean("input_batch_normalization", input_batch_normalization)
+        check_boolean("descriptor_batch_normalization", descriptor_batch_normalization)
         check_boolean("gating_batch_normalization", gating_batch_normalization)
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be a number from 0 to below 1. Received: dropout={dropout!r}")
@@ -161,6 +165,9 @@ class VideoClassifier(ScoringModel):
             pooled.append(layer(name=f"{name}_{pooling}", dtype=dtype_policy, **options[name])(frames, mask=mask))
         descriptor = pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(dtype=dtype_policy)(pooled)
         features = descriptor
+        if descriptor_batch_normalization:
+            normalize = keras.layers.BatchNormalization(dtype=dtype_policy, name="descriptor_batch_normalization")
+            features = normalize(features)
         if dropout:
             features = keras.layers.Dropout(dropout, dtype=dtype_policy, name="dropout")(features)
         if hidden_units is not None:
@@ -212,6 +219,7 @@ class VideoClassifier(ScoringModel):
         self.pooling_options = pooling_options
         self.stream_dtype = input_dtype  # `input_dtype` is Keras's, of casts
         self.input_batch_normalization = input_batch_normalization
+        self.descriptor_batch_normalization = descriptor_batch_normalization
         self.dropout = dropout
         self.hidden_activation = hidden_activation
         self.hidden_batch_normalization = hidden_batch_normalization
@@ -239,6 +247,7 @@ class VideoClassifier(ScoringModel):
             "pooling_options": keras.saving.serialize_keras_object(_plain(self.pooling_options)),
             "input_dtype": self.stream_dtype,
             "input_batch_normalization": self.input_batch_normalization,
+            "descriptor_batch_normalization": self.descriptor_batch_normalization,
             "dropout": self.dropout,
             "hidden_activation": self.hidden_activation,
             "hidden_batch_normalization": self.hidden_batch_normalization,
