@@ -26,6 +26,7 @@ BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 	mixture_of_experts \
 	netvlad \
 	netvlad_properties \
+	poolings \
 	presets \
 	product_dtype \
 	stream \

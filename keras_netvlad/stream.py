@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_netvlad.layers.residual_pooling import ResidualPooling
+from keras_netvlad.layers.additive_pooling import AdditivePooling
 
 
 class NetVLADStream:
@@ -17,7 +17,7 @@ class NetVLADStream:
     the same in every process: sums taken with other weights do not add up.
 
     Args:
-        layer: `NetVLAD` or `VLAD`, built or not.
+        layer: `NetVLAD`, `VLAD`, `NetRVLAD`, `NetFV` or `NeXtVLAD`, built or not.
 
     Attributes:
         layer: The layer.
@@ -46,9 +46,10 @@ class NetVLADStream:
     """
 
     def __init__(self, layer):
-        if not isinstance(layer, ResidualPooling):
+        if not isinstance(layer, AdditivePooling):
             raise TypeError(
-                "`layer` must be a NetVLAD or VLAD layer; take it out of a model with `model.get_layer(name)`. "
+                "`layer` must be a NetVLAD or another pooling with `aggregate`; take it out of a model with "
+                "`model.get_layer(name)`. "
                 f"Received: a {type(layer).__name__}"
             )
         self.layer = layer
@@ -116,10 +117,10 @@ class NetVLADStream:
         if self.first_sum is None:
             raise ValueError("This stream has no frames yet; `update` it before `descriptor`.")
         # In float64 up to the difference, where large numbers cancel.
-        centroids = ops.convert_to_numpy(ops.cast(self.layer.centroids, self.layer._sum_dtype)).astype("float64")
-        second_sum = self.second_sum[:, :, None]
-        means = np.divide(self.first_sum, second_sum, out=np.zeros_like(self.first_sum), where=second_sum > 0)
-        residuals, second_sum = (ops.cast(sums, self.layer._sum_dtype) for sums in (means - centroids, self.second_sum))
+        masses = np.tile(self.second_sum, (1, self.layer._sums_a_cluster))[:, :, None]
+        means = np.divide(self.first_sum, masses, out=np.zeros_like(self.first_sum), where=masses > 0)
+        residuals = self.layer._residuals(means, self._float64)
+        residuals, second_sum = (ops.cast(sums, self.layer._sum_dtype) for sums in (residuals, self.second_sum))
         return ops.convert_to_numpy(self.layer._described(residuals, second_sum))
 
     def reset(self):
@@ -127,11 +128,14 @@ class NetVLADStream:
         self.first_sum = None
         self.second_sum = None
 
+    def _float64(self, weight):
+        return ops.convert_to_numpy(self.layer._value(weight)).astype("float64")
+
     def _add(self, first, second):
         first, second = np.asarray(first, "float64"), np.asarray(second, "float64")
         if (
             first.ndim != 3
-            or second.shape != first.shape[:2]
+            or (len(second), self.layer._sums_a_cluster * second[:1].size) != first.shape[:2]
             or (self.first_sum is not None and first.shape != self.first_sum.shape)
         ):
             expected = "(B, K, D) and (B, K)" if self.first_sum is None else _shapes(self.first_sum, self.second_sum)

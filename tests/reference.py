@@ -105,6 +105,79 @@ def describe(first, second, centroids, intra_normalization=True, output_normaliz
     return np.stack(rows)
 
 
+def netfv(first, second, squares, centroids, deviations, intra_normalization=True, output_normalization=True):
+    """Returns the Fisher vector `(B, 2 * K * D)` of the assigned sums of x, of 1 and of x^2."""
+    variances = np.asarray(deviations, "float64") ** 2 + 1e-6
+    rows = []
+    for b in range(len(first)):
+        blocks = []
+        for k, c in enumerate(np.asarray(centroids, "float64")):
+            blocks.append((first[b, k] - second[b, k] * c) / np.sqrt(variances[k]))
+        for k, c in enumerate(np.asarray(centroids, "float64")):
+            spread = squares[b, k] - 2 * c * first[b, k] + second[b, k] * c**2
+            blocks.append(spread / variances[k] - second[b, k])
+        row = np.concatenate([normalized(block) if intra_normalization else block for block in blocks])
+        rows.append(normalized(row) if output_normalization else row)
+    return np.stack(rows)
+
+
+def soft_dbow(second, output_normalization=True):
+    """Returns the soft counts `(B, K)` of clusters."""
+    return np.stack([normalized(row) if output_normalization else row for row in second])
+
+
+def nextvlad(inputs, weights, groups, mask=None, intra_normalization=True, output_normalization=True):
+    """Returns the descriptor `(B, K * lambda * D / G)`, cluster-major.
+
+    Args:
+        inputs: `(B, N, D)`, or maps.
+        weights: Dict of arrays by the names of `NeXtVLAD`'s weights, and `batch_normalization`: `None`, or `gamma`,
+            `beta`, `mean`, `variance`, `(G * K,)` each, and `epsilon`. A bias that is not there is 0.
+        groups: `G`.
+        mask: As of `netvlad`.
+    """
+    x, presence = flatten(inputs, mask)
+    centroids = np.asarray(weights["centroids"], "float64")
+    num_clusters, size = centroids.shape
+    first, second = np.zeros((len(x), num_clusters, size)), np.zeros((len(x), num_clusters))
+    for b in range(x.shape[0]):
+        for n in range(x.shape[1]):
+            if presence[b, n] == 0:
+                continue
+            expanded = x[b, n] @ weights["expansion_kernel"] + weights.get("expansion_bias", 0.0)
+            attention = 1 / (1 + np.exp(-(expanded @ weights["attention_kernel"] + weights.get("attention_bias", 0.0))))
+            logits = expanded @ weights["kernel"] + weights.get("bias", 0.0)
+            logits = _batch_normalized(logits, weights["batch_normalization"])
+            for g in range(groups):
+                exponentials = np.exp(logits[g * num_clusters : (g + 1) * num_clusters])
+                for k in range(num_clusters):
+                    share = presence[b, n] * attention[g] * exponentials[k] / exponentials.sum()
+                    first[b, k] += share * expanded[g * size : (g + 1) * size]
+                    second[b, k] += share
+    return describe(first, second, centroids, intra_normalization, output_normalization)
+
+
+def simple_pooling(kind, inputs, mask=None, kernel=None, hidden_kernel=None):
+    """Returns `"mean"`, `"mean_std"`, `"max"` or `"attention"` pooling `(B, F)` of `(B, N, D)` or maps."""
+    rows = []
+    for x, weights in zip(*flatten(inputs, mask), strict=True):
+        x, weights = x[weights > 0], weights[weights > 0]
+        if not len(x):
+            heads = 1 if kernel is None else kernel.shape[1]
+            rows.append(np.zeros(x.shape[1] * {"mean_std": 2}.get(kind, heads)))
+        elif kind == "max":
+            rows.append(x.max(axis=0))
+        elif kind == "attention":
+            features = x if hidden_kernel is None else np.tanh(x @ hidden_kernel)
+            exponentials = weights[:, None] * np.exp(features @ kernel)
+            rows.append(np.concatenate([np.average(x, axis=0, weights=column) for column in exponentials.T]))
+        else:
+            mean = np.average(x, axis=0, weights=weights)
+            deviation = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weights))
+            rows.append(np.concatenate([mean, deviation]) if kind == "mean_std" else mean)
+    return np.stack(rows)
+
+
 def video_classifier(model, streams, num_frames):
     """Returns `scores` `(B, C)` and `descriptor` `(B, sum of K * D)` of a `VideoClassifier`.
 

@@ -217,7 +217,7 @@ def test_streams_of_other_weights_do_not_merge():
 
 @pytest.mark.parametrize("layer", [keras.layers.Dense(3), None, "NetVLAD"])
 def test_other_layers(layer):
-    with pytest.raises(TypeError, match=r"must be a NetVLAD or VLAD layer.*Received: a"):
+    with pytest.raises(TypeError, match=r"must be a NetVLAD or another pooling.*Received: a"):
         NetVLADStream(layer)
 
 

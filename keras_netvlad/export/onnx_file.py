@@ -17,7 +17,7 @@ from keras_netvlad.export.precision import check_precision, reduce_precision, st
 from keras_netvlad.export.signature import SERVING_DEFAULT, forward, read_signature, weights_of
 from keras_netvlad.export.staging import staged
 from keras_netvlad.export.verification import checked, default_tolerance
-from keras_netvlad.layers.residual_pooling import ResidualPooling
+from keras_netvlad.layers.frame_pooling import FramePooling
 
 OPSETS = range(13, max(tf2onnx.constants.OPSET_TO_IR_VERSION) + 1)
 # A file of external data is mapped by page; 64 KiB is the largest granularity in use (Windows).
@@ -135,7 +135,7 @@ def write_onnx(model, signature, path, opset, external_data_threshold, precision
     values = _weight_values(proto, weights)
     tensors = {placeholder: stored_tensor(*entry) for placeholder, entry in values.items()}
     if precision != "float32":
-        poolings = [layer for layer in model._flatten_layers() if isinstance(layer, ResidualPooling)]
+        poolings = [layer for layer in model._flatten_layers() if isinstance(layer, FramePooling)]
         pooled = {id(weight) for layer in poolings for weight in layer.weights}
         pooled = {_placeholder(index) for index, weight in enumerate(weights) if id(weight) in pooled}
         tensors |= reduce_precision(proto, values, pooled, precision)
@@ -168,7 +168,7 @@ def _convert(model, signature, weights, opset):
 @contextlib.contextmanager
 def _float32_products(model):
     """Has poolings multiply in float32: onnxruntime has no products of bfloat16 for CPUs."""
-    poolings = [layer for layer in model._flatten_layers() if isinstance(layer, ResidualPooling)]
+    poolings = [layer for layer in model._flatten_layers() if isinstance(layer, FramePooling)]
     dtypes = [layer.product_dtype for layer in poolings]
     try:
         for layer in poolings:

@@ -22,7 +22,7 @@ from keras_netvlad.export.signature import (
     symbolic_inputs,
 )
 from keras_netvlad.layers import Dequantize
-from keras_netvlad.layers.residual_pooling import ResidualPooling
+from keras_netvlad.layers.additive_pooling import AdditivePooling
 
 NUM_FRAMES = "num_frames"
 SERVE_QUANTIZED, SERVE_EXAMPLES = "serve_quantized", "serve_examples"
@@ -130,7 +130,7 @@ def _live_stream(model, default, streams):
     """`accumulate` and `describe`, or nothing where the answer takes more than the sums of the streams."""
     if isinstance(model, keras.Sequential):
         return []
-    poolings = [layer for layer in model.layers if isinstance(layer, ResidualPooling)]
+    poolings = [layer for layer in model.layers if isinstance(layer, AdditivePooling)]
     arguments = [keras.tree.flatten(layer.input) for layer in poolings]  # frames and mask
     ports = dict(zip(map(id, symbolic_inputs(model)), default.inputs, strict=True))
     pooled = [_stream_behind(tensors_of[0], ports, streams) for tensors_of in arguments]
@@ -150,7 +150,7 @@ def _live_stream(model, default, streams):
         Port(f"{prefix}_{name}", (None, *shape), layer._sum_dtype)
         for prefix, layer in zip(prefixes, poolings, strict=True)
         for name, shape in (
-            ("first_sum", (layer.num_clusters, layer.feature_size)),
+            ("first_sum", layer._shape_of_sums(layer.feature_size)),
             ("second_sum", (layer.num_clusters,)),
         )
     )

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
-from keras_netvlad.layers.residual_pooling import ResidualPooling
+from keras_netvlad.layers.adaptable_pooling import AdaptablePooling
 
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
-class VLAD(ResidualPooling):
+class VLAD(AdaptablePooling):
     """Pools any number of descriptors into one fixed-length descriptor, each assigned to its nearest centroid.
 
     The classical descriptor that NetVLAD makes differentiable, and its limit as the soft assignment becomes hard:
@@ -81,10 +81,6 @@ class VLAD(ResidualPooling):
         centroids_constraint=None,
         **kwargs,
     ):
-        if data_format not in ("channels_last", "channels_first"):
-            raise ValueError(
-                f"`data_format` must be 'channels_last' or 'channels_first'. Received: data_format={data_format!r}"
-            )
         super().__init__(
             num_clusters=num_clusters,
             normalize_input=normalize_input,

@@ -7,14 +7,38 @@ from collections.abc import Mapping
 import keras
 from keras import ops
 
-from keras_netvlad.layers import ContextGating, Dequantize, FrameMask, MixtureOfExperts, NetVLAD
+from keras_netvlad.layers import (
+    AttentionPooling,
+    ContextGating,
+    Dequantize,
+    FrameMask,
+    MaxPooling,
+    MeanPooling,
+    MeanStdPooling,
+    MixtureOfExperts,
+    NetFV,
+    NetRVLAD,
+    NetVLAD,
+    NeXtVLAD,
+    SoftDBoW,
+)
 from keras_netvlad.layers.validation import check_boolean, check_integer
 from keras_netvlad.models.presets import preset_settings
 from keras_netvlad.models.scoring_model import SCORES, ScoringModel
 
 NUM_FRAMES = "num_frames"
 DESCRIPTOR = "descriptor"
-POOLINGS = {"netvlad": NetVLAD}
+POOLINGS = {
+    "netvlad": NetVLAD,
+    "netrvlad": NetRVLAD,
+    "netfv": NetFV,
+    "soft_dbow": SoftDBoW,
+    "nextvlad": NeXtVLAD,
+    "mean": MeanPooling,
+    "mean_std": MeanStdPooling,
+    "max": MaxPooling,
+    "attention": AttentionPooling,
+}
 INPUT_DTYPES = ("float32", "uint8")
 
 
@@ -43,7 +67,8 @@ class VideoClassifier(ScoringModel):
             descriptor.
         activation: `"sigmoid"` for classes that may occur together, `"softmax"` for one class a video.
         product_dtype: `None` or `"bfloat16"`, as of `NetVLAD`.
-        pooling: Name of the pooling layer: `"netvlad"`.
+        pooling: Name of the pooling layer: `"netvlad"`, `"netrvlad"`, `"netfv"`, `"soft_dbow"`, `"nextvlad"`,
+            `"mean"`, `"mean_std"`, `"max"` or `"attention"`.
         pooling_options: Dict of further arguments of the pooling layers, such as
             `{"assignment_batch_normalization": True}`; or a dict of such dicts, one for each stream.
         input_dtype: `"float32"` (float64 under a float64 policy), or `"uint8"` for streams of bytes, which

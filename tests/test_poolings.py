@@ -1,0 +1,250 @@
+"""The poolings beside NetVLAD and VLAD: values against the oracle, contract, parameters, sums, exports."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+from layer_contract import BACKEND, check_layer, randomize_weights, to_numpy
+
+from keras_netvlad.layers import (
+    AttentionPooling,
+    FrameMask,
+    MaxPooling,
+    MeanPooling,
+    MeanStdPooling,
+    NetFV,
+    NetRVLAD,
+    NeXtVLAD,
+    SoftDBoW,
+)
+from keras_netvlad.stream import NetVLADStream
+
+# Float32 beside the float64 oracle, relative to the largest value: 4e-7 measured at worst, headroom 8.
+TOLERANCE = 3e-6
+FRAMES, IMAGES, VIDEOS = (2, 7, 6), (2, 3, 4, 6), (2, 3, 2, 4, 6)
+SIZE = 6
+
+SIMPLE = {"mean": MeanPooling, "mean_std": MeanStdPooling, "max": MaxPooling, "attention": AttentionPooling}
+FORMS = {
+    "mean": (MeanPooling, {}),
+    "mean of directions": (MeanPooling, {"normalize_input": True}),
+    "mean_std": (MeanStdPooling, {}),
+    "max": (MaxPooling, {}),
+    "attention": (AttentionPooling, {"num_heads": 2}),
+    "attention with hidden units": (AttentionPooling, {"num_heads": 2, "hidden_units": 4}),
+    "netrvlad": (NetRVLAD, {"num_clusters": 3}),
+    "netrvlad with ghosts": (NetRVLAD, {"num_clusters": 3, "num_ghost_clusters": 1, "normalize_input": True}),
+    "netrvlad, sums": (NetRVLAD, {"num_clusters": 3, "intra_normalization": False, "output_normalization": False}),
+    "netrvlad, batch-normalized": (NetRVLAD, {"num_clusters": 3, "assignment_batch_normalization": True}),
+    "soft_dbow": (SoftDBoW, {"num_clusters": 3}),
+    "soft_dbow, counts": (SoftDBoW, {"num_clusters": 3, "output_normalization": False, "use_bias": False}),
+    "netfv": (NetFV, {"num_clusters": 3}),
+    "netfv, output only": (NetFV, {"num_clusters": 3, "intra_normalization": False}),
+    "netfv, intra only": (NetFV, {"num_clusters": 3, "output_normalization": False, "assignment": "conv"}),
+    "nextvlad": (NeXtVLAD, {"num_clusters": 3, "groups": 4}),
+    "nextvlad, plain": (NeXtVLAD, {"num_clusters": 3, "groups": 2, "assignment_batch_normalization": False}),
+    "nextvlad, no bias": (NeXtVLAD, {"num_clusters": 3, "groups": 3, "expansion": 1, "use_bias": False}),
+}
+DEFAULT_FORMS = ("mean", "mean_std", "max", "attention with hidden units", "netrvlad", "soft_dbow", "netfv", "nextvlad")
+ADDITIVE_FORMS = ("netrvlad", "netrvlad with ghosts", "netfv", "netfv, output only", "nextvlad", "nextvlad, no bias")
+
+
+def random_array(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def make_layer(form, shape=FRAMES, **options):
+    layer_class, its_options = FORMS[form]
+    layer = layer_class(**its_options, **options)
+    layer.build(shape)
+    randomize_weights(layer)
+    return layer
+
+
+def expected_of(layer, inputs, mask=None):
+    """The oracle's answer for a built layer."""
+    if type(layer) in SIMPLE.values():
+        x, weights = reference.flatten(inputs, mask, layer.data_format == "channels_first")
+        if layer.normalize_input:
+            x = np.apply_along_axis(reference.normalized, 2, np.where(weights[..., None] > 0, x, 0.0))
+        kernels = {weight.name: weight.numpy().astype("float64") for weight in layer.weights}
+        kind = next(name for name, layer_class in SIMPLE.items() if type(layer) is layer_class)
+        return reference.simple_pooling(kind, x, weights, **kernels)
+    norms = {"output_normalization": layer.output_normalization}
+    if not isinstance(layer, SoftDBoW):
+        norms["intra_normalization"] = layer.intra_normalization
+    if isinstance(layer, NeXtVLAD):
+        weights = {weight.name: weight.numpy().astype("float64") for weight in layer.weights}
+        weights["batch_normalization"] = None
+        if layer.assignment_batch_normalization:
+            inner = layer.batch_normalization
+            beta = inner.beta.numpy() if layer.use_bias else 0.0
+            weights["batch_normalization"] = (
+                *(inner.gamma.numpy(), beta, inner.moving_mean.numpy(), inner.moving_variance.numpy()),
+                inner.epsilon,
+            )
+        return reference.nextvlad(inputs, weights, layer.groups, mask, **norms)
+    options = reference.assignment_options_of(layer)
+    kernel = layer.kernel.numpy()
+    first, second = reference.sums(inputs, kernel, layer.num_clusters, mask=mask, **options)
+    if isinstance(layer, NetRVLAD):
+        return reference.describe(first, second, np.zeros((layer.num_clusters, first.shape[2])), **norms)
+    if isinstance(layer, SoftDBoW):
+        return reference.soft_dbow(second, **norms)
+    a = reference.assignments(inputs, kernel, layer.num_clusters, mask=mask, **options)
+    x, weights = reference.flatten(inputs, mask, layer.data_format == "channels_first")
+    squares = np.einsum("bnk,bnd->bkd", a, np.where(weights[..., None] > 0, x, 0.0) ** 2)
+    return reference.netfv(first, second, squares, layer.centroids.numpy(), layer.deviations.numpy(), **norms)
+
+
+def assert_close(received, expected):
+    received = to_numpy(received)
+    assert received.shape == expected.shape
+    np.testing.assert_allclose(received, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_values_are_the_oracles(form):
+    rng = np.random.default_rng(1)
+    for shape in (FRAMES, IMAGES, VIDEOS):
+        layer, inputs = make_layer(form, shape), random_array(shape)
+        assert_close(layer(inputs), expected_of(layer, inputs))
+        for mask in (rng.random(shape[:-1]) < 0.6, rng.random(shape[:-1]).astype("float32")):
+            mask.reshape(2, -1)[:, :2] = [1, 0]
+            assert_close(layer(inputs, mask=mask), expected_of(layer, inputs, mask))
+
+
+@pytest.mark.parametrize("form", DEFAULT_FORMS)
+def test_the_contract_of_layers(form, tmp_path):
+    mask = np.array([[True] * 5 + [False] * 2, [False] + [True] * 4 + [False] * 2])
+
+    def make(**arguments):
+        layer_class, options = FORMS[form]
+        return layer_class(**options, **arguments)
+
+    check_layer(make, FRAMES, tmp_path, mask=mask)
+
+
+@pytest.mark.parametrize("form", DEFAULT_FORMS)
+def test_channels_first_maps_are_the_same_descriptors(form):
+    options = {"data_format": "channels_first"}
+    if form in ("netrvlad", "soft_dbow", "netfv"):
+        options["assignment"] = "conv"
+    first = make_layer(form, (2, SIZE, 3, 4), **options)
+    last = make_layer(form, IMAGES)
+    for weight, other in zip(first.weights, last.weights, strict=True):
+        weight.assign(np.reshape(other.numpy(), weight.shape))
+    maps = random_array(IMAGES)
+    assert_close(first(np.moveaxis(maps, -1, 1)), to_numpy(last(maps)))
+
+
+@pytest.mark.parametrize("form", ADDITIVE_FORMS)
+def test_sums_of_chunks_are_the_sums_of_the_video(form):
+    layer, video = make_layer(form), random_array((2, 9, SIZE))
+    mask = np.arange(9) < [[9], [4]]
+    stream = NetVLADStream(layer)
+    for start in (0, 2, 3, 8):
+        end = {0: 2, 2: 3, 3: 8, 8: 9}[start]
+        stream.update(video[:, start:end], mask=mask[:, start:end])
+    assert_close(stream.descriptor(), to_numpy(layer(video, mask=mask)))
+
+
+@pytest.mark.parametrize("form", DEFAULT_FORMS)
+def test_a_video_without_frames_gives_zeros_and_the_order_does_not_matter(form):
+    layer, inputs = make_layer(form), random_array(FRAMES)
+    assert not np.any(to_numpy(layer(inputs[:, :0])))
+    assert_close(layer(inputs[:, ::-1].copy()), to_numpy(layer(inputs)))
+
+
+def test_batch_statistics_leave_padding_out():
+    layer, inputs = make_layer("nextvlad"), random_array((2, 8, SIZE))
+    mask = np.arange(8) < [[8], [3]]
+    padded = np.where(mask[..., None], inputs, np.float32(np.nan))
+    kept = np.concatenate([inputs[0], inputs[1, :3]])[None]
+    layer.batch_normalization.momentum = 0.0
+    layer(kept, training=True)
+    expected = layer.batch_normalization.moving_mean.numpy(), layer.batch_normalization.moving_variance.numpy()
+    layer(padded, mask=mask, training=True)
+    # Measured 3e-7.
+    np.testing.assert_allclose(layer.batch_normalization.moving_mean.numpy(), expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(layer.batch_normalization.moving_variance.numpy(), expected[1], rtol=1e-5)
+
+
+def test_spread_zero_has_the_gradient_zero():
+    from layer_contract import loss_and_gradients
+
+    layer = make_layer("mean_std")
+    _, gradient, _ = loss_and_gradients(layer, np.ones(FRAMES, "float32"))
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(to_numpy(layer(np.ones(FRAMES, "float32")))[:, SIZE:], 0.0)
+
+
+@pytest.mark.parametrize(("d", "k", "g", "h", "expansion"), [(1024, 128, 8, 2048, 2), (12, 5, 4, 7, 3)])
+def test_parameters_are_those_of_the_papers(d, k, g, h, expansion):
+    def count(layer):
+        layer.build((None, None, d))
+        return layer.count_params(), layer.compute_output_shape((None, None, d))[1]
+
+    parameters, length = count(NetRVLAD(k, use_bias=False))
+    assert (parameters, length) == (k * d, k * d)
+    parameters, length = count(SoftDBoW(k, use_bias=False))
+    assert (parameters, length) == (k * d, k)
+    parameters, length = count(NetFV(k, use_bias=False))
+    assert (parameters, length) == (3 * k * d, 2 * k * d)
+    parameters, length = count(AttentionPooling(k))
+    assert (parameters, length) == (k * d, k * d)
+    parameters, length = count(
+        NeXtVLAD(k, groups=g, expansion=expansion, use_bias=False, assignment_batch_normalization=False)
+    )
+    # Lin et al. 2018, with the hidden projection of `h` units: lambda D (D + G + K (G + (H + 1) / G)).
+    assert g * (parameters + length * h) == expansion * d * (g * (d + g + k * g) + k * (h + 1))
+
+
+def test_adapted_fisher_vectors_start_from_the_spread_of_each_cluster():
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    places = np.array([[20.0, 0.0], [-20.0, 5.0], [0.0, -30.0]])
+    frames = np.concatenate([rng.normal(place, [0.5, 2.0], size=(500, 2)) for place in places]).astype("float32")
+    layer = NetFV(3, intra_normalization=False, output_normalization=False)
+    layer.adapt(frames[None], seed=0, verbose=0)
+    # Drawn from deviations of 0.5 and 2: measured 0.476 to 0.512 and 1.94 to 2.09.
+    np.testing.assert_allclose(layer.deviations.numpy(), np.tile([0.5, 2.0], (3, 1)), rtol=0.1)
+    distances = np.linalg.norm(layer.centroids.numpy()[:, None] - places, axis=2)
+    assert distances.min(axis=0).max() < 0.3  # measured 0.11
+    assert sorted(distances.argmin(axis=1)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "message"),
+    [
+        (lambda: NeXtVLAD(2, groups=0), FRAMES, "`groups` must be a positive integer. Received: groups=0"),
+        (
+            lambda: NeXtVLAD(2, groups=5, name="n"),
+            FRAMES,
+            "multiple of `groups`. Received: expansion=2, feature size 6",
+        ),
+        (lambda: AttentionPooling(0), FRAMES, "`num_heads` must be a positive integer. Received: num_heads=0"),
+        (lambda: AttentionPooling(hidden_units=0), FRAMES, "`hidden_units` must be a positive integer"),
+        (lambda: MeanPooling(data_format="middle"), FRAMES, "`data_format` must be .* Received: data_format='middle'"),
+        (lambda: MaxPooling(normalize_input=1), FRAMES, "`normalize_input` must be True or False"),
+        (lambda: NetRVLAD(0), FRAMES, "`num_clusters` must be a positive integer"),
+        (lambda: NetFV(2, assignment="sparse"), FRAMES, "`assignment` must be 'dense' or 'conv'"),
+        (lambda: SoftDBoW(2, output_normalization=None), FRAMES, "`output_normalization` must be True or False"),
+        (lambda: MeanStdPooling(), (2, 6), "pools inputs of shape"),
+    ],
+)
+def test_wrong_arguments_and_inputs_are_refused(make, shape, message):
+    with pytest.raises(ValueError, match=message):
+        make()(random_array(shape))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.parametrize("form", DEFAULT_FORMS)
+def test_both_formats_are_the_model(form, tmp_path):
+    from keras_netvlad.export import export_model
+
+    frames, num_frames = keras.Input((None, SIZE), name="frames"), keras.Input((), dtype="int32", name="num_frames")
+    layer = make_layer(form)
+    outputs = {"descriptor": layer(frames, mask=FrameMask()(num_frames, frames))}
+    model = keras.Model({"frames": frames, "num_frames": num_frames}, outputs, name="pooled")
+    assert all(report.ok for report in export_model(model, tmp_path / "out"))
