@@ -100,7 +100,7 @@ class AdditivePooling(ClusterPooling):
                 f"`describe` of `{self.name}` takes the sums of `aggregate`, (batch, {rows}, {size}) and "
                 f"(batch, {self.num_clusters}). Received: shapes {tuple(first_sum.shape)} and {tuple(second_sum.shape)}"
             )
-        means = first_sum * inverse_sum(ops.expand_dims(second_sum, 2))
+        means = first_sum * inverse_sum(self._masses(second_sum))
         return self._described(self._residuals(means, self._value), second_sum)
 
     def _sums(self, product, assignments, descriptors):
@@ -121,9 +121,7 @@ class AdditivePooling(ClusterPooling):
         as large as the sum. What normalizing divides out again is not multiplied in.
         """
         squared = squared_norm(mean_residuals)  # (B, K, 1)
-        masses = ops.expand_dims(second_sum, 2)
-        if self._sums_a_cluster > 1:
-            masses = ops.concatenate([masses] * self._sums_a_cluster, axis=1)
+        masses = self._masses(second_sum)
         squared_sums = squared * ops.square(masses)
         if self.intra_normalization:
             is_filled = squared_sums > SQUARED_EPSILON
@@ -139,6 +137,11 @@ class AdditivePooling(ClusterPooling):
         descriptor = mean_residuals * scales
         descriptor = ops.reshape(descriptor, (-1, self._output_size(self.feature_size)))  # (B, K * D)
         return ops.cast(descriptor, self.compute_dtype)
+
+    def _masses(self, second_sum):
+        """`M` beside each row of `A`: `(B, K, 1)`, again for each kind of sum."""
+        masses = ops.expand_dims(second_sum, 2)
+        return ops.concatenate([masses] * self._sums_a_cluster, axis=1) if self._sums_a_cluster > 1 else masses
 
     def _output_size(self, feature_size):
         return math.prod(self._shape_of_sums(feature_size))
