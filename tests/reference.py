@@ -195,7 +195,7 @@ def video_classifier(model, streams, num_frames):
         if model.input_batch_normalization:
             frames = _batch_normalized(frames, _moments(model.get_layer(f"{name}_batch_normalization")))
         layer = model.get_layer(f"{name}_{model.pooling}")
-        descriptors.append(netvlad(frames, mask=mask, **options_of(layer)))
+        descriptors.append(pooled(layer, frames, mask))
     descriptor = np.concatenate(descriptors, axis=1)
     features = descriptor
     if model.descriptor_batch_normalization:
@@ -264,6 +264,38 @@ def mixture_of_experts(inputs, gate_kernel, expert_kernel, expert_bias, num_mixt
                 expert = 1 / (1 + np.exp(-(x @ expert_kernel[:, column] + expert_bias[column])))
                 scores[b, c] += gates[m] / sum(gates) * expert
     return scores
+
+
+def pooled(layer, inputs, mask=None):
+    """Returns what a built pooling layer, of any of the package's classes with float weights, gives."""
+    kind = type(layer).__name__
+    weights = {weight.name: _array(weight) for weight in layer.weights}
+    if kind in ("MeanPooling", "MeanStdPooling", "MaxPooling", "AttentionPooling"):
+        x, presence = flatten(inputs, mask, layer.data_format == "channels_first")
+        if layer.normalize_input:
+            x = np.apply_along_axis(normalized, 2, np.where(presence[..., None] > 0, x, 0.0))
+        kind = {"MeanPooling": "mean", "MeanStdPooling": "mean_std", "MaxPooling": "max"}.get(kind, "attention")
+        return simple_pooling(kind, x, presence, **weights)
+    norms = {"output_normalization": layer.output_normalization}
+    if kind != "SoftDBoW":
+        norms["intra_normalization"] = layer.intra_normalization
+    if kind == "NeXtVLAD":
+        weights["batch_normalization"] = None
+        if layer.assignment_batch_normalization:
+            weights["batch_normalization"] = assignment_options_of(layer)["batch_normalization"]
+        return nextvlad(inputs, weights, layer.groups, mask, **norms)
+    options = assignment_options_of(layer)
+    first, second = sums(inputs, layer.kernel, layer.num_clusters, mask=mask, **options)
+    if kind == "SoftDBoW":
+        return soft_dbow(second, **norms)
+    if kind == "NetRVLAD":
+        return describe(first, second, np.zeros((layer.num_clusters, first.shape[2])), **norms)
+    if kind == "NetVLAD":
+        return describe(first, second, layer.centroids, **norms)
+    a = assignments(inputs, layer.kernel, layer.num_clusters, mask=mask, **options)
+    x, presence = flatten(inputs, mask, layer.data_format == "channels_first")
+    squares = np.einsum("bnk,bnd->bkd", a, np.where(presence[..., None] > 0, x, 0.0) ** 2)
+    return netfv(first, second, squares, _array(layer.centroids), _array(layer.deviations), **norms)
 
 
 def flatten(inputs, mask=None, channels_first=False):

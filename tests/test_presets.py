@@ -51,45 +51,82 @@ def test_both_formats_are_every_preset(preset, tmp_path):
     assert all(report.ok and report.judge == "float64" for report in reports)
 
 
-def netvlad_parameters(size, clusters):
-    """Assignment, its normalization, centroids; and the normalization of the features."""
-    return 2 * size * clusters + 4 * clusters + 4 * size
+# Weights of the pooling of `D` features into `K` clusters, and length of its descriptor: batch normalization of the
+# assignment has four values a cluster, that of the features four a feature.
+POOLINGS = {
+    "netvlad": lambda d, k: (2 * d * k + 4 * k + 4 * d, d * k),
+    "netrvlad": lambda d, k: (d * k + 4 * k + 4 * d, d * k),
+    "netfv": lambda d, k: (3 * d * k + 4 * k + 4 * d, 2 * d * k),
+    "soft_dbow": lambda d, k: (d * k + 4 * k + 4 * d, k),
+}
 
 
-def gated_parameters(descriptor, hidden, classes=3862):
-    """Projection, gating of features, two experts and a dummy for each class, gating of scores."""
-    projection = descriptor * hidden + hidden
+def gated_parameters(pooling, rgb, audio, hidden, gates, classes=3862):
+    """Poolings, projection, gating of features, two experts and a dummy for each class, gating of scores."""
+    of_rgb, of_audio = POOLINGS[pooling](1024, rgb), POOLINGS[pooling](128, audio)
+    projection = (of_rgb[1] + of_audio[1]) * hidden + hidden
     experts = hidden * classes * 3 + (hidden + 1) * classes * 2
-    return projection + hidden**2 + 4 * hidden + experts + classes**2 + 4 * classes
+    gating = hidden**2 + 4 * hidden + classes**2 + 4 * classes if gates else 0
+    return of_rgb[0] + of_audio[0] + projection + experts + gating
 
 
 @pytest.mark.parametrize(
-    ("preset", "clusters", "hidden"),
+    ("preset", "pooling", "rgb", "audio", "hidden", "gates"),
     [
-        ("gated_netvlad", (256, 128), 1024),
-        ("skalic_austin_2018_netvlad_1", (256, 128), 1024),
-        ("skalic_austin_2018_netvlad_2", (192, 96), 992),
+        ("gated_netvlad", "netvlad", 256, 128, 1024, True),
+        ("gated_netrvlad", "netrvlad", 256, 128, 1024, True),
+        ("gated_netfv", "netfv", 128, 64, 1024, True),
+        ("gated_soft_dbow", "soft_dbow", 4096, 512, 1024, True),
+        ("skalic_austin_2018_netvlad_1", "netvlad", 256, 128, 1024, True),
+        ("skalic_austin_2018_netvlad_2", "netvlad", 192, 96, 992, True),
+        ("skalic_austin_2018_netfv", "netfv", 96, 48, 1540, True),
+        ("skalic_austin_2018_soft_dbow_1", "soft_dbow", 4096, 512, 1024, False),
+        ("skalic_austin_2018_soft_dbow_2", "soft_dbow", 6144, 768, 1536, False),
+        ("skalic_austin_2018_soft_dbow_3", "soft_dbow", 3684, 460, 920, False),
     ],
 )
-def test_netvlad_presets_have_the_published_sizes(preset, clusters, hidden):
-    rgb, audio = clusters
-    expected = netvlad_parameters(1024, rgb) + netvlad_parameters(128, audio)
-    expected += gated_parameters(1024 * rgb + 128 * audio, hidden)
-    assert full_size(preset) == expected
+def test_gated_presets_have_the_published_sizes(preset, pooling, rgb, audio, hidden, gates):
+    assert full_size(preset) == gated_parameters(pooling, rgb, audio, hidden, gates)
 
 
-def full_size(preset):
+@pytest.mark.parametrize(
+    ("overrides", "clusters", "reduction", "published"),
+    [
+        ({}, 128, 8, 89),  # Lin et al. 2018, table 1: 8 groups, K = 128, H = 2048, "89M"
+        ({"num_clusters": {"rgb": 112, "audio": 56}, "gating_reduction": 16}, 112, 16, 79),  # table 2: "79M"
+    ],
+)
+def test_nextvlad_has_the_published_size(overrides, clusters, reduction, published):
+    expected, length, hidden = 0, 0, 2048
+    for size, groups, k in ((1024, 8, clusters), (128, 4, clusters // 2)):
+        wide = 2 * size  # lambda D
+        # The paper's lambda D (D + G + K (G + 1 / G)), and biases and batch normalization, which it leaves aside.
+        expected += wide * (size + groups + k * groups) + wide * k // groups + wide + groups + 4 * groups * k
+        length += wide * k // groups
+    expected += 4 * length + length * hidden + 4 * hidden
+    expected += 2 * hidden**2 // reduction + 4 * hidden // reduction + (hidden + 1) * 3862
+    assert full_size("nextvlad", **overrides) == expected
+    assert round(expected / 1e6) == published
+
+
+def full_size(preset, **overrides):
     """Parameters at full size; zeros, which take neither time nor memory."""
     add_weight = keras.Layer.add_weight
     with unittest.mock.patch.object(
         keras.Layer, "add_weight", lambda *args, **options: add_weight(*args, **{**options, "initializer": "zeros"})
     ):
-        return VideoClassifier.from_preset(preset).count_params()
+        return VideoClassifier.from_preset(preset, **overrides).count_params()
 
 
 def test_streams_of_other_names_take_the_settings_of_rgb():
     model = VideoClassifier.from_preset("gated_netvlad", 3, feature_sizes={"frames": 4, "audio": 2}, hidden_units=4)
     assert model.num_clusters == {"frames": 256, "audio": 128}
+
+
+def test_streams_of_nextvlad_are_grouped_each_in_their_way():
+    model = small_model("nextvlad")
+    assert [model.get_layer(f"{name}_nextvlad").groups for name in ("rgb", "audio")] == [8, 4]
+    assert not model.get_layer("rgb_nextvlad").output_normalization
 
 
 def test_overrides_take_the_place_of_settings():

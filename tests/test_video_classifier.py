@@ -26,6 +26,14 @@ def small_batch(batch=4, frames=6, size=4, seed=0):
 # Everything between frames and scores that an option adds, one by one and as the winners had it.
 OPTIONS = {
     "assignment": {"pooling_options": {"assignment_batch_normalization": True, "num_ghost_clusters": 1}},
+    "netrvlad": {"pooling": "netrvlad"},
+    "netfv": {"pooling": "netfv"},
+    "soft_dbow": {"pooling": "soft_dbow"},
+    "nextvlad": {"pooling": "nextvlad", "pooling_options": {"groups": 4}},
+    "mean": {"pooling": "mean"},
+    "mean_std": {"pooling": "mean_std"},
+    "max": {"pooling": "max"},
+    "attention": {"pooling": "attention", "pooling_options": {"num_heads": 2}},
     "bytes": {"input_dtype": "uint8"},
     "input_batch_normalization": {"input_batch_normalization": True},
     "descriptor_batch_normalization": {"descriptor_batch_normalization": True},

@@ -20,17 +20,56 @@ _GATED = {
     "num_mixtures": 2,
     "classifier_regularizer": keras.regularizers.L2(0.5e-6),
 }
-_NETVLAD = {"pooling": "netvlad", "pooling_options": {"assignment_batch_normalization": True}}
+_NORMALIZED = {"pooling_options": {"assignment_batch_normalization": True}}
+# Skalic & Austin's Soft-DBoWs gate neither projection nor scores.
+_SOFT_DBOW = {**_GATED, **_NORMALIZED, "pooling": "soft_dbow", "gate_features": False, "gate_scores": False}
 
 PRESETS = {
-    "gated_netvlad": {**_GATED, **_NETVLAD, "num_clusters": {"rgb": 256, "audio": 128}},
-    "skalic_austin_2018_netvlad_1": {**_GATED, **_NETVLAD, "num_clusters": {"rgb": 256, "audio": 128}},
+    "gated_netvlad": {**_GATED, **_NORMALIZED, "pooling": "netvlad", "num_clusters": {"rgb": 256, "audio": 128}},
+    "gated_netrvlad": {**_GATED, **_NORMALIZED, "pooling": "netrvlad", "num_clusters": {"rgb": 256, "audio": 128}},
+    "gated_netfv": {**_GATED, **_NORMALIZED, "pooling": "netfv", "num_clusters": {"rgb": 128, "audio": 64}},
+    "gated_soft_dbow": {**_GATED, **_NORMALIZED, "pooling": "soft_dbow", "num_clusters": {"rgb": 4096, "audio": 512}},
+    "nextvlad": {
+        "feature_sizes": YOUTUBE_8M,
+        "pooling": "nextvlad",
+        "num_clusters": {"rgb": 128, "audio": 64},
+        # Batch normalization of the descriptor takes the place of its normalization.
+        "pooling_options": {
+            "rgb": {"groups": 8, "expansion": 2, "output_normalization": False},
+            "audio": {"groups": 4, "expansion": 2, "output_normalization": False},
+        },
+        "descriptor_batch_normalization": True,
+        "dropout": 0.5,
+        "hidden_units": 2048,
+        "hidden_activation": None,
+        "hidden_batch_normalization": True,
+        "gate_features": True,
+        "gating_reduction": 8,
+        "classifier_regularizer": keras.regularizers.L2(0.5e-5),
+    },
+    "skalic_austin_2018_netvlad_1": {
+        **_GATED,
+        **_NORMALIZED,
+        "pooling": "netvlad",
+        "num_clusters": {"rgb": 256, "audio": 128},
+    },
     "skalic_austin_2018_netvlad_2": {
         **_GATED,
-        **_NETVLAD,
+        **_NORMALIZED,
+        "pooling": "netvlad",
         "num_clusters": {"rgb": 192, "audio": 96},
         "hidden_units": 992,
     },
+    "skalic_austin_2018_netfv": {
+        **_GATED,
+        **_NORMALIZED,
+        "pooling": "netfv",
+        "num_clusters": {"rgb": 96, "audio": 48},
+        "hidden_units": 1540,
+    },
+    "skalic_austin_2018_soft_dbow_1": {**_SOFT_DBOW, "num_clusters": {"rgb": 4096, "audio": 512}},
+    "skalic_austin_2018_soft_dbow_2": {**_SOFT_DBOW, "num_clusters": {"rgb": 6144, "audio": 768}, "hidden_units": 1536},
+    "skalic_austin_2018_soft_dbow_3": {**_SOFT_DBOW, "num_clusters": {"rgb": 3684, "audio": 460}, "hidden_units": 920},
 }
 
 

@@ -303,9 +303,13 @@ class VideoClassifier(ScoringModel):
     def from_preset(cls, preset, num_classes=3862, **overrides):
         """Makes the architecture of a published model of YouTube-8M, with fresh weights.
 
-        `gated_netvlad` is the best single model of the 2017 winners, Miech et al.; `skalic_austin_2018_netvlad_1` and
-        `skalic_austin_2018_netvlad_2` are the NetVLADs of the 2018 winners' ensemble. What each consists of, its
-        source, and what its authors measured: docs/presets.md.
+        - Miech et al., the winners of 2017: `gated_netvlad`, their best single model, `gated_netrvlad`, `gated_netfv`,
+          `gated_soft_dbow`.
+        - Lin et al. 2018: `nextvlad`, a quarter of the parameters of the first.
+        - Skalic & Austin, the winners of 2018: `skalic_austin_2018_netvlad_1` and `_2`, `skalic_austin_2018_netfv`,
+          `skalic_austin_2018_soft_dbow_1`, `_2` and `_3`, of which they made an ensemble.
+
+        What each consists of, its source, and what its authors measured: docs/presets.md.
 
         Streams are `{"rgb": 1024, "audio": 128}` as in YouTube-8M. Give `feature_sizes` for features of your own; a
         stream that is not called `audio` takes the settings of `rgb`.
