@@ -150,6 +150,18 @@ def test_overrides_take_the_place_of_settings():
     assert model.input["rgb"].dtype == "uint8"
 
 
+def test_another_pooling_has_its_own_options():
+    model = small_model("gated_netvlad", pooling="mean")
+    assert model.get_layer("rgb_mean").output.shape == (None, 16)
+    assert model.pooling_options is None
+    assert small_model("gated_netvlad", pooling="netvlad").pooling_options == {"assignment_batch_normalization": True}
+
+
+def test_a_preset_is_named_after_itself():
+    assert small_model("nextvlad").name == "nextvlad"
+    assert small_model("nextvlad", name="mine").name == "mine"
+
+
 def test_an_override_leaves_the_table_as_it_was():
     before = repr(PRESETS)
     small_model("gated_netvlad").pooling_options["use_bias"] = False

@@ -417,6 +417,15 @@ def test_both_formats_are_the_model_with_all_options(input_dtype, tmp_path):
     assert all(report.ok and report.judge == "float64" for report in reports)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.parametrize("pooling", ["mean", "mean_std", "max", "attention"])
+def test_both_formats_are_the_model_of_simple_poolings(pooling, tmp_path):
+    from keras_netvlad.export import export_model
+
+    reports = export_model(two_stream_model(pooling=pooling), tmp_path / "out")
+    assert all(report.ok and report.judge == "float64" for report in reports)
+
+
 def test_loading_says_what_is_wrong_with_a_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must be a .keras file.*no file"):
         load_model(tmp_path / "absent.keras")

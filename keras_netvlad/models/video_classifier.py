@@ -317,10 +317,11 @@ class VideoClassifier(ScoringModel):
         Args:
             preset: String, one of the names above.
             num_classes: Integer, `C`; YouTube-8M has 3862 classes since 2018.
-            **overrides: Any argument of `VideoClassifier`, in place of the preset's.
+            **overrides: Any argument of `VideoClassifier`, in place of the preset's. Another `pooling` leaves out the
+                preset's `pooling_options`.
 
         Returns:
-            A `VideoClassifier`.
+            A `VideoClassifier`, named after the preset unless `name` is given.
 
         Example:
 
@@ -338,7 +339,9 @@ class VideoClassifier(ScoringModel):
         unknown = set(overrides) - set(_arguments(cls)) - {"name", "trainable"}
         if unknown:
             raise ValueError(f"Overrides must be arguments of `VideoClassifier`. Received: {sorted(unknown)}")
-        return cls(**{**settings, "num_classes": num_classes, **overrides})
+        if overrides.get("pooling", settings["pooling"]) != settings["pooling"]:
+            settings["pooling_options"] = None
+        return cls(**{"name": preset, **settings, "num_classes": num_classes, **overrides})
 
     def with_input_dtype(self, input_dtype):
         """Makes the same model, with a copy of its weights, for inputs of another dtype.
