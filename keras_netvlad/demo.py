@@ -13,7 +13,8 @@ from keras_netvlad.export.staging import staged
 from keras_netvlad.layers import FrameMask
 from keras_netvlad.layers.validation import check_integer
 from keras_netvlad.models import VideoClassifier
-from keras_netvlad.plot import check_installed, plot_assignments
+from keras_netvlad.plot import plot_assignments
+from keras_netvlad.plot.drawing import check_installed
 
 NUM_SPEAKERS = 9
 # A process that runs an artefact and could not import Keras or this package if it tried.

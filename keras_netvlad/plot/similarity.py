@@ -1,0 +1,100 @@
+"""`plot_similarity`: which videos have similar descriptors."""
+
+import numpy as np
+
+from keras_netvlad.plot.drawing import color_map, new_figure, shortened, wrapped
+
+MOST_NAMES = 40
+LONGEST_NAME = 28
+
+
+def plot_similarity(descriptors, labels=None, title="Similarity of descriptors"):
+    """Draws the cosine similarity of each descriptor with each other.
+
+    Videos of the same label stand together, in the order in which the labels first appear, with a line between two
+    labels. Good descriptors make bright squares on the diagonal. Descriptors of zeros (videos without frames) and
+    descriptors with NaN have no similarity and are grey.
+
+    Args:
+        descriptors: Array `(B, F)`, such as a model's `descriptor` or what `NetVLAD` returns.
+        labels: Optional sequence of `B` labels: classes, or names of videos.
+        title: String.
+
+    Returns:
+        A `matplotlib.figure.Figure`, without any state of pyplot.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_netvlad import NetVLAD
+    >>> frames = np.random.default_rng(0).normal(size=(4, 40, 16)).astype("float32")
+    >>> figure = plot_similarity(NetVLAD(8)(frames), ["cat", "dog", "cat", "dog"])
+    >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    ['cat', 'dog']
+
+    Raises:
+        ValueError: If `descriptors` are not of rank 2 or empty, or if there are not as many labels.
+        ImportError: If Matplotlib is not installed.
+    """
+    descriptors = np.asarray(descriptors, "float64")
+    if descriptors.ndim != 2 or not descriptors.size:
+        raise ValueError(
+            f"`descriptors` must be (videos, features), such as layer(frames). Received: shape {descriptors.shape}"
+        )
+    if isinstance(labels, str):
+        raise ValueError(f"`labels` must be a sequence with a label for each video. Received: labels={labels!r}")
+    labels = None if labels is None else [str(label) for label in labels]
+    if labels is not None and len(labels) != len(descriptors):
+        raise ValueError(
+            f"`labels` must hold a label for each of the {len(descriptors)} videos. Received: {len(labels)} labels"
+        )
+    figure = new_figure(6.4, 5.6)
+    from matplotlib.ticker import MaxNLocator
+
+    count = len(descriptors)
+    names, group_of = [], np.arange(count)
+    if labels is not None:
+        names = list(dict.fromkeys(labels))
+        index = {name: place for place, name in enumerate(names)}
+        group_of = np.array([index[label] for label in labels])
+        order = np.argsort(group_of, kind="stable")
+        descriptors, group_of = descriptors[order], group_of[order]
+    norms = np.linalg.norm(descriptors, axis=1, keepdims=True)
+    has_direction = np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)
+    units = np.divide(descriptors, norms, out=np.zeros_like(descriptors), where=has_direction[:, None])
+    similarities = np.where(has_direction[:, None] & has_direction, units @ units.T, np.nan)
+
+    axes = figure.subplots()
+    least = np.nanmin(similarities) if has_direction.any() else 0.0
+    image = axes.imshow(
+        similarities, cmap=color_map(), vmin=min(0.95, least), vmax=1, interpolation="nearest", aspect="equal"
+    )
+    figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.85)
+    note = "video" if labels is None else ""
+    if labels is None:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylabel("video")
+    else:
+        starts = np.flatnonzero(np.diff(group_of, prepend=-1))
+        ends = np.append(starts[1:], count)
+        for start in starts[1:] if len(names) < count and len(names) <= MOST_NAMES else ():
+            axes.axhline(start - 0.5, color="white", linewidth=0.8)
+            axes.axvline(start - 0.5, color="white", linewidth=0.8)
+        stride = -(-len(names) // MOST_NAMES)
+        shown = [shortened(name, LONGEST_NAME) for name in names[::stride]]
+        centres = ((starts + ends - 1) / 2)[::stride]
+        small = "medium" if len(shown) <= 12 else "small" if len(shown) <= 24 else "xx-small"
+        axes.set_yticks(centres, shown, fontsize=small)
+        longest = max(map(len, shown))
+        # The columns are the rows once more; long names below them would leave no room for the picture.
+        below = shown if longest <= 14 else [""] * len(shown)
+        axes.set_xticks(centres, below, fontsize=small, rotation=0 if longest * len(shown) <= 48 else 90)
+        if stride > 1:
+            note = f"one in {stride} of {len(names)} labels is named"
+    if not has_direction.all():
+        left_out = int((~has_direction).sum())
+        note = f"{note}      grey: {left_out} of {count} without frames or with NaN".strip()
+    axes.set_xlabel(note)
+    figure.suptitle(wrapped(title, 6.4), fontsize="large")
+    return figure
