@@ -131,6 +131,21 @@ def full_size(preset, **overrides):
         return VideoClassifier.from_preset(preset, **overrides).count_params()
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_settings_that_no_size_shows(preset):
+    model = small_model(preset)
+    assert model.get_layer("hidden").activation is keras.activations.linear
+    classifier = model.get_layer("ungated_scores" if model.gate_scores else "scores")
+    if preset == "nextvlad":
+        assert model.get_layer("dropout").rate == 0.5
+        assert classifier.kernel_regularizer.l2 == pytest.approx(1e-5 / 2)
+    else:
+        assert model.get_layer(f"rgb_{model.pooling}").assignment_batch_normalization
+        assert classifier.num_mixtures == 2
+        assert classifier.gate_kernel.regularizer.l2 == classifier.expert_kernel.regularizer.l2
+        assert classifier.gate_kernel.regularizer.l2 == pytest.approx(1e-6 / 2)
+
+
 def test_streams_of_other_names_take_the_settings_of_rgb():
     model = VideoClassifier.from_preset("gated_netvlad", 3, feature_sizes={"frames": 4, "audio": 2}, hidden_units=4)
     assert model.num_clusters == {"frames": 256, "audio": 128}
