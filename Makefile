@@ -23,6 +23,7 @@ BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 	dequantize \
 	ensemble \
 	frame_mask \
+	metrics \
 	mixture_of_experts \
 	netvlad \
 	netvlad_properties \

@@ -1,0 +1,46 @@
+"""`HitAtOne`: how often the highest score is right."""
+
+import keras
+from keras import ops
+
+from keras_netvlad.metrics.score_histogram import labels_and_weights
+
+
+@keras.saving.register_keras_serializable(package="keras_netvlad")
+class HitAtOne(keras.metrics.Mean):
+    """Share of videos whose highest score is that of one of their labels. A video without labels counts as 0.
+
+    Args:
+        name: Name, under which logs have it.
+        dtype: As of any Keras metric.
+
+    Call arguments:
+        y_true: Labels `(B, C)`, 1 for each class that a video has; of soft labels those of 0.5 and more count.
+        y_pred: Scores `(B, C)`, which may be of any range.
+        sample_weight: Optional weight of each video, `(B,)` or `(B, 1)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_netvlad.metrics import HitAtOne
+    >>> metric = HitAtOne()
+    >>> metric.update_state(np.array([[1, 1, 0], [0, 1, 0]]), np.array([[0.9, 0.1, 0.2], [0.8, 0.3, 0.0]]))
+    >>> float(metric.result())
+    0.5
+
+    Raises:
+        ValueError: On labels and scores of other shapes.
+
+    Reference:
+        - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675); definition as in
+          [google/youtube-8m](https://github.com/google/youtube-8m), `eval_util.py`.
+    """
+
+    def __init__(self, name="hit_at_one", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch of videos."""
+        labels, scores, weights = labels_and_weights(self.name, y_true, y_pred, sample_weight)
+        best = ops.expand_dims(ops.argmax(scores, axis=1), 1)
+        super().update_state(ops.take_along_axis(labels, best, axis=1)[:, 0], sample_weight=weights)

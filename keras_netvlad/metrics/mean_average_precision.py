@@ -1,0 +1,84 @@
+"""`MeanAveragePrecision`: the average precision of each class, and their mean."""
+
+import keras
+from keras import ops
+
+from keras_netvlad.layers.validation import check_integer
+from keras_netvlad.metrics.score_histogram import average_precision, histogram, labels_and_weights
+
+
+@keras.saving.register_keras_serializable(package="keras_netvlad")
+class MeanAveragePrecision(keras.metrics.Metric):
+    """Mean over classes of the average precision with which a class's videos are ranked.
+
+    Classes without a label are left out of the mean. The state is a histogram of scores for each class, so batches and
+    devices add up exactly. Scores of one bin count as in random order: with 2,048 bins, equally wide in logits, those
+    whose odds differ by less than 1.7%. On 2,000 videos of 500 classes this moved the mean by 2e-5. YouTube-8M's 3862
+    classes take 95 MB.
+
+    Args:
+        num_classes: Integer, `C`.
+        top_k: Integer, how many scores of each video are ranked, 20 in YouTube-8M's evaluation code; or `None` for all.
+        num_bins: Integer, bins of each histogram.
+        name: Name, under which logs have it.
+        dtype: As of any Keras metric; it is computed in float32.
+
+    Call arguments:
+        y_true: Labels `(B, C)`, 1 for each class that a video has; of soft labels those of 0.5 and more count.
+        y_pred: Scores `(B, C)` from 0 to 1.
+        sample_weight: Optional weight of each video, `(B,)` or `(B, 1)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_netvlad.metrics import MeanAveragePrecision
+    >>> metric = MeanAveragePrecision(num_classes=2)
+    >>> metric.update_state(np.array([[1, 0], [0, 1], [1, 0]]), np.array([[0.9, 0.5], [0.8, 0.4], [0.1, 0.3]]))
+    >>> round(float(metric.result()), 4)
+    0.6667
+
+    Raises:
+        ValueError: On an argument that is none of the above, or on labels and scores of other shapes.
+
+    Reference:
+        - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675); definition as in
+          [google/youtube-8m](https://github.com/google/youtube-8m), `eval_util.py`, but for classes without labels.
+    """
+
+    def __init__(self, num_classes, top_k=20, num_bins=2**11, name="map", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.num_classes = check_integer("num_classes", num_classes, 1)
+        self.top_k = None if top_k is None else check_integer("top_k", top_k, 1)
+        self.num_bins = check_integer("num_bins", num_bins, 1)
+        self.counts = self.add_variable((self.num_classes * self.num_bins, 3), "zeros", dtype="float32", name="counts")
+        self.num_positives = self.add_variable((self.num_classes,), "zeros", dtype="float32", name="num_positives")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch of videos."""
+        labels, scores, weights = labels_and_weights(self.name, y_true, y_pred, sample_weight)
+        if scores.shape[1] != self.num_classes:
+            raise ValueError(
+                f"`{self.name}` was made for {self.num_classes} classes. "
+                f"Received: scores of shape {tuple(scores.shape)}"
+            )
+        best, classes = ops.top_k(scores, min(self.top_k or self.num_classes, self.num_classes))
+        found = ops.take_along_axis(labels, classes, axis=1)
+        weights = ops.expand_dims(weights, 1)
+        self.counts.assign_add(histogram(best, found, weights, self.num_bins, classes, self.num_classes))
+        self.num_positives.assign_add(ops.sum(labels * weights, axis=0))
+
+    def result(self):
+        """Returns the mean, from 0 to 1; 0 where there are no labels."""
+        counts = ops.reshape(ops.convert_to_tensor(self.counts), (self.num_classes, self.num_bins, 3))
+        precisions = average_precision(counts, self.num_positives)
+        has_labels = ops.cast(ops.convert_to_tensor(self.num_positives) > 0, precisions.dtype)
+        return ops.divide_no_nan(ops.sum(precisions), ops.sum(has_labels))
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "top_k": self.top_k,
+            "num_bins": self.num_bins,
+        }

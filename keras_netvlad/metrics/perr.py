@@ -1,0 +1,52 @@
+"""`PERR`: precision at equal recall rate."""
+
+import keras
+from keras import ops
+
+from keras_netvlad.metrics.score_histogram import labels_and_weights
+
+
+@keras.saving.register_keras_serializable(package="keras_netvlad")
+class PERR(keras.metrics.Mean):
+    """Precision at equal recall rate: of as many highest scores as a video has labels, the share that are labels.
+
+    It is the mean over videos of the precision at the rank where precision and recall are equal. A video without
+    labels counts as 0.
+
+    Args:
+        name: Name, under which logs have it.
+        dtype: As of any Keras metric.
+
+    Call arguments:
+        y_true: Labels `(B, C)`, 1 for each class that a video has; of soft labels those of 0.5 and more count.
+        y_pred: Scores `(B, C)`, which may be of any range.
+        sample_weight: Optional weight of each video, `(B,)` or `(B, 1)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_netvlad.metrics import PERR
+    >>> metric = PERR()
+    >>> metric.update_state(np.array([[1, 1, 0], [0, 1, 0]]), np.array([[0.9, 0.1, 0.2], [0.8, 0.3, 0.0]]))
+    >>> float(metric.result())
+    0.25
+
+    Raises:
+        ValueError: On labels and scores of other shapes.
+
+    Reference:
+        - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675); definition as in
+          [google/youtube-8m](https://github.com/google/youtube-8m), `eval_util.py`.
+    """
+
+    def __init__(self, name="perr", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch of videos."""
+        labels, scores, weights = labels_and_weights(self.name, y_true, y_pred, sample_weight)
+        num_labels = ops.sum(labels, axis=1, keepdims=True)
+        ranked = ops.take_along_axis(labels, ops.argsort(-scores, axis=1), axis=1)
+        is_first = ops.cast(ops.arange(scores.shape[1], dtype="float32") < num_labels, "float32")
+        precisions = ops.sum(ranked * is_first, axis=1) / ops.maximum(num_labels[:, 0], 1.0)
+        super().update_state(precisions, sample_weight=weights)
