@@ -4,12 +4,14 @@ import doctest
 import importlib
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from videos import clip
 
 import keras_netvlad
 
@@ -41,6 +43,7 @@ def test_public_names_are_importable_and_documented():
 
 def test_code_of_the_readme_runs_as_one_program(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    shutil.copy(clip("bikes"), "video.mp4")
     blocks = code_blocks(ROOT / "README.md")
     assert len(blocks) >= 3
     exec(compile("\n".join(blocks), "README.md", "exec"), {"__name__": "readme"})
@@ -59,7 +62,7 @@ def test_code_of_the_migration_guide_runs():
 def test_importing_is_light():
     program = (
         "import sys, keras, keras_netvlad; "
-        "print(sorted({'tf2onnx', 'onnx', 'onnxruntime', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules)))"
+        "print(sorted({'tf2onnx', 'onnx', 'onnxruntime', 'matplotlib', 'sklearn', 'scipy', 'av'} & set(sys.modules)))"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     # Keras itself may load some of them; what counts is what this package adds.

