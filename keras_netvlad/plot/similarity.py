@@ -84,6 +84,8 @@ def plot_similarity(descriptors, labels=None, title="Similarity of descriptors")
         stride = -(-len(names) // MOST_NAMES)
         shown = [shortened(name, LONGEST_NAME) for name in names[::stride]]
         centres = ((starts + ends - 1) / 2)[::stride]
+        # Long names beside the picture widen the figure, so that they don't shrink it.
+        figure.set_size_inches(6.4 + 0.07 * max(0, max(map(len, shown)) - 8), 5.6)
         small = "medium" if len(shown) <= 12 else "small" if len(shown) <= 24 else "xx-small"
         axes.set_yticks(centres, shown, fontsize=small)
         longest = max(map(len, shown))
