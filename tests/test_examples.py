@@ -38,3 +38,21 @@ def test_migrate_from_tfa(tmp_path):
     assert "Saved migrated.keras, 909 parameters" in printed
     # Measured 2.7e-7.
     assert float(re.search(r"difference to the old model's: (\S+)", printed)[1]) < 5e-6
+
+
+@pytest.mark.slow
+def test_live_stream(tmp_path):
+    printed = run_example(tmp_path, "live_stream.py", "--epochs", "1", "--utterances", "2")
+    # A digit for each frame, from the first to the last.
+    assert re.findall(r"speaker \d: (\d+)", printed)
+    assert all(7 <= len(heard) <= 29 for heard in re.findall(r"speaker \d: (\d+)", printed))
+    # Measured 1.0e-7.
+    assert float(re.search(r"whole utterances: (\S+)", printed)[1]) < 2e-6
+
+
+@pytest.mark.slow
+def test_pictures_of_the_documentation(tmp_path):
+    run_example(EXAMPLES.parent, "../docs/make_pictures.py", "--epochs", "1", "--output", str(tmp_path))
+    committed = EXAMPLES.parent / "docs" / "pictures"
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in committed.iterdir()}
+    assert all(5_000 < path.stat().st_size < 100_000 for path in [*tmp_path.iterdir(), *committed.iterdir()])

@@ -58,6 +58,14 @@ def test_code_of_the_migration_guide_runs():
     exec(compile(block, "migration.md", "exec"), {"__name__": "migration"})
 
 
+def test_code_of_the_page_of_pictures_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = code_blocks(ROOT / "docs" / "pictures.md")
+    assert len(blocks) == 6
+    exec(compile("\n".join(blocks), "pictures.md", "exec"), {"__name__": "pictures"})
+    assert list((tmp_path / "logs").iterdir())
+
+
 @pytest.mark.slow
 def test_importing_is_light():
     program = (
