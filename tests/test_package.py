@@ -58,6 +58,22 @@ def test_code_of_the_migration_guide_runs():
     exec(compile(block, "migration.md", "exec"), {"__name__": "migration"})
 
 
+@pytest.mark.slow
+def test_code_of_the_page_of_artefacts_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = code_blocks(ROOT / "docs" / "artefacts.md")
+    assert len(blocks) == 2
+    exec(compile("\n".join(blocks), "artefacts.md", "exec"), {"__name__": "artefacts"})
+    assert {path.name for path in tmp_path.iterdir()} >= {"saved", "vowels.onnx", "wide.onnx"}
+
+
+def test_links_of_the_documentation_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            if not link.startswith("http"):
+                assert (page.parent / link.split("#")[0]).exists(), f"{page.name}: {link}"
+
+
 def test_code_of_the_page_of_pictures_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = code_blocks(ROOT / "docs" / "pictures.md")
