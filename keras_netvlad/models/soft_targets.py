@@ -16,7 +16,8 @@ def soft_targets(teacher, factor=0.5):
     A student that fits these learns from both: binary cross-entropy is linear in its labels, so its loss is the same
     mixture of that of the labels and that of the scores. Each batch is scored when it is asked for, on the device that
     Keras runs on, and none is kept; `.cache()` behind it spares later epochs the teacher. Metrics of `fit` see the soft
-    targets, too; judge a student on validation data, which keeps its labels.
+    targets, too: GAP counts labels of 0.5 and more, so with a factor below 0.5 it is that of the labels, and validation
+    data keep theirs anyway.
 
     Args:
         teacher: Model that scores the inputs of the dataset, such as an `ensemble`; its output `scores` or, if it has
