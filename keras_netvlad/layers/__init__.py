@@ -3,6 +3,7 @@
 from keras_netvlad.layers.attention_pooling import AttentionPooling
 from keras_netvlad.layers.context_gating import ContextGating
 from keras_netvlad.layers.dequantize import Dequantize
+from keras_netvlad.layers.frame_encoder import FrameEncoder
 from keras_netvlad.layers.frame_mask import FrameMask
 from keras_netvlad.layers.max_pooling import MaxPooling
 from keras_netvlad.layers.mean_pooling import MeanPooling
@@ -20,6 +21,7 @@ __all__ = [
     "AttentionPooling",
     "ContextGating",
     "Dequantize",
+    "FrameEncoder",
     "FrameMask",
     "MaxPooling",
     "MeanPooling",

@@ -1,8 +1,9 @@
 """Video models, assembled from the layers."""
 
 from keras_netvlad.models.ensemble import ensemble
+from keras_netvlad.models.from_pixels import from_pixels
 from keras_netvlad.models.loading import load_model
 from keras_netvlad.models.soft_targets import soft_targets
 from keras_netvlad.models.video_classifier import VideoClassifier
 
-__all__ = ["VideoClassifier", "ensemble", "load_model", "soft_targets"]
+__all__ = ["VideoClassifier", "ensemble", "from_pixels", "load_model", "soft_targets"]
