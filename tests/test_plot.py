@@ -1,5 +1,6 @@
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -208,6 +209,18 @@ def test_anything_but_one_video_is_refused(shape):
 def test_what_does_not_suit_is_refused(picture, arguments, message):
     with pytest.raises(ValueError, match=message):
         picture(**arguments)
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("values", ["frames.npy", {"a": 1}, [[1, 2], [3]]])
+def test_what_is_no_array_is_refused(picture, values):
+    with pytest.raises(TypeError, match=r"must be an array of numbers.*Received: a (str|dict|list)"):
+        picture(values)
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+def test_tensors_are_drawn(picture):
+    picture(keras.Variable(PICTURES[picture]) * 1.0)
 
 
 @pytest.mark.parametrize("picture", PICTURES)

@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from keras_netvlad.plot.drawing import check_image, check_positive, check_range, color_map, new_figure, wrapped
+from keras_netvlad.plot.drawing import (
+    as_numbers,
+    check_image,
+    check_positive,
+    check_range,
+    color_map,
+    new_figure,
+    wrapped,
+)
 from keras_netvlad.usage import cluster_shares
 
 
@@ -38,6 +46,7 @@ def plot_assignment_maps(
 
     Raises:
         ValueError: If `assignments` are no map, empty or negative, or if another argument does not suit them.
+        TypeError: If what should be an array of numbers is none.
         ImportError: If Matplotlib is not installed.
     """
     assignments = _check_maps(assignments, map_shape)
@@ -97,7 +106,7 @@ def plot_assignment_maps(
 
 
 def _check_maps(assignments, map_shape):
-    assignments = np.asarray(assignments, "float64")
+    assignments = as_numbers("assignments", assignments)
     if assignments.ndim not in (2, 3) or not assignments.size:
         raise ValueError(
             "`assignments` must be those of one image, (height, width, clusters) or (height * width, clusters), "

@@ -59,6 +59,7 @@ def plot_assignments(
 
     Raises:
         ValueError: If `assignments` are not of rank 2, empty or negative, or if another argument does not suit them.
+        TypeError: If what should be an array of numbers is none.
         ImportError: If Matplotlib is not installed.
     """
     assignments = check_assignments(assignments, "layer.assign(frames)[0]")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_netvlad.plot.drawing import BLUE, ORANGE, VERMILLION, check_range, new_figure, wrapped
+from keras_netvlad.plot.drawing import BLUE, ORANGE, VERMILLION, as_numbers, check_range, new_figure, wrapped
 from keras_netvlad.usage import (
     assignment_entropy,
     cluster_shares,
@@ -41,9 +41,10 @@ def plot_cluster_usage(assignments, title="Use of the clusters"):
 
     Raises:
         ValueError: If `assignments` are of rank below 2, empty or negative, or if no frame counts.
+        TypeError: If what should be an array of numbers is none.
         ImportError: If Matplotlib is not installed.
     """
-    assignments = np.asarray(assignments, "float64")
+    assignments = as_numbers("assignments", assignments)
     if assignments.ndim < 2 or not assignments.size:
         raise ValueError(
             "`assignments` must be (..., frames, clusters), such as layer.assign(frames). "

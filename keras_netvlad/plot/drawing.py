@@ -2,6 +2,7 @@
 
 import numbers
 
+import keras
 import numpy as np
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
@@ -31,9 +32,19 @@ def color_map(name="viridis"):
     return matplotlib.colormaps[name].with_extremes(bad=GREY)
 
 
+def as_numbers(name, values):
+    """Values as a float64 array, also those of a tensor that gradients flow through."""
+    try:
+        return np.asarray(keras.ops.convert_to_numpy(values) if keras.ops.is_tensor(values) else values, "float64")
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`{name}` must be an array of numbers without gaps. Received: a {type(values).__name__}"
+        ) from None
+
+
 def check_assignments(assignments, call):
     """Assignments of one video `(N, K)` as float64; `call` shows how to get them."""
-    assignments = np.asarray(assignments, "float64")
+    assignments = as_numbers("assignments", assignments)
     if assignments.ndim != 2 or not assignments.size:
         raise ValueError(
             f"`assignments` must be those of one video, (frames, clusters), such as {call}. "
@@ -61,7 +72,7 @@ def check_positive(name, value):
 
 def check_image(name, image):
     """An image `(H, W)` or `(H, W, 3)` that Matplotlib draws as it is: bytes, or floats from 0 to 1."""
-    image = np.asarray(image)
+    image = keras.ops.convert_to_numpy(image) if keras.ops.is_tensor(image) else np.asarray(image)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     if not image.size or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):

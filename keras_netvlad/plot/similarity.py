@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_netvlad.plot.drawing import color_map, new_figure, shortened, wrapped
+from keras_netvlad.plot.drawing import as_numbers, color_map, new_figure, shortened, wrapped
 
 MOST_NAMES = 40
 LONGEST_NAME = 28
@@ -34,9 +34,10 @@ def plot_similarity(descriptors, labels=None, title="Similarity of descriptors")
 
     Raises:
         ValueError: If `descriptors` are not of rank 2 or empty, or if there are not as many labels.
+        TypeError: If what should be an array of numbers is none.
         ImportError: If Matplotlib is not installed.
     """
-    descriptors = np.asarray(descriptors, "float64")
+    descriptors = as_numbers("descriptors", descriptors)
     if descriptors.ndim != 2 or not descriptors.size:
         raise ValueError(
             f"`descriptors` must be (videos, features), such as layer(frames). Received: shape {descriptors.shape}"
