@@ -251,3 +251,10 @@ def test_two_models_together_are_better_than_each_on_real_data():
     losses = [model.evaluate(x_test, y_test, verbose=0, return_dict=True)["loss"] for model in models]
     # By convexity never worse than the mean of both.
     assert both.evaluate(x_test, y_test, verbose=0) < np.mean(losses)
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(TypeError, match=r"`models` must be a list of models. Received: a VideoClassifier"):
+        ensemble(VideoClassifier({"rgb": 2}, 2, num_clusters=2))
+    with pytest.raises(TypeError, match=r"teacher must be a Keras model.*Received: a str"):
+        soft_targets("teacher.keras")

@@ -42,11 +42,13 @@ def ensemble(models, weights=None, name="ensemble"):
     Raises:
         ValueError: If there are fewer than two models, if one lacks the output `scores`, if inputs or numbers of
             classes disagree, or if the weights are none of the above.
-        TypeError: If an item is no functional model with named inputs.
+        TypeError: If `models` is no list, or an item no functional model with named inputs.
 
     Reference:
         - [Skalic & Austin 2018](https://github.com/miha-skalic/youtube8mchallenge), `graph_ensemble.py`.
     """
+    if not isinstance(models, (list, tuple)):
+        raise TypeError(f"`models` must be a list of models. Received: a {type(models).__name__}")
     models = list(models)
     weights = _check(models, weights)
     inputs = {}

@@ -43,11 +43,14 @@ def soft_targets(teacher, factor=0.5):
     Raises:
         ValueError: If `factor` is out of range; on application, if the dataset yields something else, or
             not what the teacher takes.
+        TypeError: If `teacher` is no model.
 
     Reference:
         - [Hinton et al. 2015](https://arxiv.org/abs/1503.02531).
         - [Skalic & Austin 2018](https://github.com/miha-skalic/youtube8mchallenge), `train_distill.py`, factor 0.5.
     """
+    if not isinstance(teacher, keras.Model):
+        raise TypeError(f"The teacher must be a Keras model that scores videos. Received: a {type(teacher).__name__}")
     if isinstance(factor, bool) or not isinstance(factor, numbers.Real) or not 0 <= factor <= 1:
         raise ValueError(f"`factor` must be a number from 0 to 1. Received: factor={factor!r}")
 
