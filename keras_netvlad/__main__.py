@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 DONE, PARITY_FAILED, WRONG_USE = 0, 1, 2
+UNREADABLE = 1
 
 
 def main(arguments=None):
@@ -109,12 +110,46 @@ def _inspect(options):
     return DONE
 
 
+def _extract(options):
+    import keras
+
+    from keras_netvlad.extraction import extract_features
+
+    bar = None
+
+    def progress(result, total):
+        nonlocal bar
+        bar = bar or keras.utils.Progbar(total, unit_name="video")
+        bar.add(1)
+        if result.error:
+            print(f"\nkeras-netvlad extract: {result.error}", file=sys.stderr)  # cli
+
+    results = extract_features(
+        options.folder,
+        options.output,
+        options.backbone,
+        None if options.weights == "none" else options.weights,
+        options.size,
+        options.fps,
+        options.dtype,
+        workers=options.workers,
+        progress=progress,
+    )
+    failed = sum(result.error is not None for result in results)
+    num_frames = sum(result.num_frames for result in results)
+    print(f"{len(results) - failed} videos extracted, {num_frames} frames; {failed} could not be read")  # cli
+    clipped = sum(result.clipped * result.num_frames for result in results) / max(num_frames, 1)
+    if clipped:
+        print(f"{clipped:.1%} of the values lie outside -2 to 2 and were clipped; --dtype float16 keeps them")  # cli
+    return UNREADABLE if failed else DONE
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         prog="keras-netvlad",
         description="NetVLAD video models as artefacts: export a .keras file to SavedModel and ONNX, and prove that "
         "they compute the same.",
-        epilog="Exit codes: 0 done, 1 an artefact differs from its model, 2 wrong use.",
+        epilog="Exit codes: 0 done, 1 an artefact differs from its model or a video could not be read, 2 wrong use.",
     )
     commands = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
 
@@ -169,6 +204,19 @@ def _parser():
     inspect = commands.add_parser("inspect", help="print what an artefact is, without running it")
     inspect.add_argument("path", metavar="PATH", help="a SavedModel, an .onnx file, or a directory that holds some")
     inspect.set_defaults(command=_inspect)
+
+    extract = commands.add_parser("extract", help="frame features of a folder of videos, as YouTube-8M records")
+    extract.add_argument("folder", metavar="FOLDER", help="directory of videos, with all below it")
+    extract.add_argument("output", metavar="DIR", help="where records go; those that are there are not made again")
+    extract.add_argument("--backbone", default="MobileNetV2", help="model of keras.applications (default %(default)s)")
+    extract.add_argument(
+        "--weights", default="imagenet", help="imagenet, a file of weights without top, or none (default %(default)s)"
+    )
+    extract.add_argument("--size", type=int, default=224, help="height and width of pictures (default %(default)s)")
+    extract.add_argument("--fps", type=float, default=1.0, help="frames a second (default %(default)s)")
+    extract.add_argument("--dtype", choices=["uint8", "float16"], default="uint8", help="default %(default)s")
+    extract.add_argument("--workers", type=int, default=1, help="processes (default %(default)s)")
+    extract.set_defaults(command=_extract)
     return parser
 
 

@@ -1,0 +1,103 @@
+"""Extraction: the records hold the backbone's features, and nothing is done twice."""
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from videos import clip, grey, write_video
+
+from keras_netvlad.__main__ import main
+from keras_netvlad.data import read_video
+from keras_netvlad.extraction import extract_features
+from keras_netvlad.layers import Dequantize
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random weights of MobileNet in a file, as a user's."""
+    keras.utils.set_random_seed(0)
+    model = keras.applications.MobileNet((SIZE, SIZE, 3), include_top=False, weights=None, pooling="avg")
+    path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
+    model.save_weights(path)
+    return model, str(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "videos" / "below").mkdir(parents=True)
+    shutil.copy(clip("carphone_pristine"), tmp_path / "videos" / "below" / "phone.mp4")
+    write_video(tmp_path / "videos" / "grey.mkv", [grey(10 * i) for i in range(20)])
+    (tmp_path / "videos" / "notes.txt").write_text("no video")
+    return tmp_path / "videos"
+
+
+def read_record(path):
+    (record,) = tf.data.TFRecordDataset(str(path))
+    example = tf.train.SequenceExample.FromString(record.numpy())
+    frames = [feature.bytes_list.value[0] for feature in example.feature_lists.feature_list["rgb"].feature]
+    return example.context.feature["id"].bytes_list.value[0].decode(), frames
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_records_hold_the_features_and_nothing_is_done_twice(tmp_path, folder, weights, dtype):
+    model, file = weights
+    seen = []
+    arguments = {"backbone": "MobileNet", "weights": file, "size": SIZE, "dtype": dtype, "batch_size": 3}
+    results = extract_features(folder, tmp_path / "out", progress=lambda result, total: seen.append(total), **arguments)
+    assert [(r.num_frames, r.error) for r in results] == [(5, None), (2, None)]
+    assert seen == [2, 2]
+    name, frames = read_record(tmp_path / "out" / "below" / "phone.mp4.tfrecord")
+    assert name == "below/phone.mp4"
+    pictures = np.stack(list(read_video(clip("carphone_pristine"), size=SIZE, crop_to_aspect_ratio=True)))
+    expected = model.predict_on_batch(pictures / 127.5 - 1)
+    values = np.stack([np.frombuffer(frame, dtype) for frame in frames])
+    if dtype == "uint8":
+        # Half a level of 4 / 255.
+        np.testing.assert_allclose(Dequantize()(values), np.clip(expected, -1.99, 2.007), atol=2.01 / 255)
+    else:
+        np.testing.assert_allclose(values, expected, rtol=2e-3, atol=1e-4)
+    assert extract_features(folder, tmp_path / "out", **arguments) == []
+    (tmp_path / "out" / "grey.mkv.tfrecord").unlink()
+    assert [r.video.name for r in extract_features(folder, tmp_path / "out", **arguments)] == ["grey.mkv"]
+    with pytest.raises(ValueError, match="made alike; give another `output`"):
+        extract_features(folder, tmp_path / "out", **{**arguments, "fps": 2})
+
+
+def test_a_damaged_video_is_reported_and_the_others_are_extracted(tmp_path, folder, weights, capsys):
+    (folder / "broken.mp4").write_bytes(b"no video at all")
+    options = ["--backbone", "MobileNet", "--weights", weights[1], "--size", str(SIZE)]
+    assert main(["extract", str(folder), str(tmp_path / "out"), *options]) == 1
+    printed = capsys.readouterr()
+    assert "2 videos extracted, 7 frames; 1 could not be read" in printed.out
+    assert "broken.mp4 at the first frame, byte 0" in printed.err
+    assert not (tmp_path / "out" / "broken.mp4.tfrecord").exists()
+    (folder / "broken.mp4").unlink()
+    assert main(["extract", str(folder), str(tmp_path / "out"), *options]) == 0
+    assert "0 videos extracted" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_workers_share_the_videos(tmp_path, folder, weights):
+    arguments = {"backbone": "MobileNet", "weights": weights[1], "size": SIZE}
+    extract_features(folder, tmp_path / "one", **arguments)
+    results = extract_features(folder, tmp_path / "two", workers=2, **arguments)
+    assert sorted(r.num_frames for r in results) == [2, 5]
+    for name in ("grey.mkv.tfrecord", "below/phone.mp4.tfrecord"):
+        assert read_record(tmp_path / "one" / name) == read_record(tmp_path / "two" / name)
+
+
+def test_wrong_arguments_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`backbone` must be the name of a model"):
+        extract_features(tmp_path, tmp_path / "out", backbone="MobileNet9")
+    with pytest.raises(ValueError, match="`dtype` must be 'uint8' or 'float16'"):
+        extract_features(tmp_path, tmp_path / "out", dtype="int8")
+    with pytest.raises(ValueError, match="`workers` must be an integer of at least 1"):
+        extract_features(tmp_path, tmp_path / "out", workers=0)
+    with pytest.raises(NotADirectoryError, match="`folder` must be a directory of videos"):
+        extract_features(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(ValueError, match="`folder` must hold video files"):
+        extract_features(tmp_path, tmp_path / "out")
