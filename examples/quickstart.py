@@ -4,6 +4,7 @@ python examples/quickstart.py [--epochs 30] [--output vowels]
 """
 
 import argparse
+from pathlib import Path
 
 import keras
 
@@ -18,6 +19,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--output", default="vowels", help="directory to make (default: %(default)s)")
     options = parser.parse_args()
+    if options.epochs < 1 or Path(options.output).exists():  # before the training, not after it
+        parser.error("expected --epochs of at least 1, and an --output that does not exist yet")
 
     keras.utils.set_random_seed(0)
     (x_train, y_train), (x_test, y_test) = load_japanese_vowels()

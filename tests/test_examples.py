@@ -56,3 +56,15 @@ def test_pictures_of_the_documentation(tmp_path):
     committed = EXAMPLES.parent / "docs" / "pictures"
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in committed.iterdir()}
     assert all(5_000 < path.stat().st_size < 100_000 for path in [*tmp_path.iterdir(), *committed.iterdir()])
+
+
+@pytest.mark.slow
+def test_quickstart_refuses_a_directory_that_is_there_before_it_trains(tmp_path):
+    finished = subprocess.run(
+        [sys.executable, str(EXAMPLES / "quickstart.py"), "--output", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 2
+    assert "an --output that does not exist yet" in finished.stderr
