@@ -12,10 +12,17 @@ import shutil
 import time
 from pathlib import Path
 
-from benchmarks import classifier, exports, gpu, growth, layer, report, serving
+from benchmarks import classifier, exports, gpu, growth, layer, pooling, report, serving
 from benchmarks.measuring import ROOT
 
-PARTS = {"layer": layer, "classifier": classifier, "exports": exports, "serving": serving, "growth": growth}
+PARTS = {
+    "layer": layer,
+    "classifier": classifier,
+    "exports": exports,
+    "serving": serving,
+    "growth": growth,
+    "pooling": pooling,
+}
 
 
 def main():
@@ -25,6 +32,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=10, help="measuring time of each row (default %(default)s)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs; needs --output")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks", help="folder (default benchmarks/)")
+    parser.add_argument("--digits", type=Path, help="spoken digits for `pooling`, which says where they are from")
     options = parser.parse_args()
     if options.quick and options.output == ROOT / "benchmarks":
         parser.error("--quick measures nothing of worth; name another folder with --output")
@@ -35,7 +43,8 @@ def main():
     results["machine"] = machine
     for name in options.parts:
         start = time.perf_counter()
-        part = PARTS[name].measure(options.quick, options.seconds)
+        data = {"digits": options.digits} if name == "pooling" else {}
+        part = PARTS[name].measure(options.quick, options.seconds, **data)
         results["parts"][name] = {**report.describe_run(), "seconds": time.perf_counter() - start, **part}
         report.write_json(path, results)
     sections = {}

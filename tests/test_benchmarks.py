@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("layer", "classifier", "exports", "serving", "growth")
+PARTS = ("layer", "classifier", "exports", "serving", "growth", "pooling")
 
 
 def run(*arguments):
@@ -49,6 +49,8 @@ def test_every_part_is_measured(output):
         *("input", "assignment", "aggregation", "hidden", "classifier", "optimizer")
     }
     assert {row["axis"] for row in parts["growth"]["rows"]} == {"N", "K"}
+    assert [row["pooling"] for row in parts["pooling"]["rows"]] == ["netvlad", "mean"]
+    assert "Free Spoken Digit Dataset" in parts["pooling"]["left_out"][0]
 
 
 @pytest.mark.slow
