@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast backends runtimes lint bench clean
+.PHONY: demo test test-fast backends runtimes engines lint bench clean
 
 demo: .venv/.demo
 	rm -rf build/demo
@@ -44,6 +44,11 @@ RUNTIME_TESTS := $(addprefix tests/test_,runtimes.py triton.py warmup.py serving
 runtimes: .venv/.runtimes
 	$(BIN)/pytest $(RUNTIME_TESTS)
 
+# Descriptors and training on engines for many machines: Ray, Spark (which needs Java), Beam, several JAX processes.
+ENGINE_TESTS := $(addprefix tests/test_,embed.py)
+engines: .venv/.engines
+	$(BIN)/pytest $(ENGINE_TESTS)
+
 lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,6 +77,10 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[runtimes]'
 	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/triton nvidia-pytriton
 	cd export/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-audit --no-fund --silent
+	touch $@
+
+.venv/.engines: .venv/.backends
+	$(BIN)/pip install --quiet --editable '.[ray,spark,beam]'
 	touch $@
 
 .venv/.backends: .venv/.test

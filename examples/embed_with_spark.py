@@ -1,0 +1,55 @@
+"""Descriptors of any number of videos with Spark: Parquet in, Parquet out, one session in each Python worker.
+
+    pip install 'keras_netvlad[spark]'        # and Java 17
+    python examples/embed_with_spark.py MODEL.onnx VIDEOS OUTPUT
+
+VIDEOS is a Parquet file or folder with the columns `id` and, for each stream of the model, the `uint8` frames of a
+video as bytes. OUTPUT gets `id` and `descriptor`. A task whose worker dies is run again, up to
+`spark.task.maxFailures` times.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import pandas
+from pyspark.sql import SparkSession
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
+import embed as embed_module
+from embed import Embed
+
+
+def embed_videos(spark, embed, source, target, batch_size=64):
+    """Reads videos, embeds them in Spark's Python workers, and writes descriptors."""
+    spark.sparkContext.addPyFile(embed_module.__file__)
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", batch_size)
+    videos = spark.read.parquet(str(source))
+    streams = [column for column in videos.columns if column != "id"]
+
+    def describe(batches):
+        for batch in batches:
+            descriptors = embed({stream: list(batch[stream]) for stream in streams})
+            yield pandas.DataFrame({"id": batch["id"], "descriptor": list(descriptors)})
+
+    videos.mapInPandas(describe, "id string, descriptor array<float>").write.parquet(str(target))
+
+
+def main():
+    """Embeds what the command line says, on this machine or where `spark-submit` sends it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="ONNX file of `keras_netvlad.export.export_onnx`")
+    parser.add_argument("videos", help="Parquet file or folder")
+    parser.add_argument("output", help="folder for Parquet files, which must not exist")
+    options = parser.parse_args()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers take the first `python3` there is
+    spark = SparkSession.builder.appName("embed").getOrCreate()
+    try:
+        embed_videos(spark, Embed(options.model, num_threads=1), options.videos, options.output)
+    finally:
+        spark.stop()
+
+
+if __name__ == "__main__":
+    main()
