@@ -192,3 +192,10 @@ def test_two_devices_count_together():
         [sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, timeout=300, cwd=Path(__file__).parent
     )
     assert run.stdout.strip().endswith("equal"), run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("make", [GlobalAveragePrecision, lambda: MeanAveragePrecision(3), PERR, HitAtOne])
+def test_a_nan_score_makes_the_result_nan(make):
+    metric = make()
+    metric.update_state(np.array([[1, 0, 1], [0, 1, 0]]), np.array([[0.9, np.nan, 0.5], [0.1, 0.8, 0.2]], "float32"))
+    assert np.isnan(float(metric.result()))

@@ -71,7 +71,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
         """Returns the mean, from 0 to 1; 0 where there are no labels."""
         counts = ops.reshape(ops.convert_to_tensor(self.counts), (self.num_classes, self.num_bins, 3))
         precisions = average_precision(counts, self.num_positives)
-        has_labels = ops.cast(ops.convert_to_tensor(self.num_positives) > 0, precisions.dtype)
+        has_labels = ops.cast(ops.convert_to_tensor(self.num_positives) != 0, precisions.dtype)
         return ops.divide_no_nan(ops.sum(precisions), ops.sum(has_labels))
 
     def get_config(self):

@@ -67,4 +67,7 @@ def labels_and_weights(name, y_true, y_pred, sample_weight):
     weights = ops.ones_like(labels[:, 0])
     if sample_weight is not None:
         weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-    return labels, ops.cast(y_pred, "float32"), weights
+    scores = ops.cast(y_pred, "float32")
+    # A NaN score has no rank; without this a broken model can come out as a perfect one.
+    has_nan = ops.any(ops.isnan(scores), axis=1)
+    return labels, scores, ops.where(has_nan, float("nan"), weights)
