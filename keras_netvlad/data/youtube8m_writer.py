@@ -1,0 +1,128 @@
+"""`write_youtube8m`: features of one's own as records in YouTube-8M's schema."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from keras_netvlad.layers.dequantize import HIGHEST, LEVELS, LOWEST
+
+
+def write_youtube8m(path, videos, level="frame"):
+    """Writes one TFRecord file in YouTube-8M's schema, which `youtube8m` reads.
+
+    Floats are clipped to -2 to 2 and quantized to 256 levels, the nearest that `Dequantize` gives: an error of at most
+    2/255 within that range. Features should be scaled so that most of them lie there, as YouTube-8M's do.
+
+    The file appears whole or not at all.
+
+    Args:
+        path: Path of the file, which does not exist yet, such as `"train0000.tfrecord"`.
+        videos: Iterable of dicts, each a video: `id`, a string; `labels`, a list of integers, which may be empty; and
+            the streams by name, all with one number of frames: `uint8` `(T, D)` as they are, floats `(T, D)` to be
+            quantized. At video level streams are floats `(D,)`, stored as `mean_<stream>`.
+        level: `"frame"` or `"video"`.
+
+    Returns:
+        Integer, how many were written.
+
+    Example:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from keras_netvlad.data import write_youtube8m
+    >>> frames = np.random.default_rng(0).normal(size=(20, 64))
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     write_youtube8m(f"{directory}/mine.tfrecord", [{"id": "a", "labels": [0, 2], "frames": frames}])
+    1
+
+    Raises:
+        FileExistsError: If the path exists.
+        ValueError: If a video is not as above, or its streams are not those of the first; nothing is written.
+    """
+    from keras_netvlad.export.staging import staged
+
+    if level not in ("frame", "video"):
+        raise ValueError(f"`level` must be 'frame' or 'video'. Received: level={level!r}")
+    serialize = _sequence_example if level == "frame" else _example
+    expected, number = None, -1
+    with staged(path) as stage, tf.io.TFRecordWriter(str(stage)) as writer:
+        for number, video in enumerate(videos):
+            context, streams = _check_video(number, video, level)
+            sizes = {name: values.shape[-1] for name, values in streams.items()}
+            expected = expected or sizes
+            if sizes != expected:
+                raise ValueError(
+                    f"All videos must have the streams of the first, {expected}. Received: video {number} with {sizes}"
+                )
+            writer.write(serialize(context, streams))
+        if number < 0:
+            raise ValueError("There must be at least one video to write. Received: none")
+    return number + 1
+
+
+def _check_video(number, video, level):
+    """The context as features, and the streams as arrays."""
+    if not isinstance(video, Mapping) or not {"id", "labels"} < set(video):
+        received = sorted(video) if isinstance(video, Mapping) else video
+        raise ValueError(
+            f"A video must be a dict of `id`, `labels` and at least one stream. Received: video {number}, {received!r}"
+        )
+    labels = np.asarray(video["labels"])
+    if labels.ndim != 1 or (labels.size and (labels.dtype.kind not in "iu" or labels.min() < 0)):
+        raise ValueError(
+            f"`labels` must be a list of integers of 0 or more. Received: video {number}, labels={video['labels']!r}"
+        )
+    name = video["id"]
+    if not isinstance(name, (str, bytes)):
+        raise ValueError(f"`id` must be a string. Received: video {number}, id={name!r}")
+    name = name.encode() if isinstance(name, str) else name
+    context = {
+        "id": tf.train.Feature(bytes_list=tf.train.BytesList(value=[name])),
+        "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=labels.tolist())),
+    }
+    streams = {key: np.asarray(values) for key, values in video.items() if key not in context}
+    for key, values in streams.items():
+        is_known = values.dtype.kind == "f" or (values.dtype == np.uint8 and level == "frame")
+        if values.ndim != (2 if level == "frame" else 1) or not values.size or not is_known:
+            shape = "uint8 or floats (T, D), at least one frame" if level == "frame" else "floats (D,)"
+            raise ValueError(
+                f"A stream must be {shape}. Received: video {number}, `{key}` of {values.dtype} {values.shape}"
+            )
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(f"Features must be finite numbers. Received: video {number}, `{key}` with NaN or infinity")
+    if level == "frame" and len({len(values) for values in streams.values()}) > 1:
+        lengths = {key: len(values) for key, values in streams.items()}
+        raise ValueError(f"All streams of a video must have one length. Received: video {number}, {lengths}")
+    return context, streams
+
+
+def _sequence_example(context, streams):
+    lists = {
+        name: tf.train.FeatureList(
+            feature=[
+                tf.train.Feature(bytes_list=tf.train.BytesList(value=[frame.tobytes()])) for frame in _quantize(values)
+            ]
+        )
+        for name, values in streams.items()
+    }
+    return tf.train.SequenceExample(
+        context=tf.train.Features(feature=context), feature_lists=tf.train.FeatureLists(feature_list=lists)
+    ).SerializeToString()
+
+
+def _example(context, streams):
+    means = {
+        f"mean_{name}": tf.train.Feature(float_list=tf.train.FloatList(value=values))
+        for name, values in streams.items()
+    }
+    return tf.train.Example(features=tf.train.Features(feature={**context, **means})).SerializeToString()
+
+
+def _quantize(values):
+    """Floats to the nearest byte; bytes as they are."""
+    if values.dtype == np.uint8:
+        return values
+    scale, offset = (HIGHEST - LOWEST) / (LEVELS - 1), (HIGHEST - LOWEST) / (2 * LEVELS) + LOWEST
+    clipped = np.clip(values.astype("float64"), LOWEST, HIGHEST)
+    return np.clip(np.rint((clipped - offset) / scale), 0, LEVELS - 1).astype("uint8")
