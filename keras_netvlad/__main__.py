@@ -1,6 +1,7 @@
 """The command `keras-netvlad`."""
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -88,6 +89,34 @@ def _write(options, write):
         return PARITY_FAILED
     for report in reports:
         print(report)  # cli
+    return DONE
+
+
+def _train(options):
+    from keras_netvlad.training import train
+
+    report = train(
+        options.train,
+        options.output,
+        preset=options.preset,
+        validation_files=options.validation,
+        num_classes=options.num_classes,
+        feature_sizes=options.feature_sizes,
+        overrides=options.overrides,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        max_frames=options.max_frames,
+        learning_rate=options.learning_rate,
+        learning_rate_decay=options.learning_rate_decay,
+        decay_examples=options.decay_examples,
+        ema_momentum=options.ema,
+        mixed_precision=options.mixed_precision,
+        patience=options.patience,
+        save_every=options.save_every,
+        errors=options.errors,
+        seed=options.seed,
+    )
+    print(report)  # cli
     return DONE
 
 
@@ -195,6 +224,8 @@ def _parser():
     _add_metadata(publish)
     publish.set_defaults(command=_publish)
 
+    _add_train(commands)
+
     verify = commands.add_parser("verify", help="compare artefacts with the .keras model they were made from")
     verify.add_argument("model", metavar="MODEL.keras", help="the model")
     verify.add_argument("artefact", nargs="+", metavar="ARTEFACT", help="a SavedModel directory or an .onnx file")
@@ -218,6 +249,43 @@ def _parser():
     extract.add_argument("--workers", type=int, default=1, help="processes (default %(default)s)")
     extract.set_defaults(command=_extract)
     return parser
+
+
+def _add_train(commands):
+    train = commands.add_parser(
+        "train", help="train a preset on YouTube-8M's records and publish it; goes on where a killed run was"
+    )
+    train.add_argument("--preset", default="gated_netvlad", help="published model to train (default %(default)s)")
+    train.add_argument("--train", nargs="+", required=True, metavar="FILES", help="files or quoted patterns")
+    train.add_argument("--validation", nargs="+", metavar="FILES", help="the same, for GAP after each epoch")
+    train.add_argument("--output", required=True, metavar="DIR", help="directory of the run, new or to go on with")
+    train.add_argument("--num-classes", type=int, default=3862, help="number of classes (default %(default)s)")
+    train.add_argument("--feature-sizes", type=_json_object, metavar="JSON", help='default {"rgb": 1024, "audio": 128}')
+    train.add_argument(
+        "--overrides", type=_json_object, metavar="JSON", help='arguments of VideoClassifier, as {"hidden_units": 512}'
+    )
+    train.add_argument("--epochs", type=int, default=5, help="default %(default)s")
+    train.add_argument("--batch-size", type=int, default=80, help="videos in a batch (default %(default)s)")
+    train.add_argument("--max-frames", type=int, default=300, help="frames of a video at most (default %(default)s)")
+    train.add_argument("--learning-rate", type=float, default=2e-4, help="to start with (default %(default)s)")
+    train.add_argument(
+        "--learning-rate-decay", type=float, default=0.8, help="factor every --decay-examples (default %(default)s)"
+    )
+    train.add_argument("--decay-examples", type=int, default=4_000_000, help="videos (default %(default)s)")
+    train.add_argument("--ema", type=float, metavar="MOMENTUM", help="publish the moving average of the weights")
+    train.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16")
+    train.add_argument("--patience", type=int, help="stop after so many validations without a better GAP")
+    train.add_argument("--save-every", type=int, metavar="BATCHES", help="write what to go on from (default: an epoch)")
+    train.add_argument("--errors", choices=["raise", "skip"], default="raise", help="bad records (default %(default)s)")
+    train.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    train.set_defaults(command=_train)
+
+
+def _json_object(text):
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
 
 
 def _add_precision(parser):

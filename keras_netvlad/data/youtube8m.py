@@ -144,8 +144,7 @@ def youtube8m(
             f"`start_epoch` must be below epochs={epochs}, and `start_step` below the {num_steps} batches of an epoch. "
             f"Received: start_epoch={start_epoch}, start_step={start_step}"
         )
-    schema = _FrameLevel if level == "frame" else _VideoLevel
-    schema = schema(feature_sizes, num_classes, max_frames, fixed_frames)
+    schema = _schema(level, tuple(feature_sizes.items()), num_classes, max_frames, fixed_frames)
 
     @functools.lru_cache(maxsize=2)
     def order(epoch):
@@ -169,6 +168,11 @@ def youtube8m(
     if epochs is None:
         data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return data.prefetch(tf.data.AUTOTUNE)
+
+
+@functools.lru_cache(maxsize=8)  # readers of one kind share their graph
+def _schema(level, feature_sizes, *arguments):
+    return (_FrameLevel if level == "frame" else _VideoLevel)(dict(feature_sizes), *arguments)
 
 
 class _Records:
