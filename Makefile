@@ -45,7 +45,7 @@ runtimes: .venv/.runtimes
 	$(BIN)/pytest $(RUNTIME_TESTS)
 
 # Descriptors and training on engines for many machines: Ray, Spark (which needs Java), Beam, several JAX processes.
-ENGINE_TESTS := $(addprefix tests/test_,embed.py)
+ENGINE_TESTS := $(addprefix tests/test_,embed.py many_machines.py)
 engines: .venv/.engines
 	$(BIN)/pytest $(ENGINE_TESTS)
 
