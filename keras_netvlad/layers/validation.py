@@ -1,5 +1,6 @@
 """Checks of users' arguments that more than one class makes."""
 
+import math
 import numbers
 
 
@@ -9,6 +10,15 @@ def check_integer(name, value, minimum):
         kind = {0: "an integer of 0 or more", 1: "a positive integer"}[minimum]
         raise ValueError(f"`{name}` must be {kind}. Received: {name}={value!r}")
     return int(value)
+
+
+def check_number(name, value, minimum=None, exclusive=False):
+    """Returns `value` as a `float`, or raises if it is not finite or below `minimum` (on it, if `exclusive`)."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or (minimum is not None and (value < minimum or (exclusive and value == minimum))):
+        limit = "" if minimum is None else f" above {minimum}" if exclusive else f" of {minimum} or more"
+        raise ValueError(f"`{name}` must be a finite number{limit}. Received: {name}={value!r}")
+    return float(value)
 
 
 def check_boolean(name, value):
