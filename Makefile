@@ -30,6 +30,7 @@ BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 	poolings \
 	presets \
 	product_dtype \
+	ranking_losses \
 	stream \
 	video_classifier \
 	vlad \

@@ -46,7 +46,7 @@ def tuples(seed=0, batch=6, others=9, size=5):
     rng = np.random.default_rng(seed)
     descriptors = rng.normal(size=(batch, 1 + others, size))
     descriptors /= np.linalg.norm(descriptors, axis=2, keepdims=True)
-    roles = rng.choice([1, 0, -1], size=(batch, others), p=[0.3, 0.2, 0.5])
+    roles = rng.choice([1, 0, -1], size=(batch, others), p=[0.05, 0.2, 0.75])
     roles[:, 0], roles[:, 1] = 1, -1
     return roles, descriptors.astype("float32")
 
@@ -79,7 +79,7 @@ def test_values(case, options, seed):
     make_loss, oracle, make_data = CASES[case]
     labels, descriptors = make_data(seed)
     expected = oracle(labels, descriptors, **options)
-    assert np.count_nonzero(expected) > len(expected) / 2  # or the test shows nothing
+    assert np.count_nonzero(expected) > len(expected) / 3  # or the test shows nothing
     each = to_numpy(make_loss(reduction="none", **options)(labels, descriptors))
     np.testing.assert_allclose(each, expected, rtol=0, atol=TOLERANCE * expected.max())
     loss = make_loss(**options)
@@ -174,9 +174,9 @@ def test_fit_brings_places_together_and_the_model_is_saved_with_its_loss(tmp_pat
     clips = (shifts[places] + rng.normal(size=(24, 12, 8))).astype("float32")
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((None, 8)), NetVLAD(4, name="descriptor")])
-    model.compile(keras.optimizers.Adam(0.01), MultiSimilarityLoss(alpha=3.0))
-    losses = model.fit(clips, places, batch_size=24, epochs=12, verbose=0).history["loss"]
-    # Measured 1.00 to 0.68.
+    model.compile(keras.optimizers.Adam(0.05), MultiSimilarityLoss(alpha=3.0))
+    losses = model.fit(clips, places, batch_size=24, epochs=20, verbose=0).history["loss"]
+    # Measured 0.68 to 0.50; torch, from other weights, 0.65 to 0.48.
     assert losses[-1] < 0.85 * losses[0]
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")

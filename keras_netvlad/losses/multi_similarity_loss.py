@@ -116,7 +116,8 @@ class MultiSimilarityLoss(keras.losses.Loss):
 def _soft_maximum(values, counts, sharpness):
     """`1/s log(1 + sum exp(s v))` over those values of each row that count; 0 where none does."""
     exponents = ops.where(counts, sharpness * values, NO_PAIR)
-    return ops.softplus(ops.logsumexp(exponents, axis=1)) / sharpness
+    # The column of zeros is the 1 in the logarithm: torch's softplus is linear from 20 on, which float64 notices.
+    return ops.logsumexp(ops.pad(exponents, [[0, 0], [1, 0]]), axis=1) / sharpness
 
 
 def _check_shapes(name, labels, descriptors):
