@@ -27,6 +27,7 @@ BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 	mixture_of_experts \
 	netvlad \
 	netvlad_properties \
+	pca_whitening \
 	poolings \
 	presets \
 	product_dtype \
