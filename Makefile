@@ -32,6 +32,7 @@ BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 	presets \
 	product_dtype \
 	ranking_losses \
+	retrieval_metrics \
 	stream \
 	video_classifier \
 	vlad \

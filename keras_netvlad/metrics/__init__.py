@@ -1,8 +1,17 @@
-"""Keras metrics of YouTube-8M: streaming, for any number of videos, on one device or on many."""
+"""Keras metrics of YouTube-8M and of retrieval: streaming, for any number of videos, on one device or on many."""
 
 from keras_netvlad.metrics.global_average_precision import GlobalAveragePrecision
 from keras_netvlad.metrics.hit_at_one import HitAtOne
 from keras_netvlad.metrics.mean_average_precision import MeanAveragePrecision
 from keras_netvlad.metrics.perr import PERR
+from keras_netvlad.metrics.recall_at_n import RecallAtN
+from keras_netvlad.metrics.retrieval_mean_average_precision import RetrievalMeanAveragePrecision
 
-__all__ = ["PERR", "GlobalAveragePrecision", "HitAtOne", "MeanAveragePrecision"]
+__all__ = [
+    "PERR",
+    "GlobalAveragePrecision",
+    "HitAtOne",
+    "MeanAveragePrecision",
+    "RecallAtN",
+    "RetrievalMeanAveragePrecision",
+]

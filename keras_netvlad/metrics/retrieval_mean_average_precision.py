@@ -1,0 +1,58 @@
+"""`RetrievalMeanAveragePrecision`: the average precision of each query's ranking, and their mean."""
+
+import keras
+from keras import ops
+
+from keras_netvlad.metrics.relevance import relevance_and_weights
+
+
+@keras.saving.register_keras_serializable(package="keras_netvlad")
+class RetrievalMeanAveragePrecision(keras.metrics.Mean):
+    """Mean over queries of the average precision with which the database is ranked for each.
+
+    The average precision of a query is the mean, over its relevant items, of the share of relevant ones among the items
+    down to it. `MeanAveragePrecision` is another thing: it ranks the videos of each class. Queries to which nothing is
+    relevant are left out. Of equal similarities those that are not relevant count as first.
+
+    Args:
+        name: Name, under which logs have it.
+        dtype: As of any Keras metric; it is computed in float32.
+
+    Call arguments:
+        y_true: Relevance of each item of the database to each query, `(Q, M)`: 1 relevant, 0 not, -1 for an item to
+            leave out of the ranking, such as the query itself, or what Oxford and Paris call junk.
+        y_pred: Similarities `(Q, M)`, of any range. Of distances, give the negative.
+        sample_weight: Optional weight of each query, `(Q,)` or `(Q, 1)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_netvlad.metrics import RetrievalMeanAveragePrecision
+    >>> metric = RetrievalMeanAveragePrecision()
+    >>> metric.update_state(np.array([[1, 0, 1], [0, 0, 1]]), np.array([[0.9, 0.5, 0.1], [0.1, 0.2, 0.3]]))
+    >>> round(float(metric.result()), 4)
+    0.9167
+
+    Raises:
+        ValueError: On relevance and similarities of other shapes.
+
+    Reference:
+        - [Philbin et al. 2007](https://www.robots.ox.ac.uk/~vgg/publications/2007/Philbin07/philbin07.pdf), section 4,
+          without the interpolation between ranks.
+    """
+
+    def __init__(self, name="retrieval_map", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Adds a batch of queries."""
+        relevant, others, similarities, weights = relevance_and_weights(self.name, y_true, y_pred, sample_weight)
+        found, ranked = ops.cast(relevant, "float32"), ops.cast(ops.logical_or(relevant, others), "float32")
+        # By similarity, and where that is equal, relevant items last: sorting is stable on every backend.
+        by_relevance = ops.argsort(found, axis=1)
+        by_similarity = ops.argsort(-ops.take_along_axis(similarities, by_relevance, axis=1), axis=1)
+        order = ops.take_along_axis(by_relevance, by_similarity, axis=1)
+        found, ranked = ops.take_along_axis(found, order, axis=1), ops.take_along_axis(ranked, order, axis=1)
+        precisions = ops.divide_no_nan(ops.cumsum(found, axis=1), ops.cumsum(ranked, axis=1))
+        average = ops.divide_no_nan(ops.sum(found * precisions, axis=1), ops.sum(found, axis=1))
+        super().update_state(average, sample_weight=weights)
