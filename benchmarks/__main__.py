@@ -12,7 +12,7 @@ import shutil
 import time
 from pathlib import Path
 
-from benchmarks import classifier, exports, gpu, growth, layer, pooling, report, serving
+from benchmarks import classifier, exports, gpu, growth, layer, pooling, report, serving, throughput
 from benchmarks.measuring import ROOT
 
 PARTS = {
@@ -22,6 +22,7 @@ PARTS = {
     "serving": serving,
     "growth": growth,
     "pooling": pooling,
+    "throughput": throughput,
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("layer", "classifier", "exports", "serving", "growth", "pooling")
+PARTS = ("layer", "classifier", "exports", "serving", "growth", "pooling", "throughput")
 
 
 def run(*arguments):
@@ -50,6 +50,8 @@ def test_every_part_is_measured(output):
     }
     assert {row["axis"] for row in parts["growth"]["rows"]} == {"N", "K"}
     assert [row["pooling"] for row in parts["pooling"]["rows"]] == ["netvlad", "mean"]
+    names = [row["name"] for row in parts["throughput"]["rows"]]
+    assert {"textbook", "youtube8m, shuffled", "step, K = 2", "from files, K = 3"} <= set(names)
     assert "Free Spoken Digit Dataset" in parts["pooling"]["left_out"][0]
 
 
