@@ -113,7 +113,7 @@ def test_what_can_not_be_added_is_refused_and_nothing_is_added(ids, descriptors,
 
 def test_wrong_searches_are_refused():
     index, _ = filled()
-    with pytest.raises(TypeError, match="`ids` must be strings. Received: 7"):
+    with pytest.raises(TypeError, match=r"`ids` must be strings. Received: 7"):
         index.add([7], np.ones((1, 6)))
     with pytest.raises(ValueError, match="`k` must be a positive integer"):
         index.search(np.ones((1, 6)), 0)
@@ -121,5 +121,5 @@ def test_wrong_searches_are_refused():
         index.search(np.ones((1, 7)))
     with pytest.raises(ValueError, match="The index holds nothing"):
         DescriptorIndex().search(np.ones((1, 7)))
-    with pytest.raises(ValueError, match="ids like it are .*'clip 199'.* Received: 'clip 1999'"):
+    with pytest.raises(ValueError, match=r"ids like it are .*'clip 199'.* Received: 'clip 1999'"):
         index.descriptor("clip 1999")
