@@ -67,7 +67,7 @@ class DescriptorIndex:
             if name in seen:
                 raise ValueError(f"`ids` must differ from each other and from those in the index. Received: {name!r}")
             seen.add(name)
-        self._numbers.update((name, len(self) + i) for i, name in enumerate(ids))
+        self._numbers.update(zip(ids, range(len(self), len(self) + len(ids)), strict=True))
         self._parts.append(rows)
 
     def search(self, queries, k=10):

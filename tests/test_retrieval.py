@@ -60,6 +60,13 @@ def test_zeros_are_similar_to_nothing_and_large_values_do_not_overflow():
     np.testing.assert_allclose(similarities, [[1.0, 0.0], [0.0, 0.0]], atol=1e-6)
 
 
+def test_ids_lead_to_their_descriptors():
+    index, descriptors = filled()
+    for n, row in enumerate(descriptors):
+        # Measured 6e-8.
+        np.testing.assert_allclose(index.descriptor(f"clip {n}"), row / np.linalg.norm(row), atol=1e-6)
+
+
 def test_a_file_holds_the_index(tmp_path):
     index, descriptors = filled()
     index.save(tmp_path / "clips.index")
