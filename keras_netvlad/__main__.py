@@ -173,6 +173,23 @@ def _extract(options):
     return UNREADABLE if failed else DONE
 
 
+def _search(options):
+    from keras_netvlad.indexing import index_records
+    from keras_netvlad.retrieval import DescriptorIndex
+
+    if options.model is None:
+        index = DescriptorIndex.load(options.clips)
+    else:
+        index = index_records(options.clips, options.model)
+    if options.save_index is not None:
+        index.save(options.save_index)
+    ids, similarities = index.search(index.descriptor(options.id)[None], options.count + 1)
+    nearest = [pair for pair in zip(ids[0], similarities[0], strict=True) if pair[0] != options.id]
+    for name, similarity in nearest[: options.count]:
+        print(f"{similarity:7.4f}  {name}")  # cli
+    return DONE
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         prog="keras-netvlad",
@@ -248,6 +265,18 @@ def _parser():
     extract.add_argument("--dtype", choices=["uint8", "float16"], default="uint8", help="default %(default)s")
     extract.add_argument("--workers", type=int, default=1, help="processes (default %(default)s)")
     extract.set_defaults(command=_extract)
+
+    search = commands.add_parser("search", help="the clips nearest to a clip, by their descriptors")
+    search.add_argument(
+        "clips",
+        metavar="RECORDS",
+        help="directory or pattern of YouTube-8M records, as extract writes them; without --model, a saved index",
+    )
+    search.add_argument("id", metavar="ID", help="the clip to search for, by the id in its record")
+    search.add_argument("--model", metavar="MODEL.onnx", help="what computes the descriptors of the records")
+    search.add_argument("--save-index", metavar="NPZ", help="keep the descriptors, to search in them again")
+    search.add_argument("--count", type=int, default=5, help="clips to print (default %(default)s)")
+    search.set_defaults(command=_search)
     return parser
 
 
