@@ -104,3 +104,13 @@ def test_train_youtube8m(tmp_path):
     assert printed.count(" ok") == 11
     # Measured 0.67 after 12 epochs, 0.88 after 20; equal scores give 0.11.
     assert float(re.search(r"GAP of the saved model: (\S+)", printed)[1]) > 0.5
+
+
+@pytest.mark.slow
+def test_place_retrieval(tmp_path):
+    printed = run_example(tmp_path, "place_retrieval.py", "--size", "64", "--clusters", "4")
+    assert "segments of 3 videos" in printed
+    # What is as it is finds itself, whatever the pooling and the weights.
+    last = printed[printed.index("a copy of") :].splitlines()[1]
+    assert last.split() == ["as", "it", "is", "NetVLAD", "1.000", "1.000", "mean", "pooling", "1.000", "1.000"]
+    assert printed.count("NetVLAD") == 10
