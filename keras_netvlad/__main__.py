@@ -177,6 +177,11 @@ def _search(options):
     from keras_netvlad.indexing import index_records
     from keras_netvlad.retrieval import DescriptorIndex
 
+    if options.model is None and not Path(options.clips).is_file():
+        raise ValueError(
+            "Records need --model, an ONNX file that computes their descriptors; a saved index does without. "
+            f"Received: {options.clips}"
+        )
     if options.model is None:
         index = DescriptorIndex.load(options.clips)
     else:

@@ -76,6 +76,7 @@ def test_the_command_prints_the_nearest_clips_and_keeps_an_index(folder, tmp_pat
         (["{folder}", "clip 1", "--model", "{folder}/one.tfrecord"], "an ONNX file that onnxruntime loads"),
         (["{folder}", "clip 1", "--model", "{empty}/../scores.onnx"], "have an output `descriptor`. Received: "),
         (["{folder}", "clip 1", "--model", "{empty}/../wide.onnx"], "has 8 bytes, expected 9"),
+        (["{folder}", "clip 1"], "Records need --model, an ONNX file"),
         (["{folder}/one.tfrecord", "clip 1"], "an index that `DescriptorIndex.save` wrote"),
         (["{folder}", "clip 1", "--model", "{folder}/bytes.onnx", "--count", "-1"], "`k` must be a positive integer"),
     ],
