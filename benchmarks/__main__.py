@@ -12,7 +12,7 @@ import shutil
 import time
 from pathlib import Path
 
-from benchmarks import classifier, exports, gpu, growth, layer, pooling, report, serving, throughput
+from benchmarks import classifier, exports, extraction, gpu, growth, layer, pooling, report, serving, throughput
 from benchmarks.measuring import ROOT
 
 PARTS = {
@@ -23,6 +23,7 @@ PARTS = {
     "growth": growth,
     "pooling": pooling,
     "throughput": throughput,
+    "extraction": extraction,
 }
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_netvlad.data import read_video
+from keras_netvlad.data import read_video, write_youtube8m
+from keras_netvlad.data.video import check_fps, check_path
 from keras_netvlad.export.staging import staged
-from keras_netvlad.layers.dequantize import HIGHEST, LEVELS, LOWEST
+from keras_netvlad.layers.dequantize import HIGHEST, LOWEST
 
 SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 SETTINGS = "extraction.json"
@@ -51,10 +52,10 @@ def extract_features(
     """Writes the frame features of each video of a folder as a TFRecord file in YouTube-8M's frame-level schema.
 
     `a/b.mp4` becomes `output/a/b.mp4.tfrecord`, one `SequenceExample`: the context holds `id`, the video's path in the
-    folder, and the feature list `stream` one bytes feature a frame. A file appears when it is whole; what is there is
-    not made again, so after a crash the same call goes on, at the cost of the videos that were in hand. What the
-    features were made with is in `extraction.json`, and a call with other settings is refused. A thread decodes while
-    the backbone computes.
+    folder, and the feature list `stream` one bytes feature a frame; `keras_netvlad.data.youtube8m` reads those of
+    bytes. A file appears when it is whole; what is there is not made again, so after a crash the same call goes on, at
+    the cost of the videos that were in hand. What the features were made with is in `extraction.json`, and a call with
+    other settings is refused. A thread decodes while the backbone computes.
 
     Needs PyAV: `pip install 'keras_netvlad[video]'`.
 
@@ -94,16 +95,25 @@ def extract_features(
     Raises:
         ValueError: On an argument that is none of the above, a folder without videos, or other settings than those
             that `output` was begun with.
+        TypeError: If `folder`, `output` or `weights` is no path.
         NotADirectoryError: If `folder` is no directory.
+        FileNotFoundError: If there is no such file of weights.
         RuntimeError: If a worker died.
     """
     import keras
 
-    folder, output = Path(folder), Path(output)
+    folder, output = check_path("folder", folder), check_path("output", output)
+    check_fps(fps)
     if not callable(getattr(keras.applications, str(backbone), None)):
         raise ValueError(f"`backbone` must be the name of a model of `keras.applications`. Received: {backbone!r}")
     if dtype not in ("uint8", "float16"):
         raise ValueError(f"`dtype` must be 'uint8' or 'float16'. Received: dtype={dtype!r}")
+    if not isinstance(stream, str) or stream in ("", "id", "labels"):
+        raise ValueError(f"`stream` must be a name, other than 'id' and 'labels'. Received: stream={stream!r}")
+    if weights not in (None, "imagenet") and not check_path("weights", weights).is_file():
+        raise FileNotFoundError(
+            f"`weights` must be 'imagenet', a file, or None for random weights. Received: {weights}, no file"
+        )
     for name, value in (("size", size), ("workers", workers), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
@@ -112,7 +122,8 @@ def extract_features(
     videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not videos:
         raise ValueError(f"`folder` must hold video files, such as .mp4. Received: {folder}")
-    settings = {"backbone": backbone, "weights": str(weights), "size": size, "fps": fps, "dtype": dtype}
+    settings = {"backbone": backbone, "weights": str(weights), "size": size, "dtype": dtype}
+    settings["fps"] = None if fps is None else float(fps)
     _check_settings(output / SETTINGS, {**settings, "stream": stream})
     jobs = [(video, _target(video, folder, output), str(video.relative_to(folder))) for video in videos]
     jobs = [job for job in jobs if not job[1].exists()]
@@ -128,12 +139,12 @@ def _run(jobs, workers, settings):
     if not jobs:
         return
     if workers == 1:
-        _start_worker(*settings)
+        start_worker(*settings)
         yield from map(_extract, jobs)
         return
     # TensorFlow does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, settings) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, start_worker, settings) as pool:
         try:
             for future in concurrent.futures.as_completed([pool.submit(_extract, job) for job in jobs]):
                 yield future.result()
@@ -143,8 +154,8 @@ def _run(jobs, workers, settings):
             ) from error
 
 
-def _start_worker(backbone, weights, size, *settings):
-    """Makes the encoder, once a process."""
+def start_worker(backbone, weights, size, *settings):
+    """Makes the encoder, once a process, of the arguments of `extract_features`."""
     global _encode, _settings
     import keras
 
@@ -160,23 +171,38 @@ def _start_worker(backbone, weights, size, *settings):
 
 def _extract(job):
     video, target, name = job
-    size, fps, dtype, stream, batch_size = _settings
+    _, _, dtype, stream, _ = _settings
     try:
-        features = []
-        for batch in _ahead(_batches(read_video(video, fps, size, crop_to_aspect_ratio=True), batch_size)):
-            # Always full, for one compiled shape.
-            padded = np.zeros((1, batch_size, *batch.shape[1:]), "uint8")
-            padded[0, : len(batch)] = batch
-            features.append(_encode(padded)[0, : len(batch)])
-        features = np.concatenate(features)
+        features = encode_video(video)
         outside = float(np.mean((features < LOWEST) | (features > HIGHEST))) if dtype == "uint8" else 0.0
-        values = _quantize(features) if dtype == "uint8" else features.astype("float16")
-        _write(target, _record(name, stream, values))
+        # The writer quantizes floats and takes bytes as they are, those of a float16, too.
+        values = features if dtype == "uint8" else features.astype("float16").view("uint8")
+        write_youtube8m(target, [{"id": name, "labels": [], stream: values}])
     except FileExistsError:
         return Extracted(video)  # another process was first
     except (ValueError, OSError) as error:
         return Extracted(video, error=str(error))
     return Extracted(video, len(features), clipped=outside)
+
+
+def encode_video(video):
+    """The features of a video `(T, D)`, by the encoder of this process."""
+    return np.concatenate([encode_batch(batch) for batch in _ahead(read_batches(video))])
+
+
+def read_batches(video):
+    """Yields the frames of a video, `(T, H, W, 3)` with `T` up to the size of a batch."""
+    size, fps, _, _, batch_size = _settings
+    yield from _batches(read_video(video, fps, size, crop_to_aspect_ratio=True), batch_size)
+
+
+def encode_batch(batch):
+    """The features of some frames."""
+    # A power of two of frames, the last ones black: few shapes to compile, and a short video costs little.
+    length = min(_settings[-1], 1 << (len(batch) - 1).bit_length())
+    padded = np.zeros((1, length, *batch.shape[1:]), "uint8")
+    padded[0, : len(batch)] = batch
+    return _encode(padded)[0, : len(batch)]
 
 
 def _batches(frames, batch_size):
@@ -224,34 +250,6 @@ def _ahead(batches):
     finally:
         stop.set()
         thread.join()
-
-
-def _quantize(features):
-    """The byte whose value, as `Dequantize` reads it, is nearest."""
-    scale = (HIGHEST - LOWEST) / (LEVELS - 1)
-    offset = (HIGHEST - LOWEST) / (2 * LEVELS) + LOWEST
-    return np.clip(np.rint((features - offset) / scale), 0, LEVELS - 1).astype("uint8")
-
-
-def _record(name, stream, frames):
-    import tensorflow as tf
-
-    def feature(value):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    return tf.train.SequenceExample(
-        context=tf.train.Features(feature={"id": feature(name.encode())}),
-        feature_lists=tf.train.FeatureLists(
-            feature_list={stream: tf.train.FeatureList(feature=[feature(frame.tobytes()) for frame in frames])}
-        ),
-    ).SerializeToString()
-
-
-def _write(target, record):
-    import tensorflow as tf
-
-    with staged(target) as path, tf.io.TFRecordWriter(str(path)) as writer:
-        writer.write(record)
 
 
 def _target(video, folder, output):

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import numbers
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -53,14 +54,15 @@ def read_video(path, fps=1, size=None, crop_to_aspect_ratio=False):
     (6, (24, 32, 3), 'uint8')
 
     Raises:
+        TypeError: If `path` is no path.
         FileNotFoundError: If there is no such file.
         ValueError: On an argument that is none of the above; and, while frames are read, if the file holds no video,
             is none, is damaged, or ends before its time. The message names the file, the second and the byte. Frames
             from before that place have been given by then.
         ImportError: If PyAV is not installed.
     """
-    path = Path(path)
-    fps = _check_fps(fps)
+    path = check_path("path", path)
+    fps = check_fps(fps)
     size = _check_size(size)
     if not isinstance(crop_to_aspect_ratio, bool):
         raise ValueError(f"`crop_to_aspect_ratio` must be True or False. Received: {crop_to_aspect_ratio!r}")
@@ -228,7 +230,15 @@ def _turn(frame):
     return round(-math.atan2(b, a) / (math.pi / 2)) % 4, is_mirrored
 
 
-def _check_fps(fps):
+def check_path(name, path):
+    """The path; raises if it is none."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"`{name}` must be a path. Received: {name}={path!r}")
+    return Path(path)
+
+
+def check_fps(fps):
+    """The rate as a fraction, or `None`; raises if it is neither."""
     if fps is None:
         return None
     if isinstance(fps, bool) or not isinstance(fps, numbers.Real) or not math.isfinite(fps) or fps <= 0:

