@@ -202,6 +202,8 @@ def test_wrong_size_is_refused(size):
 
 
 def test_other_wrong_arguments_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(TypeError, match=r"`path` must be a path\. Received: path=3"):
+        read_video(3)
     with pytest.raises(FileNotFoundError, match=r"The video must be a file; check the path. Received: .*none.mp4"):
         read_video(tmp_path / "none.mp4")
     with pytest.raises(ValueError, match="needs a size to crop to"):
