@@ -203,6 +203,31 @@ def test_wrong_arguments_and_inputs_are_refused(make, shape, message):
         make()(random_array(shape))
 
 
+@pytest.mark.parametrize("form", DEFAULT_FORMS)
+def test_a_broken_frame_shows_in_its_video_and_in_no_other(form):
+    layer, inputs = make_layer(form), random_array((2, 7, SIZE))
+    expected = to_numpy(layer(inputs))
+    inputs[0, 3] = np.nan
+    received = to_numpy(layer(inputs))
+    assert np.isnan(received[0]).all()
+    np.testing.assert_array_equal(received[1], expected[1])
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+def test_onnxruntime_shows_a_broken_frame_to_max_pooling(tmp_path):
+    import onnxruntime
+
+    from keras_netvlad.export import export_onnx
+
+    frames = keras.Input((None, SIZE), name="frames")
+    model = keras.Model({"frames": frames}, {"descriptor": MaxPooling()(frames)})
+    assert export_onnx(model, tmp_path / "model.onnx").ok
+    inputs = random_array((1, 7, SIZE))
+    inputs[0, 3] = np.nan
+    (received,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(["descriptor"], {"frames": inputs})
+    assert np.isnan(received).all()
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
 @pytest.mark.parametrize("form", DEFAULT_FORMS)
 def test_both_formats_are_the_model(form, tmp_path):

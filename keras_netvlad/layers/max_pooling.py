@@ -50,10 +50,13 @@ class MaxPooling(FramePooling):
 
     def call(self, inputs, mask=None):
         descriptors, _, present = self._picked(inputs, mask)
-        if present is not None:
-            descriptors = ops.where(ops.expand_dims(present, 2), descriptors, float("-inf"))
-        largest = ops.max(descriptors, axis=1, initial=float("-inf"))  # `initial`, for there may be no descriptors
-        return ops.cast(ops.where(largest > float("-inf"), largest, 0.0), self.compute_dtype)
+        present = ops.ones_like(descriptors[..., :1], dtype="bool") if present is None else ops.expand_dims(present, 2)
+        candidates = ops.where(present, descriptors, float("-inf"))
+        largest = ops.max(candidates, axis=1, initial=float("-inf"))  # `initial`, for there may be no descriptors
+        largest = ops.where(ops.any(present, axis=1), largest, 0.0)
+        # What is broken has to show: the maximum of onnxruntime passes over NaN, unless it comes first.
+        largest = ops.where(ops.any(ops.isnan(descriptors), axis=1), float("nan"), largest)
+        return ops.cast(largest, self.compute_dtype)
 
     def _output_size(self, feature_size):
         return feature_size
