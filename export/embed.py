@@ -38,7 +38,8 @@ class Embed:
         `(videos, F)`, float32, in the order given.
 
     Raises:
-        ValueError: If a stream is missing, if bytes are no whole frames, or if streams of a video differ in length.
+        ValueError: If there is no such output, if a stream is missing or has more videos than another, if bytes are no
+            whole frames, if features are of another dtype, or if streams of a video differ in length.
     """
 
     def __init__(self, path, output="descriptor", batch_size=32, round_to=32, providers=None, num_threads=0):
@@ -55,7 +56,13 @@ class Embed:
         streams = {port.name: port for port in session.get_inputs() if port.name != NUM_FRAMES}
         if set(streams) - set(videos):
             raise ValueError(f"Videos must have the streams {sorted(streams)}. Received: {sorted(videos)}")
-        count = len(videos[next(iter(streams))])
+        if self.output not in {port.name for port in session.get_outputs()}:
+            outputs = sorted(port.name for port in session.get_outputs())
+            raise ValueError(f"`output` must be one of the model's, {outputs}. Received: {self.output!r}")
+        counts = {name: len(videos[name]) for name in streams}
+        count = max(counts.values())
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"All streams must have as many videos as each other. Received: {counts}")
         parts = [
             self._run(session, streams, {name: videos[name][start : start + self.batch_size] for name in streams})
             for start in range(0, count, self.batch_size)
@@ -78,9 +85,7 @@ class Embed:
         return _SESSIONS[key]
 
     def _run(self, session, streams, videos):
-        frames = {
-            name: [_as_frames(video, name, port.shape[-1]) for video in videos[name]] for name, port in streams.items()
-        }
+        frames = {name: [_as_frames(video, name, port) for video in videos[name]] for name, port in streams.items()}
         lengths = [[len(video) for video in stream] for stream in frames.values()]
         for video, of_streams in enumerate(zip(*lengths, strict=True)):
             if len(set(of_streams)) > 1:
@@ -95,8 +100,9 @@ class Embed:
         return session.run([self.output], inputs)[0]
 
 
-def _as_frames(video, name, feature_size):
+def _as_frames(video, name, port):
     """Frames `(T, D)` of an array or of bytes."""
+    feature_size = port.shape[-1]
     if isinstance(video, (bytes, bytearray, memoryview)):
         if len(video) % feature_size:
             raise ValueError(
@@ -108,6 +114,10 @@ def _as_frames(video, name, feature_size):
         raise ValueError(
             f"A video of stream {name!r} must be frames (T, {feature_size}). Received: an array of shape {video.shape}"
         )
+    takes_bytes = port.type == "tensor(uint8)"
+    if video.dtype != np.uint8 and (takes_bytes or video.dtype.kind != "f"):
+        kinds = "uint8" if takes_bytes else "uint8, which is dequantized, or floats"
+        raise ValueError(f"Features of stream {name!r} must be {kinds}. Received: an array of {video.dtype}")
     return video
 
 

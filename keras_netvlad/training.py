@@ -2,10 +2,12 @@
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import re
 import shutil
+import traceback
 from pathlib import Path
 
 import keras
@@ -363,6 +365,9 @@ def _clear_errors():
         said = re.search(r"ValueError: (.*, record \d+: .*)", str(error))
         if said is None:
             raise
+        # Frames of the traceback hold the iterator, whose threads would keep Python from ending.
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
         raise ValueError(f"{said[1]}. Repair or remove it, or leave it out with errors='skip'.") from None
 
 

@@ -81,6 +81,8 @@ def test_it_needs_neither_keras_nor_tensorflow():
     ("change", "message"),
     [
         (lambda videos: videos.pop("audio"), r"must have the streams \['audio', 'rgb'\]. Received: \['rgb'\]"),
+        (lambda videos: videos["rgb"].pop(), r"as many videos as each other. Received: .*'rgb': 2"),
+        (lambda videos: videos["rgb"].__setitem__(1, np.zeros((2, 16), int)), "or floats. Received: an array of int64"),
         (lambda videos: videos["rgb"].__setitem__(1, b"123"), "must be whole frames of 16 bytes. Received: 3 bytes"),
         (lambda videos: videos["rgb"].__setitem__(1, np.zeros((2, 5))), r"frames \(T, 16\). Received: .* \(2, 5\)"),
         (
@@ -96,6 +98,20 @@ def test_wrong_videos_are_refused(path, change, message):
     change(videos)
     with pytest.raises(ValueError, match=message):
         Embed(path)(videos)
+
+
+def test_a_model_for_bytes_takes_no_floats(model, tmp_path):
+    from embed import Embed
+
+    path = tmp_path / "bytes.onnx"
+    assert export_onnx(model.with_input_dtype("uint8"), path).ok
+    videos = make_videos(3)
+    assert Embed(path)(videos).shape[0] == 3
+    videos["rgb"][0] = videos["rgb"][0].astype("float32")
+    with pytest.raises(ValueError, match=r"of stream 'rgb' must be uint8. Received: an array of float32"):
+        Embed(path)(videos)
+    with pytest.raises(ValueError, match=r"must be one of the model's, \['descriptor', 'scores'\]. Received: 'score'"):
+        Embed(path, output="score")(videos)
 
 
 def has(module):

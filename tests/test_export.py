@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import keras
 import numpy as np
@@ -683,3 +684,19 @@ def test_damaged_artefacts_are_named(model, tmp_path, kind, spoil):
     spoil(path)
     with pytest.raises(ValueError, match=rf"can't be loaded; export it again. Received: {path}"):
         verify(model, path)
+
+
+def test_threads_that_judge_at_once_leave_keras_as_it_was():
+    add_weight = keras.Layer.add_weight
+    model = VideoClassifier({"frames": 4}, 3, num_clusters=2, hidden_units=None)
+    copies = []
+    threads = [threading.Thread(target=lambda: copies.append(float64_copy(model))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert keras.Layer.add_weight is add_weight
+    assert len(copies) == 8
+    assert all(reason is None for _, reason in copies)
+    weights = [np.concatenate([np.ravel(w) for w in copy.get_weights()]) for copy, _ in copies]
+    assert all(np.array_equal(weights[0], other) for other in weights)

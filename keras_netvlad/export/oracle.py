@@ -2,11 +2,13 @@
 
 import contextlib
 import random
+import threading
 
 import keras
 
 # Weights from which the copy, twice as large, is not made.
 MAX_BYTES = 1_000_000_000
+_REPLACING = threading.RLock()
 FLOATS = ("bfloat16", "float16", "float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -42,14 +44,20 @@ def float64_copy(model):
 @contextlib.contextmanager
 def _weights_of_zeros():
     """Lets layers start from zeros: random weights, overwritten at once, took 16 s and 2 GB for a model of 320 MB."""
-    add_weight = keras.Layer.add_weight
-    keras.Layer.add_weight = lambda self, *arguments, **options: add_weight(
-        self, *arguments, **{**options, "initializer": "zeros"}
-    )
-    try:
-        yield
-    finally:
-        keras.Layer.add_weight = add_weight
+    # One thread at a time, or each would take the other's replacement for the original and leave it behind.
+    with _REPLACING:
+        add_weight, thread = keras.Layer.add_weight, threading.get_ident()
+
+        def add_zeros(self, *arguments, **options):
+            if threading.get_ident() == thread:
+                options = {**options, "initializer": "zeros"}
+            return add_weight(self, *arguments, **options)
+
+        keras.Layer.add_weight = add_zeros
+        try:
+            yield
+        finally:
+            keras.Layer.add_weight = add_weight
 
 
 def _in_float64(config):
