@@ -238,3 +238,19 @@ def test_learning_rate_and_loss_are_the_papers(records):
     penalties = float(sum(keras.ops.sum(value) for value in model.losses))
     # Measured 7e-8 relative.
     assert model.test_on_batch(inputs, labels, return_dict=True)["loss"] == pytest.approx(entropy + penalties, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_bad_record_ends_the_command(tmp_path):
+    from keras_netvlad.data import write_youtube8m
+
+    frames = np.zeros((5, 4), "uint8")
+    write_youtube8m(tmp_path / "train.tfrecord", [{"id": str(n), "labels": [0], "frames": frames} for n in range(64)])
+    command = [sys.executable, "-m", "keras_netvlad", "train", "--train", str(tmp_path / "train.tfrecord")]
+    command += ["--output", str(tmp_path / "run"), "--num-classes", "2", "--batch-size", "4"]
+    command += ["--feature-sizes", '{"frames": 5}', "--overrides", '{"hidden_units": 4, "num_clusters": 2}']
+    # Threads that load the next batches once kept the process from ending.
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "frame 0 of `frames` has 4 bytes, expected 5" in done.stderr
+    assert not (tmp_path / "run").exists()

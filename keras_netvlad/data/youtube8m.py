@@ -1,6 +1,11 @@
 """`youtube8m`: YouTube-8M's records as batches of bytes."""
 
+import atexit
+import contextlib
 import functools
+import gc
+import threading
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -152,9 +157,10 @@ def youtube8m(
         return np.random.default_rng([seed, epoch]).permutation(numbers) if shuffle else numbers
 
     def load(step):
-        epoch, step = divmod(int(step), num_steps)
-        rows = order(epoch)[step * batch_size : (step + 1) * batch_size]
-        return [np.asarray(values) for values in _load_rows(rows, records, schema, errors, skipped)]
+        with _LOADS.one():
+            epoch, step = divmod(int(step), num_steps)
+            rows = order(epoch)[step * batch_size : (step + 1) * batch_size]
+            return [np.asarray(values) for values in _load_rows(rows, records, schema, errors, skipped)]
 
     def batch(step):
         values = tf.numpy_function(load, [step], schema.dtypes)
@@ -173,6 +179,37 @@ def youtube8m(
 @functools.lru_cache(maxsize=8)  # readers of one kind share their graph
 def _schema(level, feature_sizes, *arguments):
     return (_FrameLevel if level == "frame" else _VideoLevel)(dict(feature_sizes), *arguments)
+
+
+class _Loads:
+    """Loads that run in TensorFlow's threads: one that is under way when Python ends would keep it from ending."""
+
+    def __init__(self):
+        self.running, self.is_ending, self.lock = 0, False, threading.Lock()
+        atexit.register(self.end)
+
+    @contextlib.contextmanager
+    def one(self):
+        if self.is_ending:
+            raise RuntimeError("Python is ending")
+        with self.lock:
+            self.running += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.running -= 1
+
+    def end(self):
+        self.is_ending = True
+        gc.collect()  # iterators that nothing but a cycle holds
+        for _ in range(100):
+            if not self.running:
+                break
+            time.sleep(0.05)
+
+
+_LOADS = _Loads()
 
 
 class _Records:
