@@ -26,7 +26,7 @@ def calls(name, fps, size):
     """Calls to measure, all of the same frames."""
     from keras_netvlad import extraction
 
-    extraction.start_worker(BACKBONE, None, size, fps, "uint8", "rgb", BATCH)
+    extraction.start_worker(BACKBONE, None, size, "avg", fps, "uint8", "rgb", BATCH)
     batches = list(extraction.read_batches(clip(name)))
     return {
         "extraction": lambda: extraction.encode_video(clip(name)),

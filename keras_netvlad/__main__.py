@@ -160,6 +160,7 @@ def _extract(options):
         None if options.weights == "none" else options.weights,
         options.size,
         options.fps,
+        None if options.pooling == "none" else options.pooling,
         options.dtype,
         workers=options.workers,
         progress=progress,
@@ -267,6 +268,12 @@ def _parser():
     )
     extract.add_argument("--size", type=int, default=224, help="height and width of pictures (default %(default)s)")
     extract.add_argument("--fps", type=float, default=1.0, help="frames a second (default %(default)s)")
+    extract.add_argument(
+        "--pooling",
+        choices=["avg", "max", "none"],
+        default="avg",
+        help="of each frame's maps; none keeps them, a row a position (default %(default)s)",
+    )
     extract.add_argument("--dtype", choices=["uint8", "float16"], default="uint8", help="default %(default)s")
     extract.add_argument("--workers", type=int, default=1, help="processes (default %(default)s)")
     extract.set_defaults(command=_extract)

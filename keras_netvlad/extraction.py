@@ -17,6 +17,7 @@ from keras_netvlad.layers.dequantize import HIGHEST, LOWEST
 
 SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 SETTINGS = "extraction.json"
+POOLINGS = ("avg", "max", None)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def extract_features(
     weights="imagenet",
     size=224,
     fps=1,
+    pooling="avg",
     dtype="uint8",
     stream="rgb",
     workers=1,
@@ -51,10 +53,11 @@ def extract_features(
 ):
     """Writes the frame features of each video of a folder as a TFRecord file in YouTube-8M's frame-level schema.
 
-    `a/b.mp4` becomes `output/a/b.mp4.tfrecord`, one `SequenceExample`: the context holds `id`, the video's path in the
-    folder, and the feature list `stream` one bytes feature a frame; `keras_netvlad.data.youtube8m` reads those of
-    bytes. A file appears when it is whole; what is there is not made again, so after a crash the same call goes on, at
-    the cost of the videos that were in hand. What the features were made with is in `extraction.json`, and a call with
+    `a/b.mp4` becomes `output/a/b.mp4.tfrecord`, one `SequenceExample`: the context holds `id`, the video's path in
+    the folder, and the feature list `stream` one bytes feature a frame; `keras_netvlad.data.youtube8m` reads them.
+    Of maps each position is a frame of its own: `T * H * W` of them a video, in the order of time, height, width. A
+    file appears when it is whole; what is there is not made again, so after a crash the same call goes on, at the
+    cost of the videos that were in hand. What the features were made with is in `extraction.json`, and a call with
     other settings is refused. A thread decodes while the backbone computes.
 
     Needs PyAV: `pip install 'keras_netvlad[video]'`.
@@ -62,10 +65,11 @@ def extract_features(
     Args:
         folder: Directory, searched with all below it for files that are named as videos.
         output: Directory to write to.
-        backbone: Name of a model of `keras.applications`, of which the average-pooled features are taken.
+        backbone: Name of a model of `keras.applications`.
         weights: `"imagenet"`, a file of weights of the backbone without top, or `None` for random ones.
         size: Integer, height and width of the pictures, cropped to a square.
         fps: Number, frames a second.
+        pooling: `"avg"` or `"max"` for one feature vector a frame; `None` for the backbone's last convolutional maps.
         dtype: `"uint8"` for bytes as `Dequantize` reads them, which hold -2 to 2; or `"float16"`.
         stream: Name of the feature list.
         workers: Integer, processes that share the videos.
@@ -108,6 +112,8 @@ def extract_features(
         raise ValueError(f"`backbone` must be the name of a model of `keras.applications`. Received: {backbone!r}")
     if dtype not in ("uint8", "float16"):
         raise ValueError(f"`dtype` must be 'uint8' or 'float16'. Received: dtype={dtype!r}")
+    if pooling not in POOLINGS:
+        raise ValueError(f"`pooling` must be 'avg', 'max', or None for maps. Received: pooling={pooling!r}")
     if not isinstance(stream, str) or stream in ("", "id", "labels"):
         raise ValueError(f"`stream` must be a name, other than 'id' and 'labels'. Received: stream={stream!r}")
     if weights not in (None, "imagenet") and not check_path("weights", weights).is_file():
@@ -122,13 +128,13 @@ def extract_features(
     videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not videos:
         raise ValueError(f"`folder` must hold video files, such as .mp4. Received: {folder}")
-    settings = {"backbone": backbone, "weights": str(weights), "size": size, "dtype": dtype}
+    settings = {"backbone": backbone, "weights": str(weights), "size": size, "pooling": pooling, "dtype": dtype}
     settings["fps"] = None if fps is None else float(fps)
     _check_settings(output / SETTINGS, {**settings, "stream": stream})
     jobs = [(video, _target(video, folder, output), str(video.relative_to(folder))) for video in videos]
     jobs = [job for job in jobs if not job[1].exists()]
     results = []
-    for result in _run(jobs, workers, (backbone, weights, size, fps, dtype, stream, batch_size)):
+    for result in _run(jobs, workers, (backbone, weights, size, pooling, fps, dtype, stream, batch_size)):
         results.append(result)
         if progress is not None:
             progress(result, len(jobs))
@@ -139,12 +145,12 @@ def _run(jobs, workers, settings):
     if not jobs:
         return
     if workers == 1:
-        start_worker(*settings)
+        _start(*settings)
         yield from map(_extract, jobs)
         return
     # TensorFlow does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, start_worker, settings) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start, settings) as pool:
         try:
             for future in concurrent.futures.as_completed([pool.submit(_extract, job) for job in jobs]):
                 yield future.result()
@@ -154,7 +160,21 @@ def _run(jobs, workers, settings):
             ) from error
 
 
-def start_worker(backbone, weights, size, *settings):
+def _start(*settings):
+    """Leaves what goes wrong to the first video: a process pool would say of it only that it broke."""
+    global _failure
+    try:
+        start_worker(*settings)
+        _failure = None
+    except Exception as error:  # of any backbone: ValueError, OSError, and Exception itself where there is no network
+        backbone, weights, size, *_ = settings
+        _failure = (
+            f"`backbone`, `weights` and `size` must make a model. Received: backbone={backbone!r}, "
+            f"weights={weights!r}, size={size}, of which Keras says: {error}"
+        )
+
+
+def start_worker(backbone, weights, size, pooling, *settings):
     """Makes the encoder, once a process, of the arguments of `extract_features`."""
     global _encode, _settings
     import keras
@@ -162,7 +182,7 @@ def start_worker(backbone, weights, size, *settings):
     from keras_netvlad.layers import FrameEncoder
 
     model = getattr(keras.applications, backbone)(
-        input_shape=(size, size, 3), include_top=False, weights=weights, pooling="avg"
+        input_shape=(size, size, 3), include_top=False, weights=weights, pooling=pooling
     )
     images = keras.Input((None, size, size, 3), dtype="uint8")
     _encode = keras.Model(images, FrameEncoder(model, backbone)(images)).predict_on_batch
@@ -171,13 +191,14 @@ def start_worker(backbone, weights, size, *settings):
 
 def _extract(job):
     video, target, name = job
+    if _failure is not None:
+        raise ValueError(_failure)
     _, _, dtype, stream, _ = _settings
     try:
         features = encode_video(video)
         outside = float(np.mean((features < LOWEST) | (features > HIGHEST))) if dtype == "uint8" else 0.0
-        # The writer quantizes floats and takes bytes as they are, those of a float16, too.
-        values = features if dtype == "uint8" else features.astype("float16").view("uint8")
-        write_youtube8m(target, [{"id": name, "labels": [], stream: values}])
+        rows = features.reshape(-1, features.shape[-1])
+        write_youtube8m(target, [{"id": name, "labels": [], stream: rows}], feature_dtype=dtype)
     except FileExistsError:
         return Extracted(video)  # another process was first
     except (ValueError, OSError) as error:
@@ -186,7 +207,7 @@ def _extract(job):
 
 
 def encode_video(video):
-    """The features of a video `(T, D)`, by the encoder of this process."""
+    """The features of a video, `(T, D)` or maps `(T, H, W, D)`, by the encoder of this process."""
     return np.concatenate([encode_batch(batch) for batch in _ahead(read_batches(video))])
 
 

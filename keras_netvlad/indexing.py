@@ -1,25 +1,30 @@
 """`index_records`: records of frame features to an index of descriptors, by an ONNX artefact."""
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 from keras import ops
 
+from keras_netvlad.extraction import SETTINGS
 from keras_netvlad.retrieval import DescriptorIndex
 
 OUTPUT, NUM_FRAMES = "descriptor", "num_frames"
 BATCH_SIZE = 16
 
 
-def index_records(records, artefact):
+def index_records(records, artefact, feature_dtype=None):
     """Computes the descriptor of each clip of YouTube-8M's frame-level records, as `keras-netvlad extract` writes them.
 
     Args:
         records: Directory, all `.tfrecord` files of which are taken, with those below it; or a path, a pattern, or a
-            list of those, as of `youtube8m`. Features are bytes, and every record has an `id` of its own.
+            list of those, as of `youtube8m`. Every record has an `id` of its own.
         artefact: Path of an ONNX file with an output `descriptor`, as `export_onnx` writes it. Its inputs are streams
             `(batch, frames, features)`, floats or bytes, that the records have under the same names, and `num_frames`,
             without which clips are run one by one.
+        feature_dtype: `"uint8"` or `"float16"`, as of `youtube8m`; by default what the `extraction.json` of a directory
+            says, and bytes where there is none.
 
     Returns:
         A `DescriptorIndex`.
@@ -60,10 +65,13 @@ def index_records(records, artefact):
             raise FileNotFoundError(f"The directory must hold `.tfrecord` files. Received: {records}")
     else:
         files = records
+    if feature_dtype is None:
+        feature_dtype = _extracted_dtype(records)
     batches = youtube8m(
         files,
         BATCH_SIZE if lengths else 1,
         feature_sizes={name: port.shape[-1] for name, port in streams.items()},
+        feature_dtype=feature_dtype,
         max_frames=np.iinfo("int32").max,
         with_ids=True,
     )
@@ -72,8 +80,16 @@ def index_records(records, artefact):
         for inputs, _ in batches.as_numpy_iterator():
             feeds = {}
             for name, port in streams.items():
-                is_float = port.type == "tensor(float)"
-                feeds[name] = ops.convert_to_numpy(dequantize(inputs[name])) if is_float else inputs[name]
+                values = inputs[name]
+                if port.type == "tensor(float)":
+                    is_bytes = values.dtype == np.uint8
+                    values = ops.convert_to_numpy(dequantize(values)) if is_bytes else values.astype("float32")
+                elif values.dtype != np.uint8:
+                    raise ValueError(
+                        f"The artefact must take floats where records hold float16. Received: {artefact}, "
+                        f"which takes `{name}` as bytes"
+                    )
+                feeds[name] = values
             for port in lengths:
                 feeds[port.name] = inputs[NUM_FRAMES].astype("int64" if "int64" in port.type else "int32")
             index.add([name.decode() for name in inputs["id"]], session.run([OUTPUT], feeds)[0])
@@ -81,6 +97,12 @@ def index_records(records, artefact):
         reasons = [line for line in str(error).splitlines() if "ValueError: " in line]
         raise ValueError(reasons[0].split("ValueError: ", 1)[1] if reasons else str(error)) from error
     return index
+
+
+def _extracted_dtype(records):
+    """The type that `extract_features` wrote down in the directory."""
+    settings = Path(records, SETTINGS) if isinstance(records, (str, os.PathLike)) else None
+    return json.loads(settings.read_text())["dtype"] if settings is not None and settings.is_file() else "uint8"
 
 
 def _open(artefact):

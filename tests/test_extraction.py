@@ -78,6 +78,35 @@ def test_youtube8m_reads_what_was_extracted(tmp_path, folder, weights):
         assert [frame.tobytes() for frame in frames[: len(expected)]] == expected
 
 
+def test_maps_are_rows_in_the_order_of_time_height_and_width(tmp_path, folder, weights):
+    settings = {"backbone": "MobileNet", "weights": weights[1], "size": 64, "dtype": "float16"}
+    results = extract_features(folder, tmp_path / "maps", pooling=None, **settings)
+    assert [r.num_frames for r in results] == [5, 2]
+    extract_features(folder, tmp_path / "pooled", **settings)
+    files = [tmp_path / kind / "below" / "phone.mp4.tfrecord" for kind in ("maps", "pooled")]
+    reading = {"feature_sizes": {"rgb": 1024}, "feature_dtype": "float16"}
+    (maps, _), (pooled, _) = (next(iter(youtube8m(file, 1, **reading))) for file in files)
+    assert maps["num_frames"].numpy().tolist() == [5 * 2 * 2]
+    means = maps["rgb"].numpy().astype("float64").reshape(5, 2 * 2, 1024).mean(axis=1)
+    # Half a unit in the last place of each of both: measured 4e-4 relative.
+    np.testing.assert_allclose(means, pooled["rgb"][0].numpy(), rtol=2e-3, atol=1e-4)
+    pictures = np.stack(list(read_video(clip("carphone_pristine"), size=64, crop_to_aspect_ratio=True)))
+    model = keras.applications.MobileNet((64, 64, 3), include_top=False, weights=weights[1])
+    expected = model.predict_on_batch(pictures / 127.5 - 1)
+    np.testing.assert_allclose(maps["rgb"][0].numpy().reshape(expected.shape), expected, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_backbone_that_can_not_be_made_is_one_sentence(tmp_path, folder, workers):
+    (tmp_path / "no.weights.h5").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"must make a model\. Received: backbone='MobileNet', .*Keras says: "):
+        extract_features(
+            folder, tmp_path / "out", "MobileNet", str(tmp_path / "no.weights.h5"), size=SIZE, workers=workers
+        )
+    assert not list((tmp_path / "out").rglob("*.tfrecord"))
+
+
 def test_a_damaged_video_is_reported_and_the_others_are_extracted(tmp_path, folder, weights, capsys):
     (folder / "broken.mp4").write_bytes(b"no video at all")
     options = ["--backbone", "MobileNet", "--weights", weights[1], "--size", str(SIZE)]
@@ -104,6 +133,8 @@ def test_workers_share_the_videos(tmp_path, folder, weights):
 def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`backbone` must be the name of a model"):
         extract_features(tmp_path, tmp_path / "out", backbone="MobileNet9")
+    with pytest.raises(ValueError, match="`pooling` must be 'avg', 'max', or None for maps"):
+        extract_features(tmp_path, tmp_path / "out", pooling="none")
     with pytest.raises(ValueError, match="`dtype` must be 'uint8' or 'float16'"):
         extract_features(tmp_path, tmp_path / "out", dtype="int8")
     with pytest.raises(ValueError, match="`workers` must be an integer of at least 1"):

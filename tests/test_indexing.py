@@ -51,6 +51,24 @@ def test_descriptors_are_the_models(folder, artefact):
         np.testing.assert_allclose(index.descriptor(clip["id"]), expected, atol=3e-6)
 
 
+def test_records_of_float16_are_told_by_what_extract_wrote_down(folder, tmp_path):
+    folder, clips, _ = folder
+    floats = [{**clip, "rgb": np.asarray(Dequantize()(clip["rgb"]))} for clip in clips[:3]]
+    write_youtube8m(tmp_path / "halves.tfrecord", floats, feature_dtype="float16")
+    with pytest.raises(ValueError, match="as feature_dtype='float16' that is 8 features"):
+        index_records(tmp_path, folder / "floats.onnx")
+    named = index_records(tmp_path, folder / "floats.onnx", feature_dtype="float16")
+    (tmp_path / "extraction.json").write_text('{"dtype": "float16"}')
+    told = index_records(tmp_path, folder / "floats.onnx")
+    bytes_ = index_records(folder, folder / "floats.onnx")
+    for clip in floats:
+        np.testing.assert_array_equal(told.descriptor(clip["id"]), named.descriptor(clip["id"]))
+        # float16 rounds features of up to 2 by up to 5e-4; measured 2.6e-4.
+        np.testing.assert_allclose(told.descriptor(clip["id"]), bytes_.descriptor(clip["id"]), atol=3e-3)
+    with pytest.raises(ValueError, match="must take floats where records hold float16"):
+        index_records(tmp_path, folder / "bytes.onnx")
+
+
 def test_the_command_prints_the_nearest_clips_and_keeps_an_index(folder, tmp_path, capsys):
     folder, _, _ = folder
     saved = tmp_path / "clips.npz"

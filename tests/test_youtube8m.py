@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_netvlad import VideoClassifier
 from keras_netvlad.data import load_japanese_vowels, write_youtube8m, youtube8m
 from keras_netvlad.data.record_files import index_records
 from keras_netvlad.layers import Dequantize
@@ -129,6 +130,48 @@ def test_floats_are_quantized_to_the_nearest_level(tmp_path):
     np.testing.assert_array_equal(inputs["x"][1], nearest)
 
 
+def test_floats_of_any_scale_in_float16(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [(rng.normal(size=(length, 4)) * 100).astype("float32") for length in (3, 5)]
+    videos = [{"id": str(n), "labels": [n], "rgb": values} for n, values in enumerate(frames)]
+    write_youtube8m(tmp_path / "halves.tfrecord", videos, feature_dtype="float16")
+    reading = {"num_classes": 2, "feature_sizes": {"rgb": 4}}
+    data = youtube8m(
+        tmp_path / "halves.tfrecord", 2, feature_dtype="float16", fixed_frames=True, max_frames=6, **reading
+    )
+    [(inputs, _)] = data
+    assert inputs["rgb"].dtype == "float16"
+    assert inputs["num_frames"].numpy().tolist() == [3, 5]
+    for row, values in zip(inputs["rgb"].numpy(), frames, strict=True):
+        np.testing.assert_array_equal(row[: len(values)], values.astype("float16"))
+        assert not row[len(values) :].any()
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="has 8 bytes, expected 4; as feature_dtype='float16' that is 4 features"
+    ):
+        list(youtube8m(tmp_path / "halves.tfrecord", 2, **reading))
+    model = VideoClassifier({"rgb": 4}, 2, num_clusters=2, hidden_units=None)
+    model.compile("sgd", "binary_crossentropy")
+    assert np.isfinite(model.evaluate(data, verbose=0))
+
+
+def test_what_float16_can_not_hold_is_refused(tmp_path):
+    def write(values, **options):
+        write_youtube8m(tmp_path / "x.tfrecord", [{"id": "a", "labels": [], "rgb": values}], **options)
+
+    with pytest.raises(ValueError, match=r"in float16's range, -65504 to 65504\. Received: video 0, `rgb` with 70000"):
+        write(np.array([[7e4]]), feature_dtype="float16")
+    with pytest.raises(
+        ValueError, match=r"must be floats \(T, D\), at least one frame. Received: video 0, `rgb` of uint8"
+    ):
+        write(np.zeros((2, 3), "uint8"), feature_dtype="float16")
+    for options in ({"feature_dtype": "int8"}, {"feature_dtype": "float16", "level": "video"}):
+        with pytest.raises(ValueError, match="`feature_dtype` must be one of"):
+            write(np.zeros((2, 3)), **options)
+        with pytest.raises(ValueError, match="`feature_dtype` must be one of"):
+            youtube8m(tmp_path / "x.tfrecord", 1, **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_video_level(tmp_path):
     rng = np.random.default_rng(0)
     videos = [{"id": f"v{n}", "labels": [n], "rgb": rng.normal(size=8), "audio": rng.normal(size=3)} for n in range(5)]
@@ -160,7 +203,7 @@ def _streams(length=4):
 def _record(video):
     from keras_netvlad.data.youtube8m_writer import _check_video, _sequence_example
 
-    return _sequence_example(*_check_video(0, video, "frame"))
+    return _sequence_example(*_check_video(0, video, "frame", "uint8"))
 
 
 def _uneven():

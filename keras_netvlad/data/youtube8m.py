@@ -17,6 +17,7 @@ from keras_netvlad.layers.validation import check_boolean, check_integer
 NUM_CLASSES = 3862
 FEATURE_SIZES = {"rgb": 1024, "audio": 128}
 LEVELS = ("frame", "video")
+FEATURE_DTYPES = ("uint8", "float16")
 # The versions of the data set of 2016 and 2017 call it `video_id`.
 ID_NAMES = ("id", "video_id")
 
@@ -28,6 +29,7 @@ def youtube8m(
     num_classes=NUM_CLASSES,
     feature_sizes=None,
     level="frame",
+    feature_dtype="uint8",
     max_frames=300,
     fixed_frames=False,
     shuffle=False,
@@ -58,6 +60,8 @@ def youtube8m(
             `{"rgb": 1024, "audio": 128}`.
         level: `"frame"` for `SequenceExample`s with one list of frames a stream, one bytes feature a frame;
             `"video"` for `Example`s with the mean of each stream, `mean_rgb` and `mean_audio`.
+        feature_dtype: What the bytes of a frame are: `"uint8"` as in YouTube-8M, or `"float16"`, which
+            `write_youtube8m` and `keras-netvlad extract` write on demand.
         max_frames: Integer, frames to take of a video at most, from its beginning.
         fixed_frames: Boolean, whether every batch has `T = max_frames`, as XLA and several hosts want it, or only as
             many as its longest video.
@@ -77,7 +81,7 @@ def youtube8m(
         with_ids: Boolean, whether the inputs hold `id`, a string for each video, too.
 
     Returns:
-        A `tf.data.Dataset` of known cardinality of `inputs, labels`. `inputs` is a dict of the streams, `uint8`
+        A `tf.data.Dataset` of known cardinality of `inputs, labels`. `inputs` is a dict of the streams, `feature_dtype`
         `(B, T, D)`, zeros behind a video's end, and `num_frames`, `int32` `(B,)`; at video level of `mean_<stream>`,
         `float32` `(B, D)`. `labels` is multi-hot, `float32` `(B, C)`.
 
@@ -120,6 +124,11 @@ def youtube8m(
     feature_sizes = _check_feature_sizes(feature_sizes)
     if level not in LEVELS:
         raise ValueError(f"`level` must be one of {list(LEVELS)}. Received: level={level!r}")
+    if feature_dtype not in FEATURE_DTYPES or (level, feature_dtype) == ("video", "float16"):
+        raise ValueError(
+            f"`feature_dtype` must be one of {list(FEATURE_DTYPES)}, at video level the first. "
+            f"Received: feature_dtype={feature_dtype!r}, level={level!r}"
+        )
     if errors not in ("raise", "skip"):
         raise ValueError(f"`errors` must be 'raise' or 'skip'. Received: errors={errors!r}")
     if errors == "skip" and drop_remainder:
@@ -149,7 +158,7 @@ def youtube8m(
             f"`start_epoch` must be below epochs={epochs}, and `start_step` below the {num_steps} batches of an epoch. "
             f"Received: start_epoch={start_epoch}, start_step={start_step}"
         )
-    schema = _schema(level, tuple(feature_sizes.items()), num_classes, max_frames, fixed_frames)
+    schema = _schema(level, tuple(feature_sizes.items()), num_classes, feature_dtype, max_frames, fixed_frames)
 
     @functools.lru_cache(maxsize=2)
     def order(epoch):
@@ -279,10 +288,11 @@ def _good_rows(rows, records, schema, errors, skipped):
 class _FrameLevel:
     """`SequenceExample`s: lists of frames of bytes."""
 
-    def __init__(self, feature_sizes, num_classes, max_frames, fixed_frames):
+    def __init__(self, feature_sizes, num_classes, feature_dtype, max_frames, fixed_frames):
         self.sizes, self.num_classes = feature_sizes, num_classes
         self.max_frames, self.fixed_frames = max_frames, fixed_frames
-        self.dtypes = [tf.string, tf.float32, tf.int32, *(tf.uint8 for _ in feature_sizes)]
+        self.dtype = tf.as_dtype(feature_dtype)
+        self.dtypes = [tf.string, tf.float32, tf.int32, *(self.dtype for _ in feature_sizes)]
         time = max_frames if fixed_frames else None
         self.shapes = [(), (num_classes,), (), *((time, size) for size in feature_sizes.values())]
         self.load = _compiled(self._parse)
@@ -298,11 +308,14 @@ class _FrameLevel:
             is_good &= tf.reduce_all(lengths[name] == length)
             # decode_raw cuts and fills what is longer or shorter, in silence.
             is_real = tf.sequence_mask(lengths[name], tf.shape(frames[name])[1])
-            is_good &= tf.reduce_all(tf.strings.length(frames[name]) == tf.where(is_real, size, 0))
+            num_bytes = size * self.dtype.size
+            is_good &= tf.reduce_all(tf.strings.length(frames[name]) == tf.where(is_real, num_bytes, 0))
             taken = frames[name][:, : self.max_frames]
             if self.fixed_frames:
                 taken = tf.pad(taken, [[0, 0], [0, self.max_frames - tf.shape(taken)[1]]], constant_values="")
-            streams.append(tf.io.decode_raw(taken, tf.uint8, fixed_length=size))
+            # decode_raw has no kernel for float16.
+            integers = tf.io.decode_raw(taken, {1: tf.uint8, 2: tf.uint16}[self.dtype.size], fixed_length=num_bytes)
+            streams.append(tf.bitcast(integers, self.dtype))
         num_frames = tf.cast(tf.minimum(length, self.max_frames), tf.int32)
         return is_good, ids, labels, num_frames, *streams
 
@@ -324,12 +337,20 @@ class _FrameLevel:
             for number, frame in enumerate(lists[name].feature):
                 if len(frame.bytes_list.value) != 1:
                     return f"frame {number} of `{name}` is not one value of bytes"
-                if len(frame.bytes_list.value[0]) != size:
-                    return f"frame {number} of `{name}` has {len(frame.bytes_list.value[0])} bytes, expected {size}"
+                num_bytes = len(frame.bytes_list.value[0])
+                if num_bytes != size * self.dtype.size:
+                    return (
+                        f"frame {number} of `{name}` has {num_bytes} bytes, expected {size * self.dtype.size}"
+                        f"{self._other_dtype(size, num_bytes)}"
+                    )
         lengths = {name: len(lists[name].feature) for name in self.sizes}
         if len(set(lengths.values())) > 1:
             return f"streams of different lengths, {lengths}"
         return _label_fault(example.context.feature, self.num_classes)
+
+    def _other_dtype(self, size, num_bytes):
+        dtypes = [dtype for dtype in FEATURE_DTYPES if num_bytes == size * tf.as_dtype(dtype).size]
+        return f"; as feature_dtype={dtypes[0]!r} that is {size} features" if dtypes else ""
 
 
 class _VideoLevel:

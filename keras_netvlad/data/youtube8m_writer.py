@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from keras_netvlad.data.youtube8m import FEATURE_DTYPES
 from keras_netvlad.layers.dequantize import HIGHEST, LEVELS, LOWEST
 
 
-def write_youtube8m(path, videos, level="frame"):
+def write_youtube8m(path, videos, level="frame", feature_dtype="uint8"):
     """Writes one TFRecord file in YouTube-8M's schema, which `youtube8m` reads.
 
     Floats are clipped to -2 to 2 and quantized to 256 levels, the nearest that `Dequantize` gives: an error of at most
@@ -22,6 +23,8 @@ def write_youtube8m(path, videos, level="frame"):
             the streams by name, all with one number of frames: `uint8` `(T, D)` as they are, floats `(T, D)` to be
             quantized. At video level streams are floats `(D,)`, stored as `mean_<stream>`.
         level: `"frame"` or `"video"`.
+        feature_dtype: `"uint8"`, or `"float16"` for floats of any scale in twice the room, which are read with
+            `youtube8m(..., feature_dtype="float16")`; at frame level only.
 
     Returns:
         Integer, how many were written.
@@ -44,24 +47,33 @@ def write_youtube8m(path, videos, level="frame"):
 
     if level not in ("frame", "video"):
         raise ValueError(f"`level` must be 'frame' or 'video'. Received: level={level!r}")
-    serialize = _sequence_example if level == "frame" else _example
+    if feature_dtype not in FEATURE_DTYPES or (level, feature_dtype) == ("video", "float16"):
+        raise ValueError(
+            f"`feature_dtype` must be one of {list(FEATURE_DTYPES)}, at video level the first. "
+            f"Received: feature_dtype={feature_dtype!r}, level={level!r}"
+        )
     expected, number = None, -1
     with staged(path) as stage, tf.io.TFRecordWriter(str(stage)) as writer:
         for number, video in enumerate(videos):
-            context, streams = _check_video(number, video, level)
+            context, streams = _check_video(number, video, level, feature_dtype)
             sizes = {name: values.shape[-1] for name, values in streams.items()}
             expected = expected or sizes
             if sizes != expected:
                 raise ValueError(
                     f"All videos must have the streams of the first, {expected}. Received: video {number} with {sizes}"
                 )
-            writer.write(serialize(context, streams))
+            if level == "frame":
+                streams = {
+                    name: _quantize(values) if feature_dtype == "uint8" else values.astype(feature_dtype)
+                    for name, values in streams.items()
+                }
+            writer.write((_sequence_example if level == "frame" else _example)(context, streams))
         if number < 0:
             raise ValueError("There must be at least one video to write. Received: none")
     return number + 1
 
 
-def _check_video(number, video, level):
+def _check_video(number, video, level, feature_dtype):
     """The context as features, and the streams as arrays."""
     if not isinstance(video, Mapping) or not {"id", "labels"} < set(video):
         received = sorted(video) if isinstance(video, Mapping) else video
@@ -83,14 +95,21 @@ def _check_video(number, video, level):
     }
     streams = {key: np.asarray(values) for key, values in video.items() if key not in context}
     for key, values in streams.items():
-        is_known = values.dtype.kind == "f" or (values.dtype == np.uint8 and level == "frame")
+        takes_bytes = level == "frame" and feature_dtype == "uint8"
+        is_known = values.dtype.kind == "f" or (values.dtype == np.uint8 and takes_bytes)
         if values.ndim != (2 if level == "frame" else 1) or not values.size or not is_known:
-            shape = "uint8 or floats (T, D), at least one frame" if level == "frame" else "floats (D,)"
+            shape = "floats (T, D), at least one frame" if level == "frame" else "floats (D,)"
+            shape = f"uint8 or {shape}" if takes_bytes else shape
             raise ValueError(
                 f"A stream must be {shape}. Received: video {number}, `{key}` of {values.dtype} {values.shape}"
             )
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ValueError(f"Features must be finite numbers. Received: video {number}, `{key}` with NaN or infinity")
+        if feature_dtype == "float16" and np.abs(values).max() > np.finfo("float16").max:
+            raise ValueError(
+                f"Features must lie in float16's range, -65504 to 65504. Received: video {number}, `{key}` with "
+                f"{np.abs(values).max():g}"
+            )
     if level == "frame" and len({len(values) for values in streams.values()}) > 1:
         lengths = {key: len(values) for key, values in streams.items()}
         raise ValueError(f"All streams of a video must have one length. Received: video {number}, {lengths}")
@@ -100,9 +119,7 @@ def _check_video(number, video, level):
 def _sequence_example(context, streams):
     lists = {
         name: tf.train.FeatureList(
-            feature=[
-                tf.train.Feature(bytes_list=tf.train.BytesList(value=[frame.tobytes()])) for frame in _quantize(values)
-            ]
+            feature=[tf.train.Feature(bytes_list=tf.train.BytesList(value=[frame.tobytes()])) for frame in values]
         )
         for name, values in streams.items()
     }
