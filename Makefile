@@ -23,6 +23,7 @@ BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 	dequantize \
 	ensemble \
 	frame_mask \
+	from_pixels \
 	metrics \
 	mixture_of_experts \
 	netvlad \
