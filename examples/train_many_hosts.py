@@ -30,7 +30,7 @@ BATCH = 32  # of all processes together
 
 
 class SaveEpochs(keras.callbacks.Callback):
-    """Saves every epoch, weights and optimizer, to one file that all processes resume from.
+    """Saves every epoch, weights, optimizer and losses, to one file that all processes resume from.
 
     Keras's BackupAndRestore in every process would be as many files, and processes that die between two of their writes
     would resume at different epochs; in one process alone, it would wait for the other parts of a split weight.
@@ -39,23 +39,25 @@ class SaveEpochs(keras.callbacks.Callback):
     def __init__(self, directory):
         super().__init__()
         self.path = Path(directory) / "last_epoch.npz"
+        self.losses = []  # one an epoch, those before a restart too
 
     def restore(self, model):
         """Loads the last epoch, if there is one; returns how many epochs are done."""
-        if not self.path.exists():
-            return 0
-        with np.load(self.path) as file:
-            for index, variable in enumerate(_state(model)):
-                variable.assign(file[str(index)])
-            return int(file["epochs"])
+        if self.path.exists():
+            with np.load(self.path) as file:
+                for index, variable in enumerate(_state(model)):
+                    variable.assign(file[str(index)])
+                self.losses = file["losses"].tolist()
+        return len(self.losses)
 
     def on_epoch_end(self, epoch, logs=None):
         """Gathers, in every process; writes, in the first, and whole or not at all."""
         arrays = {str(index): gathered(variable) for index, variable in enumerate(_state(self.model))}
+        self.losses.append(float(logs["loss"]))
         if jax.process_index() == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             staged = self.path.with_name("writing.npz")
-            np.savez(staged, epochs=epoch + 1, **arrays)
+            np.savez(staged, losses=self.losses, **arrays)
             os.replace(staged, self.path)
 
 
@@ -100,7 +102,7 @@ def read(process, processes):
 
 
 def train(output, process=0, processes=1, epochs=5, model_parallel=False, callbacks=()):
-    """Trains, resuming what was begun; call `keras.distribution.initialize` before. Returns the losses."""
+    """Trains, resuming what was begun; call `keras.distribution.initialize` before. Returns the losses of all epochs."""
     # Without `initialize` each process would train a model of its own, without a word.
     if jax.process_count() != processes:
         raise RuntimeError(
@@ -116,8 +118,13 @@ def train(output, process=0, processes=1, epochs=5, model_parallel=False, callba
     # Where a kernel is split, every process needs all videos: the batch is not.
     data = read(0, 1) if model_parallel else read(process, processes)
     done = save.restore(model)
-    history = model.fit(
-        data, initial_epoch=done, epochs=epochs, verbose=2 * (process == 0), callbacks=[save, *callbacks]
+    model.fit(
+        data,
+        initial_epoch=done,
+        epochs=epochs,
+        shuffle=False,  # of a `tf.data.Dataset` that is its own affair
+        verbose=2 * (process == 0),
+        callbacks=[save, *callbacks],
     )
     weights = [gathered(variable) for variable in model.weights]
     keras.distribution.set_distribution(None)
@@ -125,7 +132,7 @@ def train(output, process=0, processes=1, epochs=5, model_parallel=False, callba
         whole = VideoClassifier.from_config(model.get_config())
         whole.set_weights(weights)
         whole.save(Path(output) / "model.keras")  # loads on any backend, TensorFlow for export
-    return history.history.get("loss", [])
+    return save.losses
 
 
 def main():
