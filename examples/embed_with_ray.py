@@ -38,8 +38,6 @@ def embed_videos(embed, source, target, num_actors=2, batch_size=64):
         batch_size=batch_size,
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(size=num_actors),
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     described.write_parquet(str(target))
 

@@ -11,10 +11,12 @@ video as bytes. OUTPUT gets `id` and `descriptor`. A task whose worker dies is r
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas
+import pyarrow
 from pyspark.sql import SparkSession
+from pyspark.sql.functions import arrow_udf, struct
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 import embed as embed_module
@@ -24,16 +26,19 @@ from embed import Embed
 def embed_videos(spark, embed, source, target, batch_size=64):
     """Reads videos, embeds them in Spark's Python workers, and writes descriptors."""
     spark.sparkContext.addPyFile(embed_module.__file__)
-    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", batch_size)
+    # Arrow batches of rows that Spark converts, and those that it passes on as the Parquet reader made them.
+    for setting in ("spark.sql.execution.arrow.maxRecordsPerBatch", "spark.sql.parquet.columnarReaderBatchSize"):
+        spark.conf.set(setting, batch_size)
     videos = spark.read.parquet(str(source))
     streams = [column for column in videos.columns if column != "id"]
 
-    def describe(batches):
+    @arrow_udf("array<float>")
+    def describe(batches: Iterator[pyarrow.Array]) -> Iterator[pyarrow.Array]:
         for batch in batches:
-            descriptors = embed({stream: list(batch[stream]) for stream in streams})
-            yield pandas.DataFrame({"id": batch["id"], "descriptor": list(descriptors)})
+            descriptors = embed({stream: batch.field(stream).to_pylist() for stream in streams})
+            yield pyarrow.array(list(descriptors), pyarrow.list_(pyarrow.float32()))
 
-    videos.mapInPandas(describe, "id string, descriptor array<float>").write.parquet(str(target))
+    videos.select("id", describe(struct(*streams)).alias("descriptor")).write.parquet(str(target))
 
 
 def main():
