@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import reference
-from layer_contract import BACKEND, check_layer, randomize_weights, to_numpy
+from layer_contract import BACKEND, check_layer, loss_and_gradients, randomize_weights, to_numpy
 
 from keras_netvlad.layers import (
     AttentionPooling,
@@ -14,6 +14,7 @@ from keras_netvlad.layers import (
     MeanStdPooling,
     NetFV,
     NetRVLAD,
+    NetVLAD,
     NeXtVLAD,
     SoftDBoW,
 )
@@ -136,33 +137,71 @@ def test_batch_statistics_leave_padding_out():
 
 
 def test_spread_zero_has_the_gradient_zero():
-    from layer_contract import loss_and_gradients
-
     layer = make_layer("mean_std")
     _, gradient, _ = loss_and_gradients(layer, np.ones(FRAMES, "float32"))
     assert np.isfinite(gradient).all()
     np.testing.assert_allclose(to_numpy(layer(np.ones(FRAMES, "float32")))[:, SIZE:], 0.0)
 
 
-@pytest.mark.parametrize(("d", "k", "g", "h", "expansion"), [(1024, 128, 8, 2048, 2), (12, 5, 4, 7, 3)])
+@pytest.mark.parametrize(
+    ("d", "k", "g", "h", "expansion"),
+    [(1024, 128, 8, 16, 2), (12, 5, 4, 7, 3), (96, 10, 6, 33, 4), (8, 3, 2, 1, 1), (30, 2, 3, 64, 2)],
+)
 def test_parameters_are_those_of_the_papers(d, k, g, h, expansion):
-    def count(layer):
-        layer.build((None, None, d))
-        return layer.count_params(), layer.compute_output_shape((None, None, d))[1]
+    """Kernels and centroids of a pooling and of the projection of `h` units behind it."""
 
-    parameters, length = count(NetRVLAD(k, use_bias=False))
-    assert (parameters, length) == (k * d, k * d)
-    parameters, length = count(SoftDBoW(k, use_bias=False))
-    assert (parameters, length) == (k * d, k)
-    parameters, length = count(NetFV(k, use_bias=False))
-    assert (parameters, length) == (3 * k * d, 2 * k * d)
-    parameters, length = count(AttentionPooling(k))
-    assert (parameters, length) == (k * d, k * d)
-    parameters, length = count(
-        NeXtVLAD(k, groups=g, expansion=expansion, use_bias=False, assignment_batch_normalization=False)
+    def count(pooling):
+        projection = keras.layers.Dense(h, use_bias=False)
+        keras.Sequential([keras.Input((None, d)), pooling, projection])
+        assert projection.kernel.shape[0] == pooling.compute_output_shape((None, None, d))[1]
+        return sum(np.prod(weight.shape) for weight in (*pooling.weights, *projection.weights))
+
+    assert count(NetVLAD(k, use_bias=False)) == k * d * (h + 2)
+    assert count(NetRVLAD(k, use_bias=False)) == k * d * (h + 1)
+    assert count(SoftDBoW(k, use_bias=False)) == k * (d + h)
+    assert count(NetFV(k, use_bias=False)) == k * d * (2 * h + 3)  # the deviations, and an output twice as long
+    assert count(AttentionPooling(k)) == k * d * (h + 1)
+    # Lin et al. 2018, section 3.2: lambda D (D + G + K (G + (H + 1) / G)).
+    nextvlad = NeXtVLAD(k, groups=g, expansion=expansion, use_bias=False, assignment_batch_normalization=False)
+    assert g * count(nextvlad) == expansion * d * (g * (d + g + k * g) + k * (h + 1))
+
+
+@pytest.mark.parametrize("hidden_units", [None, 4])
+def test_padding_and_frames_without_weight_leave_attention_to_the_others(hidden_units):
+    rng = np.random.default_rng(3)
+    layer = AttentionPooling(num_heads=2, hidden_units=hidden_units)
+    layer.build(FRAMES)
+    randomize_weights(layer)
+    # Logits of the frames that count, from -150 to -600 and one apart from the other: one of 0, which padding's zeros
+    # would have, takes all attention, and exponentials that are not relative to the largest are all 0.
+    if hidden_units is None:
+        layer.kernel.assign(np.full((SIZE, 2), -50.0))
+    else:
+        layer.hidden_kernel.assign(np.full((SIZE, 4), 100.0))
+        layer.kernel.assign(np.full((4, 2), -100.0))
+    inputs = rng.uniform(0.5, 2.0, FRAMES).astype("float32")
+    inputs[:, 1:] = inputs[:, :1] + 0.01 * rng.random((2, 6, SIZE)).astype("float32")
+    present = np.array([[True, True, False, True, False, False, True], [False] * 7])
+    expected = reference.pooled(layer, inputs, present)
+    assert np.abs(expected[0]).min() > 0.4
+    weights = np.where(present, np.float32(0.3), np.float32(0.0))
+    for padding in (0.0, 1e30, -1e30, np.nan, np.inf, -np.inf):
+        padded = np.where(present[..., None], inputs, np.float32(padding))
+        for mask in (present, weights):
+            # Measured 2e-7; sums of 600 in float32 come before the exponential.
+            np.testing.assert_allclose(to_numpy(layer(padded, mask=mask)), expected, rtol=0, atol=3e-5)
+            # The second video has no frame: no attention, zeros, and no gradient.
+            _, gradient, by_weights = loss_and_gradients(layer, padded, mask)
+            assert all(np.isfinite(values).all() for values in (gradient, *by_weights))
+            assert not np.any(gradient[~present])
+    # The frame of the largest logit weighs nothing: the others are all there is.
+    lonely = inputs.copy()
+    lonely[0, 3] = 0.0
+    mask = weights.copy()
+    mask[0, 3] = 0.0
+    np.testing.assert_allclose(
+        to_numpy(layer(lonely, mask=mask)), reference.pooled(layer, lonely, mask), rtol=0, atol=3e-5
     )
-    # Lin et al. 2018, with the hidden projection of `h` units: lambda D (D + G + K (G + (H + 1) / G)).
-    assert g * (parameters + length * h) == expansion * d * (g * (d + g + k * g) + k * (h + 1))
 
 
 def test_adapted_fisher_vectors_start_from_the_spread_of_each_cluster():
