@@ -102,7 +102,7 @@ def read(process, processes):
 
 
 def train(output, process=0, processes=1, epochs=5, model_parallel=False, callbacks=()):
-    """Trains, resuming what was begun; call `keras.distribution.initialize` before. Returns the losses of all epochs."""
+    """Trains, or goes on; call `keras.distribution.initialize` before. Returns the losses of all epochs."""
     # Without `initialize` each process would train a model of its own, without a word.
     if jax.process_count() != processes:
         raise RuntimeError(
