@@ -218,6 +218,31 @@ def test_adapted_fisher_vectors_start_from_the_spread_of_each_cluster():
     assert sorted(distances.argmin(axis=1)) == [0, 1, 2]
 
 
+def test_adapted_fisher_vectors_are_finite_where_nothing_varies():
+    """A feature that is constant everywhere, one that is in each cluster, and a cluster with one descriptor."""
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    of_two = np.repeat([0.0, 50.0], 100)[:, None]
+    frames = np.hstack([rng.normal(size=(200, 1)) + of_two, np.full((200, 1), 0.1), of_two]).astype("float32")
+    frames[0] = [-2000.0, 0.1, -2000.0]
+    layer = NetFV(3)
+    layer.adapt(frames[None], seed=0, verbose=0)
+    order = np.argsort(layer.centroids.numpy()[:, 0])  # the lonely one, the one at 0, the one at 50
+    deviations = layer.deviations.numpy()[order]
+    spread = frames.std(axis=0, dtype="float64")
+    spread[1] = (spread[0] + spread[2]) / 3
+    np.testing.assert_allclose(deviations[0], spread, rtol=1e-5)
+    for part, members in ((1, frames[1:100]), (2, frames[100:])):
+        np.testing.assert_allclose(
+            deviations[part], np.maximum(members.std(axis=0, dtype="float64"), 0.01 * spread), rtol=1e-5
+        )
+        np.testing.assert_allclose(deviations[part, 1:], 0.01 * spread[1:], rtol=1e-5)
+    # Also where the constant feature is off.
+    frames = frames[1:] + np.float32([0.0, 0.5, 0.0])
+    _, gradient, by_weights = loss_and_gradients(layer, frames[None])
+    assert all(np.isfinite(values).all() for values in (to_numpy(layer(frames[None])), gradient, *by_weights))
+
+
 @pytest.mark.parametrize(
     ("make", "shape", "message"),
     [

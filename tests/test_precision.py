@@ -268,6 +268,22 @@ def test_layers_in_front_of_the_pooling_and_shared_ones(tmp_path):
     assert halved == {"shared/kernel"}
 
 
+@pytest.mark.parametrize("name", REDUCED)
+@pytest.mark.parametrize("pooling", ["nextvlad", "netfv", "attention"])
+def test_a_poolings_own_weights_keep_their_precision(pooling, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "INT8_MIN_VALUES", 1)
+    model = VideoClassifier({"frames": 64}, 5, num_clusters=4, hidden_units=32, pooling=pooling)
+    (layer,) = (layer for layer in model.layers if layer.name.endswith(pooling))
+    if pooling == "nextvlad":  # as large a dense kernel as those behind it
+        assert np.prod(layer.expansion_kernel.shape) >= np.prod(model.get_layer("hidden").kernel.shape)
+    assert export_onnx(model, tmp_path / "model.onnx", precision=name).ok
+    stored = stored_weights(tmp_path / "model.onnx")
+    for weight in layer.weights:
+        np.testing.assert_array_equal(stored[weight.path], weight.numpy())
+        assert stored[weight.path].dtype == np.float32
+    assert {path for path, values in stored.items() if values.dtype == name} == {"hidden/kernel", "scores/kernel"}
+
+
 def test_weights_that_are_no_dense_kernels_stay_as_they_are(tmp_path, monkeypatch):
     class Matrices(keras.Layer):
         """A matrix from the left, and one of its own for every row."""

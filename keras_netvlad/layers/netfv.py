@@ -27,7 +27,8 @@ class NetFV(SoftAssignment, AdaptablePooling):
     this order: `A` `(B, 2 K, D)`. The second order is a difference of sums, so descriptors far from 0 lose digits:
     the largest error was 1e-6 of the output at a mean of one deviation, 2e-4 at 10, 2e-2 at 100. Center such features.
 
-    `adapt` starts from k-means, as of `NetVLAD`, and takes `s` from each cluster's descriptors.
+    `adapt` starts from k-means, as of `NetVLAD`, and takes `s` from each cluster's descriptors, at least a
+    hundredth of that of all, and all's where a cluster has one descriptor.
 
     Args:
         num_clusters: Integer, `K`.
@@ -165,10 +166,11 @@ class NetFV(SoftAssignment, AdaptablePooling):
         kept = centroids[: self.num_clusters]
         nearness = 2.0 * sample @ kept.T - np.sum(kept**2, axis=1)
         nearest = nearness.argmax(axis=1)
-        spread = sample.std(axis=0)
-        deviations = [
-            sample[nearest == k].std(axis=0) if np.any(nearest == k) else spread for k in range(self.num_clusters)
-        ]
+        spread = sample.std(axis=0, dtype="float64")
+        # Of a feature that does not vary at all nothing is known; as the others, on the average.
+        spread = np.where(spread > 0, spread, spread.mean())
+        clusters = [sample[nearest == k] for k in range(self.num_clusters)]
+        deviations = [cluster.std(axis=0, dtype="float64") if len(cluster) > 1 else spread for cluster in clusters]
         # A feature that does not vary in a cluster would weigh without limit.
         deviations = np.maximum(deviations, 0.01 * spread)
         return {**super()._adapted_assignment(sample, centroids), "deviations": deviations}
