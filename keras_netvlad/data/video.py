@@ -61,30 +61,15 @@ def read_video(path, fps=1, size=None, crop_to_aspect_ratio=False):
             from before that place have been given by then.
         ImportError: If PyAV is not installed.
     """
-    path = check_path("path", path)
-    fps = check_fps(fps)
-    size = _check_size(size)
-    if not isinstance(crop_to_aspect_ratio, bool):
-        raise ValueError(f"`crop_to_aspect_ratio` must be True or False. Received: {crop_to_aspect_ratio!r}")
-    if crop_to_aspect_ratio and size is None:
-        raise ValueError("`crop_to_aspect_ratio` needs a size to crop to; give `size`. Received: size=None")
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError(
-            "Reading videos needs PyAV, which is not installed. Install it with `pip install 'keras_netvlad[video]'`."
-        ) from error
-    if not path.is_file():
-        raise FileNotFoundError(f"The video must be a file; check the path. Received: {path}, no file")
-    return _read(av, path, fps, size, crop_to_aspect_ratio)
+    return _read(*check_reading(path, fps, size, crop_to_aspect_ratio))
 
 
 def _read(av, path, fps, size, crop):
-    for frame in _sample(_decode(av, path), fps):
-        yield _to_array(frame, size, crop)
+    for frame in sample(decode(av, path), fps):
+        yield to_array(frame, size, crop)
 
 
-def _sample(timed_frames, fps):
+def sample(timed_frames, fps):
     """Picks the frame that is on screen at each multiple of 1 / fps; times are exact fractions."""
     if fps is None:
         for frame, _, _ in timed_frames:
@@ -103,7 +88,7 @@ def _sample(timed_frames, fps):
         number += 1
 
 
-def _decode(av, path):
+def decode(av, path):
     """Decodes a file's video; yields `(frame, time, duration)` in seconds, in the order of display."""
     place = _Place(path)
     with contextlib.ExitStack() as closing, place.errors(av):
@@ -189,7 +174,7 @@ def _times(frame, stream, place):
     return (time if place.time is None else max(time, place.time)), duration
 
 
-def _to_array(frame, size, crop):
+def to_array(frame, size, crop):
     """RGB, upright, of the size asked for."""
     turn = _turn(frame)
     height, width = frame.height, frame.width
@@ -228,6 +213,26 @@ def _turn(frame):
     if is_mirrored:
         a, b = -a, -b
     return round(-math.atan2(b, a) / (math.pi / 2)) % 4, is_mirrored
+
+
+def check_reading(path, fps, size, crop_to_aspect_ratio):
+    """PyAV, and the arguments of `read_video` as they are used; raises if one is wrong."""
+    path = check_path("path", path)
+    fps = check_fps(fps)
+    size = _check_size(size)
+    if not isinstance(crop_to_aspect_ratio, bool):
+        raise ValueError(f"`crop_to_aspect_ratio` must be True or False. Received: {crop_to_aspect_ratio!r}")
+    if crop_to_aspect_ratio and size is None:
+        raise ValueError("`crop_to_aspect_ratio` needs a size to crop to; give `size`. Received: size=None")
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(
+            "Reading videos needs PyAV, which is not installed. Install it with `pip install 'keras_netvlad[video]'`."
+        ) from error
+    if not path.is_file():
+        raise FileNotFoundError(f"The video must be a file; check the path. Received: {path}, no file")
+    return av, path, fps, size, crop_to_aspect_ratio
 
 
 def check_path(name, path):

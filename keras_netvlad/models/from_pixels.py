@@ -22,14 +22,14 @@ def from_pixels(encoders, classifier, name="from_pixels"):
     their late fusion, join a model of each with `ensemble`.
 
     Args:
-        encoders: Dict from each stream of the classifier to its `FrameEncoder`; for one stream, the encoder alone.
+        encoders: Dict from each stream of the classifier to its `FrameEncoder`, or for one stream the encoder alone.
             Encoders of several streams give maps of equal size.
         classifier: A `VideoClassifier` whose `feature_sizes` are those that the encoders give.
         name: Name of the model.
 
     Returns:
-        A functional `keras.Model`. Inputs: pictures `uint8` `(B, T, H, W, C)`, named `images`, or as the streams
-        where there are several, and `num_frames`, integer `(B,)`. Outputs: the classifier's. Frames beyond
+        A functional `keras.Model`. Inputs: pictures `uint8` `(B, T, H, W, C)`, named as the streams, or `images` of an
+        encoder alone, and `num_frames`, integer `(B,)`. Outputs: the classifier's. Frames beyond
         `num_frames` may hold anything. Zero frames give a descriptor of zeros.
 
     Example:
@@ -58,7 +58,8 @@ def from_pixels(encoders, classifier, name="from_pixels"):
             f"Received: {type(classifier).__name__}"
         )
     streams = list(classifier.feature_sizes)
-    if not isinstance(encoders, Mapping):
+    is_alone = not isinstance(encoders, Mapping)
+    if is_alone:
         encoders = dict.fromkeys(streams[:1], encoders)
     if set(encoders) != set(streams):
         raise ValueError(f"`encoders` must have one for each stream of {streams}. Received: {list(encoders)}")
@@ -68,7 +69,7 @@ def from_pixels(encoders, classifier, name="from_pixels"):
     num_frames = keras.Input((), name=NUM_FRAMES, dtype="int32")
     inputs, features, positions = {}, {}, {}
     for stream in streams:
-        key = "images" if len(streams) == 1 else stream
+        key = "images" if is_alone else stream
         images = keras.Input((None, *encoders[stream].backbone.input_shape[1:]), name=key, dtype="uint8")
         encoded = encoders[stream](images)
         size, space = encoded.shape[-1], encoded.shape[2:-1]
