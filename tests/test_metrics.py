@@ -157,11 +157,58 @@ def test_compiled_training_reports_them_and_configurations_survive(name):
         (lambda: MeanAveragePrecision(5)(*videos()), r"made for 5 classes. Received: scores of shape \(60, 12\)"),
         (lambda: HitAtOne()(np.zeros(3), np.zeros((3, 4))), r"takes labels and scores \(videos, classes\).*\(3,\)"),
         (lambda: PERR()(np.zeros((3, 2)), np.zeros((3, 4))), r"Received: y_true of shape \(3, 2\)"),
+        (lambda: PERR(5), "`name` must be a string. Received: name=5"),
+        (lambda: HitAtOne(5), "`name` must be a string. Received: name=5"),
+        (
+            lambda: GlobalAveragePrecision()(np.eye(3), 4 * np.eye(3) - 2),
+            "takes scores from 0 to 1; put a sigmoid .* behind logits. Received: scores from -2 to 2",
+        ),
+        (lambda: MeanAveragePrecision(3)(np.eye(3), 1.02 * np.eye(3)), "Received: scores from 0 to 1.02"),
     ],
 )
 def test_wrong_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("shape", [(59,), (60, 12), (1,), (60, 1, 1), (0,)])
+def test_as_many_weights_as_videos(name, shape):
+    metric = METRICS[name]()
+    message = (
+        rf"one weight for each video, \(B,\) or \(B, 1\). Received: sample_weight of shape \({shape[0]},.*\(60, 12\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        metric.update_state(*videos(), np.ones(shape, "float32"))
+    metric.update_state(*videos(), 2.0)
+    assert abs(float(metric.result()) - expected_value(name, *videos())) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_logits_of_a_compiled_step_are_ranked_or_show(name):
+    labels, scores = videos()
+    logits = np.log(scores / (1 - scores))
+    inputs = keras.Input((12,))
+    model = keras.Model(inputs, keras.layers.Activation("linear")(inputs))
+    metric = METRICS[name]()
+    model.compile(loss="mse", metrics=[metric])
+    ranks_alone = name in ("perr", "hit_at_one")
+    if not ranks_alone and BACKEND == "torch":  # steps are not compiled, and values are there to look at
+        with pytest.raises(ValueError, match="takes scores from 0 to 1"):
+            model.evaluate(logits, labels, batch_size=16, verbose=0)
+        return
+    received = model.evaluate(logits, labels, batch_size=16, verbose=0, return_dict=True)[metric.name]
+    if ranks_alone:
+        assert abs(received - expected_value(name, labels, scores)) < TOLERANCE
+    else:
+        assert np.isnan(received)
+
+
+def test_rounding_beyond_one_is_taken():
+    labels, _ = videos()
+    metric = GlobalAveragePrecision()
+    metric.update_state(labels, np.where(labels > 0, np.float32(1 + 4e-3), -np.float32(4e-3)))
+    assert float(metric.result()) == pytest.approx(1.0)
 
 
 TWO_DEVICES = """

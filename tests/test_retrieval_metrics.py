@@ -120,6 +120,10 @@ def test_compiled_evaluation_reports_them_and_configurations_survive(name):
             lambda: RetrievalMeanAveragePrecision()(np.zeros((3, 2)), np.zeros((3, 4))),
             r"Received: y_true of .*\(3, 2\)",
         ),
+        (
+            lambda: RecallAtN()(np.zeros((3, 4)), np.zeros((3, 4)), np.ones(4)),
+            r"one weight for each query, \(B,\) or \(B, 1\). Received: sample_weight of shape \(4,\)",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(make, message):

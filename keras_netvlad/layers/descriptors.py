@@ -6,6 +6,8 @@ import numpy as np
 from keras import ops
 from keras.backend import standardize_dtype
 
+from keras_netvlad.layers.validation import concrete_values
+
 RANKS = {
     3: "(batch, frames, features)",
     4: "(batch, height, width, features)",
@@ -49,7 +51,7 @@ def check_mask(layer_name, mask, shape, channel_axis):
             f"`mask` of `{layer_name}` must have shape {' or '.join(str(a) for a in allowed)}, one value a frame or "
             f"position. Received: mask of shape {tuple(mask.shape)} for inputs of shape {tuple(shape)}"
         )
-    values = _concrete_values(mask)
+    values = concrete_values(mask)
     if values is not None and values.dtype.kind in "USO":
         raise ValueError(
             f"`mask` of `{layer_name}` must be boolean or hold numbers. Received: dtype {values.dtype.name}"
@@ -108,11 +110,3 @@ def _may_equal(shape, expected):
     return len(shape) == len(expected) and all(
         a is None or b is None or a == b for a, b in zip(shape, expected, strict=True)
     )
-
-
-def _concrete_values(tensor):
-    """The values of an eager tensor; `None` while tracing, where no value exists yet."""
-    try:
-        return np.asarray(tensor)
-    except (NotImplementedError, TypeError, ValueError, RuntimeError):
-        return None

@@ -3,6 +3,8 @@
 import math
 import numbers
 
+import numpy as np
+
 
 def check_integer(name, value, minimum):
     """Returns `value` as an `int`, or raises if it is no integer of at least `minimum` (booleans are none)."""
@@ -26,3 +28,18 @@ def check_boolean(name, value):
     if not isinstance(value, bool):
         raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
     return value
+
+
+def check_name(name):
+    """Returns the name of a layer or metric, or raises if it is neither a string nor `None`."""
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"`name` must be a string. Received: name={name!r}")
+    return name
+
+
+def concrete_values(tensor):
+    """The values of an eager tensor; `None` while tracing, where no value exists yet."""
+    try:
+        return np.asarray(tensor)
+    except (NotImplementedError, TypeError, ValueError, RuntimeError):
+        return None

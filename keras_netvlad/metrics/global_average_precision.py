@@ -4,7 +4,12 @@ import keras
 from keras import ops
 
 from keras_netvlad.layers.validation import check_integer
-from keras_netvlad.metrics.score_histogram import average_precision, histogram, labels_and_weights
+from keras_netvlad.metrics.score_histogram import (
+    average_precision,
+    check_probabilities,
+    histogram,
+    labels_and_weights,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
@@ -29,7 +34,8 @@ class GlobalAveragePrecision(keras.metrics.Metric):
 
     Call arguments:
         y_true: Labels `(B, C)`, 1 for each class that a video has; of soft labels those of 0.5 and more count.
-        y_pred: Scores `(B, C)` from 0 to 1.
+        y_pred: Scores `(B, C)` from 0 to 1. Others, such as logits, are refused; in a compiled step, where values
+            can't be looked at, they make the result NaN, as NaN does.
         sample_weight: Optional weight of each video, `(B,)` or `(B, 1)`.
 
     Example:
@@ -42,7 +48,7 @@ class GlobalAveragePrecision(keras.metrics.Metric):
     0.8333
 
     Raises:
-        ValueError: On an argument that is none of the above, or on labels and scores of other shapes.
+        ValueError: On an argument that is none of the above, or on labels, scores or weights that are none of the above.
 
     Reference:
         - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675); definition as in
@@ -59,6 +65,7 @@ class GlobalAveragePrecision(keras.metrics.Metric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch of videos."""
         labels, scores, weights = labels_and_weights(self.name, y_true, y_pred, sample_weight)
+        weights = check_probabilities(self.name, scores, weights)
         best, classes = ops.top_k(scores, min(self.top_k, scores.shape[1]))
         found = ops.take_along_axis(labels, classes, axis=1)
         weights = ops.expand_dims(weights, 1)

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_netvlad.layers.validation import check_name
 from keras_netvlad.metrics.score_histogram import labels_and_weights
 
 
@@ -16,7 +17,7 @@ class HitAtOne(keras.metrics.Mean):
 
     Call arguments:
         y_true: Labels `(B, C)`, 1 for each class that a video has; of soft labels those of 0.5 and more count.
-        y_pred: Scores `(B, C)`, which may be of any range.
+        y_pred: Scores `(B, C)`, of any range: only their order counts, so logits do.
         sample_weight: Optional weight of each video, `(B,)` or `(B, 1)`.
 
     Example:
@@ -29,7 +30,7 @@ class HitAtOne(keras.metrics.Mean):
     0.5
 
     Raises:
-        ValueError: On labels and scores of other shapes.
+        ValueError: On a name that is none, or on labels, scores or weights of other shapes.
 
     Reference:
         - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675); definition as in
@@ -37,7 +38,7 @@ class HitAtOne(keras.metrics.Mean):
     """
 
     def __init__(self, name="hit_at_one", dtype=None):
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(name=check_name(name), dtype=dtype)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch of videos."""

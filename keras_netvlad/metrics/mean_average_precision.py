@@ -4,7 +4,12 @@ import keras
 from keras import ops
 
 from keras_netvlad.layers.validation import check_integer
-from keras_netvlad.metrics.score_histogram import average_precision, histogram, labels_and_weights
+from keras_netvlad.metrics.score_histogram import (
+    average_precision,
+    check_probabilities,
+    histogram,
+    labels_and_weights,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
@@ -25,7 +30,8 @@ class MeanAveragePrecision(keras.metrics.Metric):
 
     Call arguments:
         y_true: Labels `(B, C)`, 1 for each class that a video has; of soft labels those of 0.5 and more count.
-        y_pred: Scores `(B, C)` from 0 to 1.
+        y_pred: Scores `(B, C)` from 0 to 1. Others, such as logits, are refused; in a compiled step, where values
+            can't be looked at, they make the result NaN, as NaN does.
         sample_weight: Optional weight of each video, `(B,)` or `(B, 1)`.
 
     Example:
@@ -38,7 +44,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
     0.6667
 
     Raises:
-        ValueError: On an argument that is none of the above, or on labels and scores of other shapes.
+        ValueError: On an argument that is none of the above, or on labels, scores or weights that are none of the above.
 
     Reference:
         - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675); definition as in
@@ -61,6 +67,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
                 f"`{self.name}` was made for {self.num_classes} classes. "
                 f"Received: scores of shape {tuple(scores.shape)}"
             )
+        weights = check_probabilities(self.name, scores, weights)
         best, classes = ops.top_k(scores, min(self.top_k or self.num_classes, self.num_classes))
         found = ops.take_along_axis(labels, classes, axis=1)
         weights = ops.expand_dims(weights, 1)

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_netvlad.metrics.row_weights import row_weights
+
 
 def relevance_and_weights(name, y_true, y_pred, sample_weight):
     """Returns two masks `(Q, M)`, relevant and not relevant, similarities `(Q, M)` and weights `(Q,)`, or raises.
@@ -22,9 +24,7 @@ def relevance_and_weights(name, y_true, y_pred, sample_weight):
     relevance = ops.cast(y_true, "float32")
     relevant, counts = relevance > 0, relevance >= 0
     similarities = ops.where(counts, ops.cast(y_pred, "float32"), float("-inf"))
-    weights = ops.ones_like(similarities[:, 0])
-    if sample_weight is not None:
-        weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+    weights = row_weights(name, sample_weight, "query", similarities)
     weights = ops.where(ops.any(ops.isnan(similarities), axis=1), float("nan"), weights)
     weights = ops.where(ops.any(relevant, axis=1), weights, 0.0)
     return relevant, ops.logical_and(counts, ops.logical_not(relevant)), similarities, weights

@@ -2,8 +2,13 @@
 
 from keras import ops
 
+from keras_netvlad.layers.validation import concrete_values
+from keras_netvlad.metrics.row_weights import row_weights
+
 # Logits that float32 probabilities reach: 1 - 2**-24 and 2**-24 have the logits 16.6 and -16.6.
 LARGEST_LOGIT = 17.0
+# By how much a score may miss 0 to 1: a mean of bfloat16 scores of 1 does by 4e-3.
+ROUNDING = 0.01
 
 
 def bins_of(scores, num_bins):
@@ -64,10 +69,20 @@ def labels_and_weights(name, y_true, y_pred, sample_weight):
             f"Received: y_true of shape {tuple(y_true.shape)} and y_pred of shape {tuple(y_pred.shape)}"
         )
     labels = ops.cast(ops.cast(y_true, "float32") >= 0.5, "float32")
-    weights = ops.ones_like(labels[:, 0])
-    if sample_weight is not None:
-        weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+    weights = row_weights(name, sample_weight, "video", y_pred)
     scores = ops.cast(y_pred, "float32")
     # A NaN score has no rank; without this a broken model can come out as a perfect one.
     has_nan = ops.any(ops.isnan(scores), axis=1)
     return labels, scores, ops.where(has_nan, float("nan"), weights)
+
+
+def check_probabilities(name, scores, weights):
+    """Raises if scores `(B, C)` are not from 0 to 1, or where none have values yet, returns weights that are NaN."""
+    values = concrete_values(scores)
+    if values is not None and values.size and (values.min() < -ROUNDING or values.max() > 1 + ROUNDING):
+        raise ValueError(
+            f"`{name}` takes scores from 0 to 1; put a sigmoid or a softmax behind logits. "
+            f"Received: scores from {values.min():.4g} to {values.max():.4g}"
+        )
+    misses = ops.logical_or(scores < -ROUNDING, scores > 1 + ROUNDING)
+    return ops.where(ops.any(misses, axis=1), float("nan"), weights)
