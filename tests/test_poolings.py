@@ -161,7 +161,7 @@ def test_parameters_are_those_of_the_papers(d, k, g, h, expansion):
     assert count(SoftDBoW(k, use_bias=False)) == k * (d + h)
     assert count(NetFV(k, use_bias=False)) == k * d * (2 * h + 3)  # the deviations, and an output twice as long
     assert count(AttentionPooling(k)) == k * d * (h + 1)
-    # Lin et al. 2018, section 3.2: lambda D (D + G + K (G + (H + 1) / G)).
+    # Lin et al. 2018, equation 9: lambda D (D + G + K (G + (H + 1) / G)).
     nextvlad = NeXtVLAD(k, groups=g, expansion=expansion, use_bias=False, assignment_batch_normalization=False)
     assert g * count(nextvlad) == expansion * d * (g * (d + g + k * g) + k * (h + 1))
 

@@ -44,7 +44,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
     0.6667
 
     Raises:
-        ValueError: On an argument that is none of the above, or on labels, scores or weights that are none of the above.
+        ValueError: On arguments, labels, scores or weights that are none of the above.
 
     Reference:
         - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675); definition as in
