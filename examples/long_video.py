@@ -51,6 +51,9 @@ def main(arguments=None):
     parser.add_argument("--clusters", type=int, default=64, help="clusters of NetVLAD (default: %(default)s)")
     parser.add_argument("--chunk", type=int, default=1024, help="frames held at a time (default: %(default)s)")
     options = parser.parse_args(arguments)
+    for name, value in vars(options).items():
+        if not 0 < value < float("inf"):
+            parser.error(f"--{name} must be above 0. Received: {value}")
     num_frames = max(1, round(options.minutes * 60 * FRAMES_PER_SECOND))
 
     layer = NetVLAD(options.clusters)

@@ -67,6 +67,10 @@ def main():
     parser.add_argument("--weights", help=f"Keras 2 .h5 weights with layers {POOLING} and {DENSE}")
     parser.add_argument("--output", default="migrated.keras", help="file to write (default: %(default)s)")
     options = parser.parse_args()
+    if options.weights is not None and not Path(options.weights).is_file():
+        parser.error(f"--weights must be a file. Received: {options.weights}")
+    if not Path(options.output).parent.is_dir() or not options.output.endswith(".keras"):
+        parser.error(f"--output must be a .keras file in a folder that is there. Received: {options.output}")
 
     with tempfile.TemporaryDirectory() as directory:
         path = options.weights or Path(directory) / "weights.h5"

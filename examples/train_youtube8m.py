@@ -22,6 +22,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path("youtube8m"), help="default: %(default)s")
     options = parser.parse_args()
+    if options.epochs < 1:
+        parser.error(f"--epochs must be at least 1. Received: {options.epochs}")
 
     for name, (inputs, speakers) in zip(("train", "validate"), load_japanese_vowels(), strict=True):
         path = options.output / "records" / f"{name}0000.tfrecord"

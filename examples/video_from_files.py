@@ -9,6 +9,7 @@ weights file of the backbone; without it, weights are random. Without files, it 
 
 import argparse
 import importlib.util
+import sys
 from pathlib import Path
 
 import keras
@@ -109,4 +110,7 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError) as error:  # a file that is no video, a size that no backbone takes
+        sys.exit(f"error: {error}")
