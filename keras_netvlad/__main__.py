@@ -323,9 +323,12 @@ def _add_train(commands):
 
 
 def _json_object(text):
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"must be a JSON object, such as '{{\"name\": 512}}'. Received: {text}")
     return value
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from keras_netvlad.data import read_video, write_youtube8m
-from keras_netvlad.data.video import check_fps, check_path
+from keras_netvlad.data.video import check_fps
 from keras_netvlad.export.staging import staged
 from keras_netvlad.layers.dequantize import HIGHEST, LOWEST
+from keras_netvlad.layers.validation import check_path
 
 SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 SETTINGS = "extraction.json"

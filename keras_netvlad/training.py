@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import traceback
-from pathlib import Path
+import zipfile
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ import tensorflow as tf
 from keras_netvlad.data import youtube8m
 from keras_netvlad.data.record_files import find_files
 from keras_netvlad.export import publish
-from keras_netvlad.layers.validation import check_boolean, check_integer
+from keras_netvlad.layers.validation import check_boolean, check_integer, check_path
 from keras_netvlad.metrics import GlobalAveragePrecision
 from keras_netvlad.models import VideoClassifier
 
@@ -107,8 +108,9 @@ def train(
     (True, ['gated_netvlad'])
 
     Raises:
-        ValueError: On an argument that is none of the above, a bad record, or an `output` whose run had other settings
-            or has ended. Nothing is overwritten.
+        ValueError: On an argument that is none of the above, a bad record, or an `output` whose run had other settings,
+            has ended, or is damaged. Nothing is overwritten.
+        TypeError: If files, `output` or `overrides` are of another type.
         FileNotFoundError: If a pattern matches no file.
         OSError: If `output` is in use by another run, holds something else, or can't be written.
 
@@ -118,11 +120,14 @@ def train(
           and its factor 0.8 in the commands of `README.md`; Adam, decay every 4 million videos and gradients of norm 1
           in `train.py`.
     """
+    output = check_path("output", output)
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise TypeError(f"`overrides` must be a dict of arguments of `VideoClassifier`. Received: {overrides!r}")
     settings = {
         "preset": preset,
         "num_classes": check_integer("num_classes", num_classes, 1),
         "feature_sizes": feature_sizes,
-        "overrides": overrides or {},
+        "overrides": dict(overrides or {}),
         "epochs": check_integer("epochs", epochs, 1),
         "batch_size": check_integer("batch_size", batch_size, 1),
         "max_frames": check_integer("max_frames", max_frames, 1),
@@ -152,7 +157,7 @@ def train(
 
     keras.utils.set_random_seed(seed)
     model = _make_model(settings)
-    with _lock(Path(output)) as output:
+    with _lock(output):
         # As they will be read again.
         settings = json.loads(json.dumps(settings, default=keras.saving.serialize_keras_object))
         _check_settings(output, settings, model.name)
@@ -249,7 +254,7 @@ class _Rounds(keras.callbacks.Callback):
         self.output, self.patience, self.skipped = output, patience, skipped
         self.state = {"rounds": 0, "weights": None, "best": None, "waited": 0}
         if (output / STATE).exists():
-            self.state = json.loads((output / STATE).read_text())
+            self.state = _read(output / STATE)
 
     @property
     def has_ended(self):
@@ -301,9 +306,24 @@ def _variables(model):
 
 
 def _load(model, path):
-    with np.load(path, allow_pickle=False) as arrays:
-        for number, variable in enumerate(_variables(model)):
-            variable.assign(arrays[f"{number}"])
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values = [arrays[f"{number}"] for number, _ in enumerate(_variables(model))]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise _damaged(path) from None
+    for variable, value in zip(_variables(model), values, strict=True):
+        variable.assign(value)
+
+
+def _read(path):
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise _damaged(path) from None
+
+
+def _damaged(path):
+    return ValueError(f"What the run in `output` goes on from is damaged or lost; begin another. Received: {path}")
 
 
 def _replace(part, target):
@@ -322,7 +342,10 @@ def _lock(output):
     is_new = not output.exists()
     if not is_new and not (output / LOCK).exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"`output` must be a new directory or one of a run of `train`. Received: {output}")
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except NotADirectoryError:
+        raise NotADirectoryError(f"`output` must lie in a directory. Received: {output}, in a file") from None
     with open(output / LOCK, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -331,7 +354,7 @@ def _lock(output):
                 f"`output` is in use by another run; wait for its end or choose another. Received: {output}"
             ) from None
         try:
-            yield output
+            yield
         except BaseException:
             if is_new and not (output / STATE).exists():
                 shutil.rmtree(output)  # a mistake found before the first round leaves nothing
@@ -348,7 +371,7 @@ def _check_settings(output, settings, name):
         part.write_text(json.dumps(settings, indent=1))
         _replace(part, path)
         return
-    before = json.loads(path.read_text())
+    before = _read(path)
     changed = {key: (before.get(key), settings[key]) for key in settings if before.get(key) != settings[key]}
     if changed:
         differences = ", ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())

@@ -178,6 +178,8 @@ def test_models_that_cannot_be_monitored_are_refused(tmp_path):
     frames = np.zeros((2, 3, 4), "float32")
     with pytest.raises(ValueError, match="`batch_size` must be a positive integer"):
         AssignmentMonitor(frames, batch_size=0)
+    with pytest.raises(TypeError, match=r"`log_dir` must be a path. Received: log_dir=3"):
+        AssignmentMonitor(frames, log_dir=3)
 
     def fit(*layers, log_dir=None):
         inputs = keras.Input((3, 4))

@@ -157,6 +157,7 @@ def test_compiled_training_reports_them_and_configurations_survive(name):
         (lambda: MeanAveragePrecision(5)(*videos()), r"made for 5 classes. Received: scores of shape \(60, 12\)"),
         (lambda: HitAtOne()(np.zeros(3), np.zeros((3, 4))), r"takes labels and scores \(videos, classes\).*\(3,\)"),
         (lambda: PERR()(np.zeros((3, 2)), np.zeros((3, 4))), r"Received: y_true of shape \(3, 2\)"),
+        (lambda: GlobalAveragePrecision(name=5), "`name` must be a string. Received: name=5"),
         (lambda: PERR(5), "`name` must be a string. Received: name=5"),
         (lambda: HitAtOne(5), "`name` must be a string. Received: name=5"),
         (
@@ -209,6 +210,13 @@ def test_rounding_beyond_one_is_taken():
     metric = GlobalAveragePrecision()
     metric.update_state(labels, np.where(labels > 0, np.float32(1 + 4e-3), -np.float32(4e-3)))
     assert float(metric.result()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("arguments", [(None, np.eye(3)), (np.eye(3), "scores"), (np.eye(3), np.eye(3), ["a"] * 3)])
+def test_what_holds_no_numbers_is_refused(arguments):
+    for metric in (GlobalAveragePrecision(), MeanAveragePrecision(3), PERR(), HitAtOne()):
+        with pytest.raises(TypeError, match=f"`{metric.name}` takes arrays of numbers. Received: [a-z_]+="):
+            metric.update_state(*arguments)
 
 
 TWO_DEVICES = """

@@ -267,6 +267,13 @@ def test_wrong_arguments_and_inputs_are_refused(make, shape, message):
         make()(random_array(shape))
 
 
+def test_inputs_that_hold_no_real_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"`mean` pools an array of descriptors. Received: None"):
+        MeanPooling(name="mean")(None)
+    with pytest.raises(ValueError, match=r"`max` pools real numbers. Received: inputs of dtype complex64"):
+        MaxPooling(name="max")(keras.ops.convert_to_tensor(random_array(FRAMES).astype("complex64")))
+
+
 @pytest.mark.parametrize("form", DEFAULT_FORMS)
 def test_a_broken_frame_shows_in_its_video_and_in_no_other(form):
     layer, inputs = make_layer(form), random_array((2, 7, SIZE))

@@ -187,6 +187,7 @@ def test_an_override_leaves_the_table_as_it_was():
     ("preset", "overrides", "message"),
     [
         ("netvlad", {}, r"The preset must be one of \['gated_netvlad', .*\]. Received: 'netvlad'"),
+        (["nextvlad"], {}, r"The preset must be one of .*Received: \['nextvlad'\]"),
         (None, {}, r"The preset must be one of .*Received: None"),
         ("gated_netvlad", {"hidden": 3}, r"Overrides must be arguments of `VideoClassifier`. Received: \['hidden'\]"),
         ("gated_netvlad", {"feature_sizes": 3}, r"`feature_sizes` must be a dict.*Received: feature_sizes=3"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,6 +190,13 @@ def test_patience_ends_a_run(records, tmp_path):
         ({"feature_sizes": {"rgb": 4}}, ValueError, "frame 0 of `rgb` has 8 bytes, expected 4"),
         ({"feature_sizes": {"flow": 8}}, ValueError, "no frames of `flow`"),
         ({"batch_size": 45}, ValueError, "enough records for a batch. Received: 44 records"),
+        (
+            {"train_files": None},
+            TypeError,
+            "`files` must be a path, a pattern, or a list of them. Received: files=None",
+        ),
+        ({"overrides": [1]}, TypeError, r"`overrides` must be a dict of arguments.* Received: \[1\]"),
+        ({"output": None}, TypeError, "`output` must be a path. Received: output=None"),
         ({"patience": 2}, ValueError, "`patience` counts validations"),
         ({"ema_momentum": 1.5}, ValueError, "`ema_momentum` must be a number between 0 and 1"),
         ({"learning_rate": 0}, ValueError, "`learning_rate` must be a number above 0"),
@@ -210,6 +218,24 @@ def test_a_directory_of_something_else_stays_as_it_is(records, tmp_path):
     assert os.listdir(tmp_path) == ["mine.txt"]
 
 
+def test_a_directory_below_a_file_is_refused(records, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(NotADirectoryError, match=r"`output` must lie in a directory. Received: .*mine.txt/run"):
+        train(records / "train*", tmp_path / "mine.txt" / "run", **SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["settings.json", "state.json", "round"])
+def test_a_damaged_run_is_not_gone_on_with(finished, records, tmp_path, name):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run, ignore=shutil.ignore_patterns("served"))
+    for path in run.glob(f"{name}*"):
+        path.write_bytes(path.read_bytes()[:-20])
+    before = files_below(run)
+    with pytest.raises(ValueError, match=f"goes on from is damaged or lost; begin another. Received: .*{name}"):
+        train(records / "train*", run, validation_files=records / "validate.tfrecord", **SETTINGS)
+    assert files_below(run) == before
+
+
 @pytest.mark.slow
 def test_command(records, tmp_path, capsys):
     arguments = ["--train", str(records / "train*"), "--output", str(tmp_path / "run"), "--num-classes", "3"]
@@ -221,7 +247,7 @@ def test_command(records, tmp_path, capsys):
     assert "keras-netvlad train: The run in `output` has ended" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["train", *arguments, "--overrides", "hidden"])
-    assert "invalid" in capsys.readouterr().err
+    assert "--overrides: must be a JSON object, such as '{\"name\": 512}'. Received: hidden" in capsys.readouterr().err
 
 
 def test_learning_rate_and_loss_are_the_papers(records):

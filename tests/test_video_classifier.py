@@ -381,6 +381,12 @@ def test_summary_and_picture_of_the_model(tmp_path):
         ({"num_clusters": 2.5}, r"`num_clusters` must be a positive integer. Received: num_clusters=2.5"),
         ({"num_clusters": {"rgb": 2}}, r"an entry for each stream of \['frames'\]. Received: \['rgb'\]"),
         ({"hidden_units": -1}, r"`hidden_units` must be a positive integer. Received: hidden_units=-1"),
+        (
+            {"hidden_activation": "nope"},
+            r"`hidden_activation` must be an activation of Keras, its name, or None. Received: .*='nope'",
+        ),
+        ({"classifier_regularizer": 3}, r"`classifier_regularizer` must be a regularizer of Keras.* Received: .*=3"),
+        ({"pooling": ["netvlad"]}, r"`pooling` must be one of .* Received: pooling=\['netvlad'\]"),
         ({"activation": "relu"}, r"`activation` must be 'sigmoid' or 'softmax'. Received: activation='relu'"),
         ({"pooling": "vlad"}, r"`pooling` must be one of \['netvlad'.*\]. Received: pooling='vlad'"),
         ({"pooling_options": 3}, r"`pooling_options` must be a dict of arguments.*Received: pooling_options=3"),
@@ -407,6 +413,11 @@ def test_wrong_arguments_are_refused(arguments, message):
         VideoClassifier(**{"feature_sizes": {"frames": 4}, "num_classes": 3, **arguments})
 
 
+def test_a_misspelt_argument_is_not_passed_over():
+    with pytest.raises(TypeError, match=r"takes the arguments \['feature_sizes', .* Received: \['hidden_unit'\]"):
+        VideoClassifier({"frames": 4}, 3, hidden_unit=16)
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
 @pytest.mark.parametrize("input_dtype", ["float32", "uint8"])
 def test_both_formats_are_the_model_with_all_options(input_dtype, tmp_path):
@@ -427,6 +438,8 @@ def test_both_formats_are_the_model_of_simple_poolings(pooling, tmp_path):
 
 
 def test_loading_says_what_is_wrong_with_a_file(tmp_path):
+    with pytest.raises(TypeError, match=r"`path` must be a path. Received: path=None"):
+        load_model(None)
     with pytest.raises(FileNotFoundError, match=r"must be a .keras file.*no file"):
         load_model(tmp_path / "absent.keras")
     broken = tmp_path / "broken.keras"

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_netvlad.layers.cluster_pooling import ClusterPooling
-from keras_netvlad.layers.validation import check_integer
+from keras_netvlad.layers.validation import check_integer, check_path
 from keras_netvlad.usage import assignment_entropy, cluster_shares, counted_rows, dead_clusters, usage_entropy
 
 
@@ -49,7 +49,7 @@ class AssignmentMonitor(keras.callbacks.Callback):
     Raises:
         ValueError: If `data` holds no videos or inputs of different lengths, if the model has no pooling with clusters,
             if two of them have the same name, or if the sample does not reach one of them.
-        TypeError: If `data` is something else than arrays.
+        TypeError: If `data` is something else than arrays, or `log_dir` no path.
         OSError: If `log_dir` can't be written.
 
     Reference:
@@ -59,7 +59,7 @@ class AssignmentMonitor(keras.callbacks.Callback):
     def __init__(self, data, log_dir=None, batch_size=32):
         super().__init__()
         self.data, self.num_videos = _check_data(data)
-        self.log_dir = None if log_dir is None else os.fspath(log_dir)
+        self.log_dir = None if log_dir is None else os.fspath(check_path("log_dir", log_dir))
         self.batch_size = check_integer("batch_size", batch_size, 1)
         self._writer = None
 

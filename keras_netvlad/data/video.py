@@ -3,11 +3,11 @@
 import contextlib
 import math
 import numbers
-import os
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
+
+from keras_netvlad.layers.validation import check_path
 
 # Formats that stand for other files or make pictures of text: a file of a user's folder is none of them.
 FOREIGN_FORMATS = ("concat", "dash", "hls", "imf", "lavfi", "sdp", "tty")
@@ -233,13 +233,6 @@ def check_reading(path, fps, size, crop_to_aspect_ratio):
     if not path.is_file():
         raise FileNotFoundError(f"The video must be a file; check the path. Received: {path}, no file")
     return av, path, fps, size, crop_to_aspect_ratio
-
-
-def check_path(name, path):
-    """The path; raises if it is none."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"`{name}` must be a path. Received: {name}={path!r}")
-    return Path(path)
 
 
 def check_fps(fps):

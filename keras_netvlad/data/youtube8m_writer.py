@@ -1,12 +1,13 @@
 """`write_youtube8m`: features of one's own as records in YouTube-8M's schema."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from keras_netvlad.data.youtube8m import FEATURE_DTYPES
 from keras_netvlad.layers.dequantize import HIGHEST, LEVELS, LOWEST
+from keras_netvlad.layers.validation import check_path
 
 
 def write_youtube8m(path, videos, level="frame", feature_dtype="uint8"):
@@ -41,10 +42,14 @@ def write_youtube8m(path, videos, level="frame", feature_dtype="uint8"):
 
     Raises:
         FileExistsError: If the path exists.
+        TypeError: If `path` is no path, or `videos` no iterable.
         ValueError: If a video is not as above, or its streams are not those of the first; nothing is written.
     """
     from keras_netvlad.export.staging import staged
 
+    path = check_path("path", path)
+    if not isinstance(videos, Iterable):
+        raise TypeError(f"`videos` must be an iterable of dicts, one a video. Received: videos={videos!r}")
     if level not in ("frame", "video"):
         raise ValueError(f"`level` must be 'frame' or 'video'. Received: level={level!r}")
     if feature_dtype not in FEATURE_DTYPES or (level, feature_dtype) == ("video", "float16"):

@@ -24,6 +24,8 @@ def check_inputs(layer_name, shape, channel_axis, feature_size=None):
         channel_axis: -1 or -3, the axis of the features in a map.
         feature_size: The `D` the layer was built for, if it was.
     """
+    if shape is None:
+        raise ValueError(f"`{layer_name}` pools an array of descriptors. Received: None")
     if len(shape) not in RANKS:
         raise ValueError(
             f"`{layer_name}` pools inputs of shape {', '.join(RANKS.values())}; "

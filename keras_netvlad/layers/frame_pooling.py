@@ -84,6 +84,9 @@ class FramePooling(keras.Layer):
 
     def _check_call(self, inputs, mask):
         check_inputs(self.name, inputs.shape, self._channel_axis, self.feature_size)
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if dtype.startswith(("complex", "string")):
+            raise ValueError(f"`{self.name}` pools real numbers. Received: inputs of dtype {dtype}")
         if mask is not None:
             check_mask(self.name, mask, inputs.shape, self._channel_axis)
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_netvlad.layers.validation import check_integer
+from keras_netvlad.layers.validation import check_integer, check_name
 from keras_netvlad.metrics.score_histogram import (
     average_precision,
     check_probabilities,
@@ -56,7 +56,7 @@ class GlobalAveragePrecision(keras.metrics.Metric):
     """
 
     def __init__(self, top_k=20, num_bins=2**18, name="gap", dtype=None):
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(name=check_name(name), dtype=dtype)
         self.top_k = check_integer("top_k", top_k, 1)
         self.num_bins = check_integer("num_bins", num_bins, 1)
         self.counts = self.add_variable((self.num_bins, 3), "zeros", dtype="float32", name="counts")

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_netvlad.layers.validation import check_integer
+from keras_netvlad.layers.validation import check_integer, check_name
 from keras_netvlad.metrics.score_histogram import (
     average_precision,
     check_probabilities,
@@ -52,7 +52,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
     """
 
     def __init__(self, num_classes, top_k=20, num_bins=2**11, name="map", dtype=None):
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(name=check_name(name), dtype=dtype)
         self.num_classes = check_integer("num_classes", num_classes, 1)
         self.top_k = None if top_k is None else check_integer("top_k", top_k, 1)
         self.num_bins = check_integer("num_bins", num_bins, 1)

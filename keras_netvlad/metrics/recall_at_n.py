@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_netvlad.layers.validation import check_integer
+from keras_netvlad.layers.validation import check_integer, check_name
 from keras_netvlad.metrics.relevance import relevance_and_weights
 
 
@@ -43,7 +43,7 @@ class RecallAtN(keras.metrics.Mean):
 
     def __init__(self, n=1, name=None, dtype=None):
         self.n = check_integer("n", n, 1)
-        super().__init__(name=name or f"recall_at_{self.n}", dtype=dtype)
+        super().__init__(name=check_name(name) or f"recall_at_{self.n}", dtype=dtype)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch of queries."""

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_netvlad.metrics.row_weights import row_weights
+from keras_netvlad.metrics.batches import row_weights, to_numbers
 
 
 def relevance_and_weights(name, y_true, y_pred, sample_weight):
@@ -11,7 +11,7 @@ def relevance_and_weights(name, y_true, y_pred, sample_weight):
     Items of negative relevance are in neither mask, and their similarity is `-inf`. Queries to which nothing is
     relevant weigh nothing, and those with a similarity of NaN weigh NaN: it has no rank, and no score may hide it.
     """
-    y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+    y_true, y_pred = to_numbers(name, y_true=y_true, y_pred=y_pred)
     fits = len(y_true.shape) == len(y_pred.shape) == 2 and all(
         a is None or b is None or a == b for a, b in zip(y_true.shape, y_pred.shape, strict=True)
     )

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_netvlad.layers.validation import check_name
 from keras_netvlad.metrics.relevance import relevance_and_weights
 
 
@@ -42,7 +43,7 @@ class RetrievalMeanAveragePrecision(keras.metrics.Mean):
     """
 
     def __init__(self, name="retrieval_map", dtype=None):
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(name=check_name(name), dtype=dtype)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds a batch of queries."""

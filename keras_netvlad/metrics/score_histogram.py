@@ -3,7 +3,7 @@
 from keras import ops
 
 from keras_netvlad.layers.validation import concrete_values
-from keras_netvlad.metrics.row_weights import row_weights
+from keras_netvlad.metrics.batches import row_weights, to_numbers
 
 # Logits that float32 probabilities reach: 1 - 2**-24 and 2**-24 have the logits 16.6 and -16.6.
 LARGEST_LOGIT = 17.0
@@ -59,7 +59,7 @@ def average_precision(counts, num_positives):
 
 def labels_and_weights(name, y_true, y_pred, sample_weight):
     """Returns labels `(B, C)` of 0.0 and 1.0, scores `(B, C)` and weights `(B,)`, or raises on other shapes."""
-    y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+    y_true, y_pred = to_numbers(name, y_true=y_true, y_pred=y_pred)
     same = len(y_true.shape) == 2 and all(
         a is None or b is None or a == b for a, b in zip(y_true.shape, y_pred.shape, strict=False)
     )

@@ -1,9 +1,10 @@
 """`load_model`: a `.keras` file, or a sentence that says why not."""
 
 import zipfile
-from pathlib import Path
 
 import keras
+
+from keras_netvlad.layers.validation import check_path
 
 
 def load_model(path):
@@ -27,9 +28,10 @@ def load_model(path):
 
     Raises:
         FileNotFoundError: If there is no such file.
+        TypeError: If `path` is no path.
         ValueError: If it is no whole `.keras` file, or needs layers that are not registered here.
     """
-    path = Path(path)
+    path = check_path("path", path)
     if not path.is_file():
         raise FileNotFoundError(f"The model must be a .keras file written by model.save(). Received: {path}, no file")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):

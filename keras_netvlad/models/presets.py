@@ -87,7 +87,7 @@ def preset_settings(preset, feature_sizes=None):
     Raises:
         ValueError: If there is no such preset.
     """
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"The preset must be one of {list(PRESETS)}. Received: {preset!r}")
     settings = PRESETS[preset]
     streams = list(feature_sizes) if isinstance(feature_sizes, Mapping) else list(YOUTUBE_8M)

@@ -108,6 +108,7 @@ class VideoClassifier(ScoringModel):
 
     Raises:
         ValueError: On an argument that is none of the above.
+        TypeError: On an argument of another name.
 
     Reference:
         - [Miech et al. 2017](https://arxiv.org/abs/1706.06905), figure 1.
@@ -140,6 +141,12 @@ class VideoClassifier(ScoringModel):
         classifier_regularizer=None,
         **kwargs,
     ):
+        unknown = sorted(set(kwargs) - {"name", "trainable"})
+        if unknown:  # Keras would take them without a word
+            raise TypeError(
+                f"`VideoClassifier` takes the arguments {[*_arguments(type(self)), 'name', 'trainable']}. "
+                f"Received: {unknown}"
+            )
         feature_sizes = _check_feature_sizes(feature_sizes)
         clusters = _check_num_clusters(num_clusters, feature_sizes)
         num_classes = check_integer("num_classes", num_classes, 1)
@@ -147,7 +154,7 @@ class VideoClassifier(ScoringModel):
             hidden_units = check_integer("hidden_units", hidden_units, 1)
         if activation not in ("sigmoid", "softmax"):
             raise ValueError(f"`activation` must be 'sigmoid' or 'softmax'. Received: activation={activation!r}")
-        if pooling not in POOLINGS:
+        if not isinstance(pooling, str) or pooling not in POOLINGS:
             raise ValueError(f"`pooling` must be one of {list(POOLINGS)}. Received: pooling={pooling!r}")
         options = _check_pooling_options(pooling, pooling_options, product_dtype, feature_sizes)
         if input_dtype not in INPUT_DTYPES:
@@ -162,7 +169,8 @@ class VideoClassifier(ScoringModel):
             raise ValueError(f"`dropout` must be a number from 0 to below 1. Received: dropout={dropout!r}")
         if gating_reduction is not None:
             check_integer("gating_reduction", gating_reduction, 1)
-        classifier_regularizer = keras.regularizers.get(classifier_regularizer)
+        _check_known(keras.activations, "hidden_activation", hidden_activation)
+        classifier_regularizer = _check_known(keras.regularizers, "classifier_regularizer", classifier_regularizer)
 
         dtype_policy = keras.dtype_policies.get(dtype)
         # Answers leave a mixed-precision model in float32: a float16 score has three digits.
@@ -435,6 +443,15 @@ def _check_head(hidden_units, activation, hidden_batch_normalization, gate_featu
             "`num_mixtures` and `gate_scores` give each class a score of its own, not shares of one; leave "
             f"`activation` 'sigmoid'. Received: activation={activation!r}"
         )
+
+
+def _check_known(module, name, value):
+    """What an argument stands for in a module of Keras, or raises if it stands for nothing there."""
+    try:
+        return module.get(value)
+    except (ValueError, TypeError):
+        kind = {"hidden_activation": "an activation", "classifier_regularizer": "a regularizer"}[name]
+        raise ValueError(f"`{name}` must be {kind} of Keras, its name, or None. Received: {name}={value!r}") from None
 
 
 def _arguments(layer):

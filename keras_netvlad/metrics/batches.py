@@ -1,6 +1,21 @@
-"""The weight of each video or query of a batch."""
+"""What a metric takes for a batch: numbers, and one weight for each video or query."""
 
 from keras import ops
+from keras.backend import standardize_dtype
+
+
+def to_numbers(name, **values):
+    """Returns tensors of `y_true`, `y_pred` or `sample_weight`, or raises if one holds no numbers."""
+    tensors = []
+    for argument, value in values.items():
+        try:
+            tensor = None if value is None else ops.convert_to_tensor(value)
+        except (ValueError, TypeError, RuntimeError):
+            tensor = None
+        if tensor is None or standardize_dtype(tensor.dtype) == "string":
+            raise TypeError(f"`{name}` takes arrays of numbers. Received: {argument}={value!r}")
+        tensors.append(tensor)
+    return tensors
 
 
 def row_weights(name, sample_weight, rows, scores):
@@ -15,7 +30,8 @@ def row_weights(name, sample_weight, rows, scores):
     ones = ops.ones_like(scores[:, 0], dtype="float32")
     if sample_weight is None:
         return ones
-    weights = ops.cast(sample_weight, "float32")
+    (weights,) = to_numbers(name, sample_weight=sample_weight)
+    weights = ops.cast(weights, "float32")
     shape, batch = tuple(weights.shape), scores.shape[0]
     fits = shape == () or (shape[1:] in ((), (1,)) and (None in (shape[0], batch) or shape[0] == batch))
     if not fits:
