@@ -32,7 +32,7 @@ class DescriptorIndex:
     """
 
     def __init__(self):
-        self._numbers, self._parts = {}, []
+        self._ids, self._numbers, self._parts = [], {}, []
 
     def __len__(self):
         """Returns the number of descriptors."""
@@ -41,7 +41,7 @@ class DescriptorIndex:
     @property
     def ids(self):
         """Ids in the order in which they were added, a list."""
-        return list(self._numbers)
+        return list(self._ids)
 
     def add(self, ids, descriptors):
         """Adds descriptors. On an error nothing is added.
@@ -62,12 +62,13 @@ class DescriptorIndex:
         rows = self._normalized("descriptors", descriptors)
         if len(ids) != len(rows):
             raise ValueError(f"There must be one id for each descriptor. Received: {len(ids)} ids, {len(rows)} rows")
-        seen = set(self._numbers)
-        for name in ids:
-            if name in seen:
-                raise ValueError(f"`ids` must differ from each other and from those in the index. Received: {name!r}")
-            seen.add(name)
-        self._numbers.update(zip(ids, range(len(self), len(self) + len(ids)), strict=True))
+        numbers = dict(zip(ids, range(len(self), len(self) + len(ids)), strict=True))
+        twice = [name for name in ids if name in self._numbers]
+        if twice or len(numbers) < len(ids):
+            name = twice[0] if twice else next(name for number, name in enumerate(ids) if name in ids[:number])
+            raise ValueError(f"`ids` must differ from each other and from those in the index. Received: {name!r}")
+        self._numbers.update(numbers)
+        self._ids.extend(ids)
         self._parts.append(rows)
 
     def search(self, queries, k=10):
@@ -90,12 +91,13 @@ class DescriptorIndex:
             raise ValueError("The index holds nothing to search; `add` descriptors to it first.")
         queries, database = self._normalized("queries", queries), self._joined()
         k = min(k, len(database))
-        names = np.array(list(self._numbers))
         found, similarities = np.empty((len(queries), k), "int64"), np.empty((len(queries), k), "float32")
         for start in range(0, len(queries), QUERIES):
             part = slice(start, start + QUERIES)
             found[part], similarities[part] = _nearest(queries[part], database, k)
-        return names[found], similarities
+        return np.array([[self._ids[number] for number in row] for row in found], str).reshape(
+            found.shape
+        ), similarities
 
     def descriptor(self, name):
         """Returns the descriptor `(F,)` of an id, normalized.
