@@ -7,7 +7,10 @@ import reference
 from layer_contract import BACKEND, double_precision, to_numpy
 
 from keras_netvlad import NetVLAD, VideoClassifier
+from keras_netvlad.data import load_japanese_vowels
+from keras_netvlad.layers import FrameMask
 from keras_netvlad.losses import MultiSimilarityLoss, WeaklySupervisedTripletLoss
+from keras_netvlad.metrics import RetrievalMeanAveragePrecision
 
 # Float32 beside the float64 oracle, relative to the largest loss: 2.7e-7 measured at worst, headroom 7.
 TOLERANCE = 2e-6
@@ -247,3 +250,59 @@ def gradient(loss, labels, descriptors):
 
     descriptors = torch.tensor(descriptors, requires_grad=True)
     return torch.autograd.grad(loss(labels, descriptors), descriptors)[0].numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loss", "gain"),
+    # Measured on the three backends: 0.088 to 0.105, and 0.147 to 0.155.
+    [(WeaklySupervisedTripletLoss(num_hard_negatives=10), 0.04), (MultiSimilarityLoss(), 0.08)],
+)
+def test_speech_of_unseen_recordings_finds_its_speaker_better_after_training(loss, gain):
+    (x_train, y_train), (x_test, y_test) = load_japanese_vowels()
+    keras.utils.set_random_seed(0)
+    inputs = {
+        "frames": keras.Input((29, 12), name="frames"),
+        "num_frames": keras.Input((), dtype="int32", name="num_frames"),
+    }
+    vlad = NetVLAD(8)
+    vlad.adapt(x_train["frames"], mask=FrameMask()(x_train["num_frames"], x_train["frames"]), seed=0, verbose=0)
+    descriptor = vlad(inputs["frames"], mask=FrameMask()(inputs["num_frames"], inputs["frames"]))
+    model = keras.Model(inputs, keras.layers.UnitNormalization()(keras.layers.Dense(32, use_bias=False)(descriptor)))
+    relevance = (y_test[:, None] == y_test).astype(int) - 2 * np.eye(len(y_test), dtype=int)
+
+    def precision():
+        descriptors = model.predict(x_test, verbose=0)
+        return float(RetrievalMeanAveragePrecision()(relevance, descriptors @ descriptors.T))
+
+    before = precision()
+    if isinstance(loss, MultiSimilarityLoss):
+        model.compile("adam", loss)
+        model.fit(x_train, y_train, batch_size=90, epochs=10, verbose=0)
+    else:
+        # Each utterance, three that may match it and twenty of other speakers, through the model side by side.
+        rng = np.random.default_rng(0)
+        others = np.stack(
+            [
+                np.concatenate(
+                    [rng.choice(np.flatnonzero(y_train == own), 3), rng.choice(np.flatnonzero(y_train != own), 20)]
+                )
+                for own in y_train
+            ]
+        )
+        rows = np.concatenate([np.arange(len(y_train))[:, None], others], axis=1)
+        tuples = {
+            "frames": keras.Input((24, 29, 12), name="frames"),
+            "num_frames": keras.Input((24,), dtype="int32", name="num_frames"),
+        }
+        flat = model(
+            {
+                "frames": keras.ops.reshape(tuples["frames"], (-1, 29, 12)),
+                "num_frames": keras.ops.reshape(tuples["num_frames"], (-1,)),
+            }
+        )
+        trained = keras.Model(tuples, keras.ops.reshape(flat, (-1, 24, 32)))
+        trained.compile("adam", loss)
+        roles = np.tile([1] * 3 + [-1] * 20, (len(rows), 1))
+        trained.fit({key: values[rows] for key, values in x_train.items()}, roles, batch_size=30, epochs=10, verbose=0)
+    assert precision() > before + gain
