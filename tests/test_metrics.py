@@ -201,8 +201,12 @@ def test_logits_of_a_compiled_step_are_ranked_or_show(name):
     received = model.evaluate(logits, labels, batch_size=16, verbose=0, return_dict=True)[metric.name]
     if ranks_alone:
         assert abs(received - expected_value(name, labels, scores)) < TOLERANCE
-    else:
-        assert np.isnan(received)
+        return
+    assert np.isnan(received)
+    for beyond_one_end in (scores - 0.5, scores + 0.5):
+        assert np.isnan(model.evaluate(beyond_one_end, labels, batch_size=16, verbose=0, return_dict=True)[metric.name])
+    received = model.evaluate(scores, labels, batch_size=16, verbose=0, return_dict=True)[metric.name]
+    assert abs(received - expected_value(name, labels, scores)) < TOLERANCE
 
 
 def test_rounding_beyond_one_is_taken():

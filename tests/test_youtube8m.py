@@ -214,8 +214,8 @@ def _uneven():
 
 BAD_RECORDS = {
     "not a SequenceExample": b"\xff\xff\xff",
-    r"no frames of `rgb` \(feature lists: \[\]\)": b"",
-    r"no frames of `audio` \(feature lists: \['rgb'\]\)": _record(
+    r"no frames of `rgb`, which `feature_sizes` names \(feature lists: \[\]\)": b"",
+    r"no frames of `audio`, which `feature_sizes` names \(feature lists: \['rgb'\]\)": _record(
         {"id": "x", "labels": [], "rgb": np.zeros((2, 8), "uint8")}
     ),
     r"frame 0 of `rgb` has 7 bytes, expected 8": _record(

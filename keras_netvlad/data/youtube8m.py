@@ -333,7 +333,7 @@ class _FrameLevel:
         lists = example.feature_lists.feature_list
         for name, size in self.sizes.items():
             if name not in lists or not lists[name].feature:
-                return f"no frames of `{name}` (feature lists: {sorted(lists)})"
+                return f"no frames of `{name}`, which `feature_sizes` names (feature lists: {sorted(lists)})"
             for number, frame in enumerate(lists[name].feature):
                 if len(frame.bytes_list.value) != 1:
                     return f"frame {number} of `{name}` is not one value of bytes"
