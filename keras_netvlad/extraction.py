@@ -280,13 +280,16 @@ def _target(video, folder, output):
 
 
 def _check_settings(path, settings):
+    """Writes down what features are made with; raises where there are some that were made with something else."""
     if path.exists():
         before = json.loads(path.read_text())
-        if before != settings:
+        if before == settings:
+            return
+        if any(path.parent.rglob("*.tfrecord")):
             raise ValueError(
                 f"The features of one folder are made alike; give another `output`. Received: {settings}, where "
                 f"{path} has {before}"
             )
-        return
+        path.unlink()  # of a run that came to nothing
     with staged(path) as file:
         file.write_text(json.dumps(settings, indent=2) + "\n")

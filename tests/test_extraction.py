@@ -105,6 +105,8 @@ def test_a_backbone_that_can_not_be_made_is_one_sentence(tmp_path, folder, worke
             folder, tmp_path / "out", "MobileNet", str(tmp_path / "no.weights.h5"), size=SIZE, workers=workers
         )
     assert not list((tmp_path / "out").rglob("*.tfrecord"))
+    # What was tried in vain binds nobody.
+    assert len(extract_features(folder, tmp_path / "out", "MobileNet", None, size=SIZE)) == 2
 
 
 def test_a_damaged_video_is_reported_and_the_others_are_extracted(tmp_path, folder, weights, capsys):
