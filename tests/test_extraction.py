@@ -1,5 +1,6 @@
 """Extraction: the records hold the backbone's features, and nothing is done twice."""
 
+import multiprocessing
 import shutil
 
 import keras
@@ -130,6 +131,25 @@ def test_workers_share_the_videos(tmp_path, folder, weights):
     assert sorted(r.num_frames for r in results) == [2, 5]
     for name in ("grey.mkv.tfrecord", "below/phone.mp4.tfrecord"):
         assert read_record(tmp_path / "one" / name) == read_record(tmp_path / "two" / name)
+
+
+@pytest.mark.slow
+def test_after_a_worker_was_killed_the_same_call_goes_on(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for number in range(12):
+        write_video(tmp_path / "videos" / f"{number}.mkv", [grey(10 * i) for i in range(20)])
+    arguments = {"backbone": "MobileNet", "weights": None, "size": SIZE, "workers": 2}
+
+    def kill_one(result, total):
+        multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(RuntimeError, match=r"A worker died, .* run again, .* finished videos are kept"):
+        extract_features(tmp_path / "videos", tmp_path / "out", progress=kill_one, **arguments)
+    kept = {path.name for path in (tmp_path / "out").glob("*.tfrecord")}
+    assert 0 < len(kept) < 12
+    results = extract_features(tmp_path / "videos", tmp_path / "out", **arguments)
+    assert len(results) == 12 - len(kept)
+    assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 12
 
 
 def test_wrong_arguments_are_refused(tmp_path):
