@@ -125,6 +125,12 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path, name):
     assert_levels(levels(path, fps=None), [90])
 
 
+def test_a_title_in_another_encoding_is_no_reason_to_refuse(tmp_path):
+    path = write_video(tmp_path / "cafe.mkv", [grey(90)] * 3, title="Cafe de Paris")
+    path.write_bytes(path.read_bytes().replace(b"Cafe de", b"Caf\xe9 de"))
+    assert len(list(read_video(path, fps=None))) == 3
+
+
 def test_files_without_video_are_refused(tmp_path):
     sound = write_sound(tmp_path / "sound.mp4")
     with pytest.raises(ValueError, match=r"Received: a file without video \(audio\), in .*sound\.mp4 at"):

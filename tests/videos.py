@@ -18,11 +18,15 @@ def grey(level, height=48, width=64):
     return np.full((height, width, 3), level, "uint8")
 
 
-def write_video(path, pictures, times=None, codec="mpeg4", rate=10, rotation=None, options=None, pixels="yuv420p"):
+def write_video(
+    path, pictures, times=None, codec="mpeg4", rate=10, rotation=None, options=None, pixels="yuv420p", title=None
+):
     """Writes pictures at the given times in milliseconds, or evenly."""
     time_base = Fraction(1, rate) if times is None else Fraction(1, 1000)
     times = range(len(pictures)) if times is None else times
     with av.open(str(path), "w", options=options or {}) as file:
+        if title is not None:
+            file.metadata["title"] = title
         stream = file.add_stream(codec, rate=rate)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = pixels

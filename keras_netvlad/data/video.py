@@ -94,7 +94,9 @@ def decode(av, path):
     with contextlib.ExitStack() as closing, place.errors(av):
         # A file object, not the path: nothing else on this machine can be reached through what the file says.
         file = closing.enter_context(open(path, "rb"))
-        container = closing.enter_context(av.open(file, metadata_errors="replace"))
+        # Titles in another encoding are no reason to refuse a video. PyAV 19 has no such argument, and needs none.
+        options = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        container = closing.enter_context(av.open(file, **options))
         formats = container.format.name.split(",")
         if set(formats) & set(FOREIGN_FORMATS):
             raise place.error(f"a {container.format.name} file, which holds no frames of its own")
