@@ -16,7 +16,7 @@ test: .venv/.test
 test-fast: .venv/.test
 	$(BIN)/pytest -m "not slow"
 
-# The layers once more, on the other two backends of Keras; and what reads torch's files.
+# The layers once more, on the other two backends of Keras; and what needs those themselves.
 BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 	adapt \
 	context_gating \
@@ -41,12 +41,13 @@ BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 backends: .venv/.backends
 	KERAS_BACKEND=jax $(BIN)/pytest $(BACKEND_TESTS)
 	KERAS_BACKEND=torch $(BIN)/pytest $(BACKEND_TESTS)
-	$(BIN)/pytest tests/test_convert.py tests/test_examples.py::test_real_weights_know_what_a_clip_shows
+	$(BIN)/pytest tests/test_convert.py tests/test_examples.py::test_real_weights_know_what_a_clip_shows \
+		tests/test_benchmarks.py::test_the_gpu_script_runs_on_the_cpu
 
 # Artefacts in every other runtime that a package index offers: OpenVINO, tract, Node, Triton's own server.
 RUNTIME_TESTS := $(addprefix tests/test_,runtimes.py triton.py warmup.py serving_files.py serving_grpc_client.py clients.py)
 runtimes: .venv/.runtimes
-	$(BIN)/pytest $(RUNTIME_TESTS)
+	$(BIN)/pytest $(RUNTIME_TESTS) tests/test_precision.py::test_other_runtimes_compute_the_same
 
 # Descriptors and training on engines for many machines: Ray, Spark (which needs Java), Beam, several JAX processes.
 ENGINE_TESTS := $(addprefix tests/test_,embed.py many_machines.py)
