@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from keras_netvlad.data.youtube8m import FEATURE_DTYPES
+from keras_netvlad.data.record_schemas import FEATURE_DTYPES
 from keras_netvlad.layers.dequantize import HIGHEST, LEVELS, LOWEST
 from keras_netvlad.layers.validation import check_path
 
