@@ -110,6 +110,31 @@ class DescriptorIndex:
             raise ValueError(f"The index has no descriptor of that id; ids like it are {alike}. Received: {name!r}")
         return self._joined()[self._numbers[name]]
 
+    def to_faiss(self):
+        """Returns the descriptors as faiss's exact index, for what faiss adds: a GPU, or indexes that approximate.
+
+        Needs faiss: `pip install 'keras_netvlad[faiss]'`. On a processor its exact search is no faster than `search`,
+        other than for single queries of few values.
+
+        Returns:
+            A `faiss.IndexFlatIP` of a copy of the descriptors; row `i` is `ids[i]`. Queries have to be of unit length.
+
+        Raises:
+            ValueError: If the index is empty.
+            ImportError: If faiss is not installed.
+        """
+        if not len(self):
+            raise ValueError("The index holds nothing to hand over; `add` descriptors to it first.")
+        try:
+            import faiss
+        except ImportError as error:
+            raise ImportError(
+                "The index needs faiss, which is not installed. Install it with `pip install 'keras_netvlad[faiss]'`."
+            ) from error
+        index = faiss.IndexFlatIP(self._joined().shape[1])
+        index.add(self._joined())
+        return index
+
     def save(self, path):
         """Writes the index to an `.npz` file, which appears whole or not at all.
 

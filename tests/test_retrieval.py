@@ -1,5 +1,7 @@
 """The index of descriptors: exact answers, files, wrong input."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -130,3 +132,22 @@ def test_wrong_searches_are_refused():
         DescriptorIndex().search(np.ones((1, 7)))
     with pytest.raises(ValueError, match=r"ids like it are .*'clip 199'.* Received: 'clip 1999'"):
         index.descriptor("clip 1999")
+
+
+def test_faiss_gives_the_same_answers(monkeypatch):
+    rng = np.random.default_rng(0)
+    index = DescriptorIndex()
+    with pytest.raises(ValueError, match="The index holds nothing to hand over"):
+        index.to_faiss()
+    for part in range(3):
+        index.add([f"{part} {n}" for n in range(50)], rng.normal(size=(50, 24)))
+    queries = rng.normal(size=(8, 24)).astype("float32")
+    ids, similarities = index.search(queries, 5)
+    unit = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    found, rows = index.to_faiss().search(unit, 5)
+    assert np.array(index.ids)[rows].tolist() == ids.tolist()
+    # Measured 1.2e-7.
+    np.testing.assert_allclose(found, similarities, atol=2e-6)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"pip install 'keras_netvlad\[faiss\]'"):
+        index.to_faiss()
