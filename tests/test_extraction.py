@@ -22,6 +22,11 @@ def weights(tmp_path_factory):
     """Random weights of MobileNet in a file, as a user's."""
     keras.utils.set_random_seed(0)
     model = keras.applications.MobileNet((SIZE, SIZE, 3), include_top=False, weights=None, pooling="avg")
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if "kernel" in weight.name:  # as they are drawn, 27 layers of them bring every feature to 1e-19
+            fan_in = np.prod(weight.shape[:2] if "conv_dw" in weight.path else weight.shape[:3])
+            weight.assign(rng.normal(size=weight.shape) * np.sqrt(2.7 / fan_in))
     path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
     model.save_weights(path)
     return model, str(path)
@@ -56,6 +61,7 @@ def test_records_hold_the_features_and_nothing_is_done_twice(tmp_path, folder, w
     pictures = np.stack(list(read_video(clip("carphone_pristine"), size=SIZE, crop_to_aspect_ratio=True)))
     expected = model.predict_on_batch(pictures / 127.5 - 1)
     values = np.stack([np.frombuffer(frame, dtype) for frame in frames])
+    assert np.quantile(expected, 0.9) > 0.1
     if dtype == "uint8":
         # Half a level of 4 / 255.
         np.testing.assert_allclose(Dequantize()(values), np.clip(expected, -1.99, 2.007), atol=2.01 / 255)
@@ -94,7 +100,9 @@ def test_maps_are_rows_in_the_order_of_time_height_and_width(tmp_path, folder, w
     pictures = np.stack(list(read_video(clip("carphone_pristine"), size=64, crop_to_aspect_ratio=True)))
     model = keras.applications.MobileNet((64, 64, 3), include_top=False, weights=weights[1])
     expected = model.predict_on_batch(pictures / 127.5 - 1)
-    np.testing.assert_allclose(maps["rgb"][0].numpy().reshape(expected.shape), expected, rtol=2e-3, atol=1e-4)
+    received = maps["rgb"][0].numpy().astype("float64").reshape(expected.shape)
+    np.testing.assert_allclose(received, expected, rtol=2e-3, atol=1e-3)
+    assert np.abs(np.swapaxes(expected, 1, 2) - expected).max() > 0.1  # height and width can be told apart
 
 
 @pytest.mark.slow
