@@ -57,6 +57,7 @@ engines: .venv/.engines
 lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: .venv/.runtimes .venv/.backends
 	$(BIN)/python -m benchmarks

@@ -166,7 +166,10 @@ def measure_loss(train, test, seed):
         model.fit(x_train, labels[y_train], epochs=EPOCHS, verbose=0)
     scores = {"float32": whole.predict(x_test, verbose=0)["scores"]}
     # As at full size, where each is large enough.
-    with tempfile.TemporaryDirectory() as directory, mock.patch("keras_netvlad.export.precision.INT8_MIN_VALUES", 0):
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        mock.patch("keras_netvlad.export.onnx.precision.INT8_MIN_VALUES", 0),
+    ):
         path = Path(directory, "model.onnx")
         export_onnx(whole, path, precision="int8", verify=False)
         scores["int8"] = Artefact(path).run(x_test)["scores"]

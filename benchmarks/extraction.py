@@ -24,7 +24,7 @@ def clip(name):
 
 def calls(name, fps, size):
     """Calls to measure, all of the same frames."""
-    from keras_netvlad import extraction
+    from keras_netvlad.videos import extraction
 
     extraction.start_worker(BACKBONE, None, size, "avg", fps, "uint8", "rgb", BATCH)
     batches = list(extraction.read_batches(clip(name)))

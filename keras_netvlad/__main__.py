@@ -142,7 +142,7 @@ def _inspect(options):
 def _extract(options):
     import keras
 
-    from keras_netvlad.extraction import extract_features
+    from keras_netvlad.videos.extraction import extract_features
 
     bar = None
 
@@ -175,8 +175,8 @@ def _extract(options):
 
 
 def _search(options):
-    from keras_netvlad.indexing import index_records
     from keras_netvlad.retrieval import DescriptorIndex
+    from keras_netvlad.retrieval.index_records import index_records
 
     if options.model is None and not Path(options.clips).is_file():
         raise ValueError(

@@ -7,11 +7,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.base.validation import check_integer
 from keras_netvlad.data import load_japanese_vowels
-from keras_netvlad.export import artefact, export_model
-from keras_netvlad.export.staging import staged
+from keras_netvlad.export import export_model
+from keras_netvlad.export.verification import artefact
 from keras_netvlad.layers import FrameMask
-from keras_netvlad.layers.validation import check_integer
 from keras_netvlad.models import VideoClassifier
 from keras_netvlad.plot import plot_assignments
 from keras_netvlad.plot.drawing import check_installed

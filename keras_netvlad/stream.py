@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_netvlad.layers.additive_pooling import AdditivePooling
+from keras_netvlad.layers.cluster_pooling import ClusterPooling
 
 
 class NetVLADStream:
@@ -46,7 +46,7 @@ class NetVLADStream:
     """
 
     def __init__(self, layer):
-        if not isinstance(layer, AdditivePooling):
+        if not isinstance(layer, ClusterPooling):
             raise TypeError(
                 "`layer` must be a NetVLAD or another pooling with `aggregate`; take it out of a model with "
                 "`model.get_layer(name)`. "
@@ -116,26 +116,18 @@ class NetVLADStream:
         """
         if self.first_sum is None:
             raise ValueError("This stream has no frames yet; `update` it before `descriptor`.")
-        # In float64 up to the difference, where large numbers cancel.
-        masses = np.tile(self.second_sum, (1, self.layer._sums_a_cluster))[:, :, None]
-        means = np.divide(self.first_sum, masses, out=np.zeros_like(self.first_sum), where=masses > 0)
-        residuals = self.layer._residuals(means, self._float64)
-        residuals, second_sum = (ops.cast(sums, self.layer._sum_dtype) for sums in (residuals, self.second_sum))
-        return ops.convert_to_numpy(self.layer._described(residuals, second_sum))
+        return ops.convert_to_numpy(self.layer.describe(self.first_sum, self.second_sum))
 
     def reset(self):
         """Forgets all frames; the next `update` may have another number of streams."""
         self.first_sum = None
         self.second_sum = None
 
-    def _float64(self, weight):
-        return ops.convert_to_numpy(self.layer._value(weight)).astype("float64")
-
     def _add(self, first, second):
         first, second = np.asarray(first, "float64"), np.asarray(second, "float64")
         if (
             first.ndim != 3
-            or (len(second), self.layer._sums_a_cluster * second[:1].size) != first.shape[:2]
+            or second.shape != first.shape[:2]
             or (self.first_sum is not None and first.shape != self.first_sum.shape)
         ):
             expected = "(B, K, D) and (B, K)" if self.first_sum is None else _shapes(self.first_sum, self.second_sum)

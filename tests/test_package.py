@@ -8,14 +8,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
-from videos import clip
+from make_videos import clip
+from paths import ROOT
 
 import keras_netvlad
 
-ROOT = Path(__file__).parents[1]
 MODULES = ["keras_netvlad", *(m.name for m in pkgutil.walk_packages(keras_netvlad.__path__, "keras_netvlad."))]
 
 

@@ -2,13 +2,13 @@
 
 import importlib.util
 import multiprocessing
-import pathlib
 import pickle
 
 import keras
 import numpy as np
 import pytest
 from layer_contract import to_numpy
+from paths import EXAMPLES
 
 from keras_netvlad import NetVLAD
 from keras_netvlad.layers.vlad import VLAD
@@ -222,7 +222,7 @@ def test_other_layers(layer):
 
 
 def test_the_example_runs(capsys):
-    path = pathlib.Path(__file__).parents[1] / "examples" / "long_video.py"
+    path = EXAMPLES / "long_video.py"
     spec = importlib.util.spec_from_file_location("long_video", path)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)

@@ -6,9 +6,16 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_netvlad.base.validation import check_integer, check_path
+from keras_netvlad.cluster_statistics import (
+    assignment_entropy,
+    cluster_shares,
+    counted_rows,
+    dead_clusters,
+    usage_entropy,
+)
+from keras_netvlad.layers import SoftDBoW
 from keras_netvlad.layers.cluster_pooling import ClusterPooling
-from keras_netvlad.layers.validation import check_integer, check_path
-from keras_netvlad.usage import assignment_entropy, cluster_shares, counted_rows, dead_clusters, usage_entropy
 
 
 class AssignmentMonitor(keras.callbacks.Callback):
@@ -112,16 +119,16 @@ class AssignmentMonitor(keras.callbacks.Callback):
         restore = []
         try:
             for layer in self._layers:
-                # Every pooling goes through `_assigned`, with the inputs and the mask that the model gives it, in
-                # whatever way it was made; a second model from the inputs to the layer exists for some models only.
-                vars(layer)["_assigned"] = _watched(layer._assigned, seen[layer.name])
+                # The inputs and the mask are those that the model calls the layer with. A second model, from the inputs
+                # of the model to those of the layer, cannot be made from a subclassed model.
+                vars(layer)["call"] = _watched_call(layer, seen[layer.name])
                 restore.append(layer)
             for start in range(0, self.num_videos, self.batch_size):
                 end = start + self.batch_size
                 self.model(tree.map_structure(lambda array, a=start, b=end: array[a:b], self.data), training=False)
         finally:
             for layer in restore:
-                del vars(layer)["_assigned"]
+                del vars(layer)["call"]
         unseen = [name for name, rows in seen.items() if not rows]
         if unseen:
             raise ValueError(
@@ -131,17 +138,18 @@ class AssignmentMonitor(keras.callbacks.Callback):
         return {name: np.concatenate(rows) for name, rows in seen.items()}
 
 
-def _watched(assigned, seen):
-    def watched(*args, **kwargs):
-        descriptors, assignments = assigned(*args, **kwargs)
-        seen.append(counted_rows(ops.convert_to_numpy(assignments)))
-        return descriptors, assignments
+def _watched_call(layer, seen):
+    call = layer.call
 
-    return watched
+    def watched_call(inputs, mask=None, **kwargs):
+        seen.append(counted_rows(ops.convert_to_numpy(layer.assign(inputs, mask=mask))))
+        return call(inputs, mask=mask, **kwargs)
+
+    return watched_call
 
 
 def _pooling_layers(model):
-    return [layer for layer in model._flatten_layers() if isinstance(layer, ClusterPooling)]
+    return [layer for layer in model._flatten_layers() if isinstance(layer, (ClusterPooling, SoftDBoW))]
 
 
 def _check_data(data):

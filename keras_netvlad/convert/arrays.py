@@ -5,8 +5,8 @@ from operator import attrgetter
 import numpy as np
 from keras import ops
 
+from keras_netvlad.base.validation import check_boolean
 from keras_netvlad.layers.netvlad import NetVLAD
-from keras_netvlad.layers.validation import check_boolean
 
 BATCH_NORMALIZATION_NAMES = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -185,7 +185,7 @@ def _check_layer(layer, determined, feature_size, options):
 
 
 def _cast(layer, path, value):
-    dtype = layer._sum_dtype if path.startswith("batch_normalization") else layer.variable_dtype
+    dtype = layer.sum_dtype if path.startswith("batch_normalization") else layer.variable_dtype
     with np.errstate(over="ignore"):
         cast = ops.cast(value, dtype)
     if not np.isfinite(ops.convert_to_numpy(ops.cast(cast, "float32"))).all():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_netvlad.layers.validation import check_integer
+from keras_netvlad.base.validation import check_integer
 
 
 def reorder_rows(kernel, num_clusters, feature_size):

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from keras_netvlad.layers.validation import check_path
+from keras_netvlad.base.validation import check_path
 
 # Formats that stand for other files or make pictures of text: a file of a user's folder is none of them.
 FOREIGN_FORMATS = ("concat", "dash", "hls", "imf", "lavfi", "sdp", "tty")

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from keras_netvlad.base.validation import check_boolean, check_integer
 from keras_netvlad.data.record_files import find_files, index_records, read_records
 from keras_netvlad.data.record_schemas import FEATURE_DTYPES, FrameLevel, VideoLevel
-from keras_netvlad.layers.validation import check_boolean, check_integer
 
 NUM_CLASSES = 3862
 FEATURE_SIZES = {"rgb": 1024, "audio": 128}

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.base.quantization import quantize
+from keras_netvlad.base.validation import check_path
 from keras_netvlad.data.record_schemas import FEATURE_DTYPES
-from keras_netvlad.layers.dequantize import HIGHEST, LEVELS, LOWEST
-from keras_netvlad.layers.validation import check_path
+from keras_netvlad.data.sequence_example import serialize_example
 
 
 def write_youtube8m(path, videos, level="frame", feature_dtype="uint8"):
@@ -45,8 +47,6 @@ def write_youtube8m(path, videos, level="frame", feature_dtype="uint8"):
         TypeError: If `path` is no path, or `videos` no iterable.
         ValueError: If a video is not as above, or its streams are not those of the first; nothing is written.
     """
-    from keras_netvlad.export.staging import staged
-
     path = check_path("path", path)
     if not isinstance(videos, Iterable):
         raise TypeError(f"`videos` must be an iterable of dicts, one a video. Received: videos={videos!r}")
@@ -69,10 +69,11 @@ def write_youtube8m(path, videos, level="frame", feature_dtype="uint8"):
                 )
             if level == "frame":
                 streams = {
-                    name: _quantize(values) if feature_dtype == "uint8" else values.astype(feature_dtype)
+                    name: quantize(values) if feature_dtype == "uint8" else values.astype(feature_dtype)
                     for name, values in streams.items()
                 }
-            writer.write((_sequence_example if level == "frame" else _example)(context, streams))
+            record = serialize_example(streams, context) if level == "frame" else _example(context, streams)
+            writer.write(record)
         if number < 0:
             raise ValueError("There must be at least one video to write. Received: none")
     return number + 1
@@ -121,30 +122,9 @@ def _check_video(number, video, level, feature_dtype):
     return context, streams
 
 
-def _sequence_example(context, streams):
-    lists = {
-        name: tf.train.FeatureList(
-            feature=[tf.train.Feature(bytes_list=tf.train.BytesList(value=[frame.tobytes()])) for frame in values]
-        )
-        for name, values in streams.items()
-    }
-    return tf.train.SequenceExample(
-        context=tf.train.Features(feature=context), feature_lists=tf.train.FeatureLists(feature_list=lists)
-    ).SerializeToString()
-
-
 def _example(context, streams):
     means = {
         f"mean_{name}": tf.train.Feature(float_list=tf.train.FloatList(value=values))
         for name, values in streams.items()
     }
     return tf.train.Example(features=tf.train.Features(feature={**context, **means})).SerializeToString()
-
-
-def _quantize(values):
-    """Floats to the nearest byte; bytes as they are."""
-    if values.dtype == np.uint8:
-        return values
-    scale, offset = (HIGHEST - LOWEST) / (LEVELS - 1), (HIGHEST - LOWEST) / (2 * LEVELS) + LOWEST
-    clipped = np.clip(values.astype("float64"), LOWEST, HIGHEST)
-    return np.clip(np.rint((clipped - offset) / scale), 0, LEVELS - 1).astype("uint8")

@@ -1,15 +1,15 @@
-"""Artefacts: written whole, verified, and free of Keras."""
+"""Exports models as SavedModel and ONNX artifacts, and verifies that they compute what the model computes."""
 
-from keras_netvlad.export.artefact import Artefact
+from keras_netvlad.data.sequence_example import serialize_example
 from keras_netvlad.export.inspection import Description, inspect_artefact
 from keras_netvlad.export.model_export import export_model
-from keras_netvlad.export.onnx_file import export_onnx
-from keras_netvlad.export.publication import publish
-from keras_netvlad.export.records import serialize_example
-from keras_netvlad.export.report import ParityError, Report
+from keras_netvlad.export.onnx.onnx_export import export_onnx
 from keras_netvlad.export.saved_model import export_saved_model
-from keras_netvlad.export.triton import publish_triton
-from keras_netvlad.export.verification import verify
+from keras_netvlad.export.serving.tensorflow_serving import publish
+from keras_netvlad.export.serving.triton import publish_triton
+from keras_netvlad.export.verification.artefact import Artefact
+from keras_netvlad.export.verification.report import ParityError, Report
+from keras_netvlad.export.verification.verify import verify
 
 __all__ = [
     "Artefact",

@@ -10,11 +10,11 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
+from keras_netvlad.export.model_signature import SERVING_DEFAULT
 from keras_netvlad.export.parity_file import LABELS, read_parity
-from keras_netvlad.export.publication import WARMUP_FILE
-from keras_netvlad.export.report import format_bytes
-from keras_netvlad.export.signature import SERVING_DEFAULT
-from keras_netvlad.export.warmup import read_warmup
+from keras_netvlad.export.serving.tensorflow_serving import WARMUP_FILE
+from keras_netvlad.export.serving.warmup import read_warmup
+from keras_netvlad.export.verification.report import format_bytes
 
 
 @dataclass(frozen=True)

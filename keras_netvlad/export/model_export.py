@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from keras_netvlad.export.onnx_file import check_opset, export_onnx
-from keras_netvlad.export.report import ParityError
+from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.export.model_signature import read_signature
+from keras_netvlad.export.onnx.onnx_export import check_opset, export_onnx
 from keras_netvlad.export.saved_model import export_saved_model
-from keras_netvlad.export.signature import read_signature
-from keras_netvlad.export.staging import staged
+from keras_netvlad.export.verification.report import ParityError
 
 FORMATS = ("saved_model", "onnx")
 

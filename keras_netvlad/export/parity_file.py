@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_netvlad._version import __version__
-from keras_netvlad.export.signature import SERVING_DEFAULT
+from keras_netvlad.export.model_signature import SERVING_DEFAULT
 
 LABELS = "labels"
 

@@ -2,11 +2,11 @@
 
 import tensorflow as tf
 
+from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.export.model_signature import forward, weights_of
 from keras_netvlad.export.parity_file import check_metadata, write_parity
 from keras_netvlad.export.serving_signatures import serving_signatures
-from keras_netvlad.export.signature import forward, weights_of
-from keras_netvlad.export.staging import staged
-from keras_netvlad.export.verification import checked
+from keras_netvlad.export.verification.verify import checked
 
 
 def export_saved_model(model, directory, verify=True, *, tolerance=None, data=None, min_agreement=None, metadata=None):

@@ -13,7 +13,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_netvlad.export.signature import (
+from keras_netvlad.base.names import NUM_FRAMES
+from keras_netvlad.export.model_signature import (
     Port,
     Signature,
     name_outputs,
@@ -22,9 +23,8 @@ from keras_netvlad.export.signature import (
     symbolic_inputs,
 )
 from keras_netvlad.layers import Dequantize
-from keras_netvlad.layers.additive_pooling import AdditivePooling
+from keras_netvlad.layers.cluster_pooling import ClusterPooling
 
-NUM_FRAMES = "num_frames"
 SERVE_QUANTIZED, SERVE_EXAMPLES = "serve_quantized", "serve_examples"
 ACCUMULATE, DESCRIBE = "accumulate", "describe"
 EXAMPLES = "examples"
@@ -130,7 +130,7 @@ def _live_stream(model, default, streams):
     """`accumulate` and `describe`, or nothing where the answer takes more than the sums of the streams."""
     if isinstance(model, keras.Sequential):
         return []
-    poolings = [layer for layer in model.layers if isinstance(layer, AdditivePooling)]
+    poolings = [layer for layer in model.layers if isinstance(layer, ClusterPooling)]
     arguments = [keras.tree.flatten(layer.input) for layer in poolings]  # frames and mask
     ports = dict(zip(map(id, symbolic_inputs(model)), default.inputs, strict=True))
     pooled = [_stream_behind(tensors_of[0], ports, streams) for tensors_of in arguments]
@@ -147,12 +147,9 @@ def _live_stream(model, default, streams):
         port.name if pooled.count(port) == 1 else layer.name for port, layer in zip(pooled, poolings, strict=True)
     ]
     sums = tuple(
-        Port(f"{prefix}_{name}", (None, *shape), layer._sum_dtype)
-        for prefix, layer in zip(prefixes, poolings, strict=True)
-        for name, shape in (
-            ("first_sum", layer._shape_of_sums(layer.feature_size)),
-            ("second_sum", (layer.num_clusters,)),
-        )
+        Port(f"{prefix}_{name}", (None, *shape[1:]), layer.sum_dtype)
+        for prefix, layer, (frames, _) in zip(prefixes, poolings, arguments, strict=True)
+        for name, shape in zip(("first_sum", "second_sum"), layer.compute_sums_shape(frames.shape), strict=True)
     )
 
     def accumulate(values):

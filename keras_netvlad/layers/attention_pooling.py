@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_netvlad.layers.additive_pooling import inverse_sum, sums_of_products
+from keras_netvlad.base.validation import check_integer
 from keras_netvlad.layers.frame_pooling import FramePooling
-from keras_netvlad.layers.validation import check_integer
+from keras_netvlad.layers.vlad_ops import inverse_mass, matmul
 
 # The logit of padding, whose exponential is 0 beside any other. Infinity would make NaN of a video without frames.
 NO_LOGIT = -1e30
@@ -93,18 +93,18 @@ class AttentionPooling(FramePooling):
         self.kernel = self._add_kernel("kernel", (rows, self.num_heads))
 
     def call(self, inputs, mask=None):
-        descriptors, weights, present = self._picked(inputs, mask)
+        descriptors, weights, present = self._real_features(inputs, mask)
         features = descriptors
         if self.hidden_units is not None:
-            features = ops.tanh(features @ ops.cast(self.hidden_kernel, self._sum_dtype))
-        logits = features @ ops.cast(self.kernel, self._sum_dtype)  # (B, N, H)
+            features = ops.tanh(features @ ops.cast(self.hidden_kernel, self.sum_dtype))
+        logits = features @ ops.cast(self.kernel, self.sum_dtype)  # (B, N, H)
         if present is not None:
             logits = ops.where(ops.expand_dims(present, 2), logits, NO_LOGIT)
         largest = ops.stop_gradient(ops.max(logits, axis=1, keepdims=True, initial=NO_LOGIT))
         attention = ops.exp(logits - largest)
         attention = attention if weights is None else attention * weights
-        attention = attention * inverse_sum(ops.sum(attention, axis=1, keepdims=True))
-        pooled = ops.reshape(sums_of_products(attention, descriptors), (-1, self._output_size(self.feature_size)))
+        attention = attention * inverse_mass(ops.sum(attention, axis=1, keepdims=True))
+        pooled = ops.reshape(matmul(attention, descriptors, transpose_a=True), (-1, self.num_heads * self.feature_size))
         return ops.cast(pooled, self.compute_dtype)
 
     def get_config(self):
@@ -117,8 +117,8 @@ class AttentionPooling(FramePooling):
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
         }
 
-    def _output_size(self, feature_size):
-        return self.num_heads * feature_size
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], self.num_heads * self._check_shape(input_shape)
 
     def _add_kernel(self, name, shape):
         return self.add_weight(

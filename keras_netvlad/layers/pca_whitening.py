@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_netvlad.layers.safe_norm import normalize
-from keras_netvlad.layers.validation import check_boolean, check_integer
+from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.layers.vlad_ops import normalize
 
 # A component whose variance is this small a share of the largest is rounding, which whitening would blow up.
 SMALLEST_VARIANCE = 1e-10

@@ -1,149 +1,125 @@
-"""`SoftAssignment`: a linear map and a softmax say which clusters a descriptor belongs to."""
-
-import operator
+"""`SoftAssignment`: the weights and the equation of `a = softmax(x W + b)`."""
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_netvlad.layers.adaptation import soft_assignment
-from keras_netvlad.layers.cluster_pooling import ClusterPooling
-from keras_netvlad.layers.validation import check_boolean, check_integer
+from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.layers.kmeans import assignment_from_centroids
+from keras_netvlad.layers.vlad_ops import matmul
+from keras_netvlad.layers.weight_options import add_weight, set_weight_options, weight_config
 
-# Keras's own, named because `adapt` undoes the normalization.
+# The default of Keras, named because `adapt` undoes the normalization.
 BATCH_NORMALIZATION_EPSILON = 1e-3
 
 
-class SoftAssignment(ClusterPooling):
-    """Assigns descriptors to clusters by a learnable softmax, some of whose clusters may be ghosts."""
+class SoftAssignment:
+    """Mixin for poolings that assign their features to clusters with a linear map and a softmax.
 
-    def __init__(
-        self,
-        num_ghost_clusters,
-        assignment,
-        use_bias,
-        assignment_batch_normalization,
-        data_format,
-        kernel_initializer,
-        bias_initializer,
-        kernel_regularizer,
-        bias_regularizer,
-        kernel_constraint,
-        bias_constraint,
-        **kwargs,
-    ):
-        data_format = _check_data_format(assignment, data_format)
-        super().__init__(data_format=data_format or "channels_last", **kwargs)
-        self.data_format = data_format  # `None` says that a dense assignment never looked at the configuration
+    The layer sets `num_clusters`, calls `_set_assignment` in `__init__` and `_build_assignment` in `build`, and adds
+    `_assignment_config` to its configuration. `call` starts with `_assigned`.
+    """
+
+    product_dtype: str | None = None
+
+    def _set_assignment(self, num_ghost_clusters, assignment, use_bias, batch_normalization, data_format, kernel, bias):
+        """Sets the options; `kernel` and `bias` are triples of initializer, regularizer and constraint."""
+        # `None` remains for a dense assignment, which does not depend on `keras.config.image_data_format()`.
+        self.data_format = _check_data_format(assignment, data_format)
         self.num_ghost_clusters = check_integer("num_ghost_clusters", num_ghost_clusters, 0)
         self.assignment = assignment
         self.use_bias = check_boolean("use_bias", use_bias)
-        self.assignment_batch_normalization = check_boolean(
-            "assignment_batch_normalization", assignment_batch_normalization
-        )
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.assignment_batch_normalization = check_boolean("assignment_batch_normalization", batch_normalization)
+        set_weight_options(self, "kernel", *kernel)
+        set_weight_options(self, "bias", *bias)
 
-    def get_config(self):
+    def _build_assignment(self):
+        """Creates `kernel` and, as the options say, `bias` or `batch_normalization`."""
+        num_logits = self.num_clusters + self.num_ghost_clusters
+        shape = (self.feature_size, num_logits)
+        self.kernel = add_weight(self, "kernel", (1, 1, *shape) if self.assignment == "conv" else shape)
+        if self.assignment_batch_normalization:
+            self.batch_normalization = batch_normalization_of_logits(self, num_logits)
+        elif self.use_bias:
+            self.bias = add_weight(self, "bias", (num_logits,))
+
+    def _assignment_config(self):
         return {
-            **super().get_config(),
             "num_ghost_clusters": self.num_ghost_clusters,
             "assignment": self.assignment,
             "use_bias": self.use_bias,
             "assignment_batch_normalization": self.assignment_batch_normalization,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            **weight_config(self, "kernel", "bias"),
         }
 
-    def _build_assignment(self):
-        num_logits = self._num_assigned
-        self.kernel = self.add_weight(
-            name="kernel",
-            autocast=False,
-            shape=((1, 1) if self.assignment == "conv" else ()) + (self.feature_size, num_logits),
-            initializer=self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
-        offset = {
-            "initializer": self.bias_initializer,
-            "regularizer": self.bias_regularizer,
-            "constraint": self.bias_constraint,
-        }
-        if self.assignment_batch_normalization:
-            self.batch_normalization = keras.layers.BatchNormalization(
-                epsilon=BATCH_NORMALIZATION_EPSILON,
-                center=self.use_bias,
-                **{f"beta_{key}": value for key, value in offset.items()},
-                dtype=self._sum_dtype,
-                name="batch_normalization",
-            )
-            self.batch_normalization.build((None, None, num_logits))
-        elif self.use_bias:
-            self.bias = self.add_weight(name="bias", autocast=False, shape=(num_logits,), **offset)
+    def _assigned(self, inputs, mask, training):
+        """Returns the features `x` `(B, N, D)` and `a = softmax(x W + b)`, masked or weighted, `(B, N, K)`."""
+        x, weights, present = self._real_features(inputs, mask, rounded_to=self.product_dtype)
+        a = ops.softmax(self._logits(x, present, training), axis=-1)  # (B, N, K + G)
+        a = a[..., : self.num_clusters] if self.num_ghost_clusters else a  # (B, N, K)
+        return x, a if weights is None else a * weights
 
-    def _assign(self, descriptors, present, training):
-        kernel = ops.cast(self.kernel, self._sum_dtype)
+    def _logits(self, x, present, training):
+        """Returns `x W + b` `(B, N, K + G)`, or `x W` batch-normalized over the features that are present."""
+        kernel = ops.cast(self.kernel, self.sum_dtype)
         kernel = ops.squeeze(kernel, axis=(0, 1)) if self.assignment == "conv" else kernel  # (D, K + G)
-        # The operator, for `ops.matmul` turns float64 into float32 on torch and JAX (Keras 3.15).
-        logits = self._product(operator.matmul, descriptors, kernel)  # (B, N, K + G)
+        logits = matmul(x, kernel, rounded_to=self.product_dtype)
         if self.assignment_batch_normalization:
-            logits = self.batch_normalization(logits, training=training, mask=present)
-        elif self.use_bias:
-            logits = logits + ops.cast(self.bias, self._sum_dtype)
-        assignments = ops.softmax(logits, axis=-1)
-        return assignments[..., : self.num_clusters] if self.num_ghost_clusters else assignments
+            return self.batch_normalization(logits, training=training, mask=present)
+        return logits + ops.cast(self.bias, logits.dtype) if self.use_bias else logits
 
-    def _adapted_assignment(self, sample, centroids):
+    def _adapted_weights(self, sample, centroids):
+        """Returns values for the weights of the assignment, by attribute, that prefer the nearest centroids."""
         if not self.assignment_batch_normalization:
-            kernel, bias = soft_assignment(self.name, sample, centroids, self.use_bias)
-            offset = {"bias": bias} if self.use_bias else {}
-            return {"kernel": self._shaped_kernel(kernel), **offset}
-        # Without an offset, training subtracts the logits' mean, so cosines are taken around the descriptors' mean. The
-        # most assigned cluster is then the nearest for 91 to 96 % of real and made-up descriptors, in training as in
-        # inference; with cosines around zero, for 55 to 91 % in training.
+            kernel, bias = assignment_from_centroids(self.name, sample, centroids, self.use_bias)
+            return {"kernel": self._shaped_kernel(kernel), **({"bias": bias} if self.use_bias else {})}
+        # Without an offset, training subtracts the mean of the logits, so cosines are taken around the mean of the
+        # features. The most assigned cluster is then the nearest for 91 to 96 % of real and synthetic features, in
+        # training as in inference. With cosines around zero it is the nearest for 55 to 91 % in training.
         origin = 0.0 if self.use_bias else sample.mean(axis=0, dtype="float64")
-        kernel, bias = soft_assignment(
+        kernel, bias = assignment_from_centroids(
             self.name, (sample - origin).astype(sample.dtype), centroids - origin, self.use_bias
         )
         logits = np.concatenate(
             [sample[start : start + 4096].astype("float64") @ kernel for start in range(0, len(sample), 4096)]
         )
         mean, variance = logits.mean(axis=0), logits.var(axis=0)
-        # Normalization and its inverse: gamma (s - mean) / sqrt(variance + epsilon) + beta = s + bias.
-        offset = {"batch_normalization.beta": mean + bias} if self.use_bias else {}
+        # The normalization and its inverse: gamma (s - mean) / sqrt(variance + epsilon) + beta = s + bias.
         return {
             "kernel": self._shaped_kernel(kernel),
             "batch_normalization.gamma": np.sqrt(variance + BATCH_NORMALIZATION_EPSILON),
             "batch_normalization.moving_mean": mean,
             "batch_normalization.moving_variance": variance,
-            **offset,
+            **({"batch_normalization.beta": mean + bias} if self.use_bias else {}),
         }
 
     def _shaped_kernel(self, kernel):
         return kernel[None, None] if self.assignment == "conv" else kernel
 
-    @property
-    def _num_assigned(self):
-        return self.num_clusters + self.num_ghost_clusters
+
+def batch_normalization_of_logits(layer: keras.Layer, num_logits: int) -> keras.layers.BatchNormalization:
+    """Returns a built batch normalization whose offset, if there is one, has the options of the layer's bias."""
+    batch_normalization = keras.layers.BatchNormalization(
+        epsilon=BATCH_NORMALIZATION_EPSILON,
+        center=layer.use_bias,
+        beta_initializer=layer.bias_initializer,
+        beta_regularizer=layer.bias_regularizer,
+        beta_constraint=layer.bias_constraint,
+        dtype=layer.sum_dtype,
+        name="batch_normalization",
+    )
+    batch_normalization.build((None, None, num_logits))
+    return batch_normalization
 
 
 def _check_data_format(assignment, data_format):
     if assignment not in ("dense", "conv"):
         raise ValueError(f"`assignment` must be 'dense' or 'conv'. Received: assignment={assignment!r}")
-    if assignment == "dense":
-        if data_format == "channels_first":
-            raise ValueError(
-                "`data_format='channels_first'` needs `assignment='conv'`; a dense assignment reads the last axis. "
-                f"Received: assignment={assignment!r}"
-            )
-        return data_format
-    return data_format or keras.config.image_data_format()
+    if assignment == "conv":
+        return data_format or keras.config.image_data_format()
+    if data_format == "channels_first":
+        raise ValueError(
+            "`data_format='channels_first'` needs `assignment='conv'`; a dense assignment reads the last axis. "
+            f"Received: assignment={assignment!r}"
+        )
+    return data_format

@@ -1,40 +1,46 @@
 """`SoftDBoW`: how much of the video belongs to each learnable cluster."""
 
+from typing import Any, Literal
+
 import keras
 from keras import ops
+from numpy.typing import ArrayLike
 
-from keras_netvlad.layers.safe_norm import normalize
+from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.layers.frame_pooling import FramePooling, Shape
 from keras_netvlad.layers.soft_assignment import SoftAssignment
-from keras_netvlad.layers.validation import check_boolean
+from keras_netvlad.layers.vlad_ops import normalize
+from keras_netvlad.layers.weight_options import ConstraintLike, InitializerLike, RegularizerLike
 
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
-class SoftDBoW(SoftAssignment):
-    """Pools descriptors into a soft, deep bag of words: how many of them belong to each cluster.
+class SoftDBoW(SoftAssignment, FramePooling):
+    """Pools features into a soft, deep bag of words: how many of them belong to each cluster.
 
-        a = softmax(x W + b)                    soft assignment of each descriptor
+        a = softmax(x W + b)                    soft assignment of each feature
         M[k] = sum_n a[n, k]                    how many belong to cluster k
         y = M / ||M||                           output normalization
 
-    A descriptor as short as the number of clusters, so these may be thousands. Frames and masks, precision and empty
-    videos are as of `NetVLAD`.
+    The descriptor has one value per cluster, so there may be thousands of clusters. Inputs, masks, precision and empty
+    videos are treated as in `NetVLAD`.
 
     Args:
         num_clusters: Integer, `K`.
-        num_ghost_clusters, assignment, use_bias, assignment_batch_normalization, data_format: The assignment, as of
+        num_ghost_clusters, assignment, use_bias, assignment_batch_normalization, data_format: The assignment, as in
             `NetVLAD`.
-        normalize_input: Boolean, whether to scale each descriptor to unit L2 norm first.
-        output_normalization: Boolean, whether to scale the output to unit L2 norm; without, the output counts frames.
+        normalize_input: Boolean, whether to scale each feature to unit L2 norm first.
+        output_normalization: Boolean, whether to scale the output to unit L2 norm. Otherwise the output counts
+            features.
         kernel_initializer, bias_initializer: Initializers.
         kernel_regularizer, bias_regularizer: Regularizers.
         kernel_constraint, bias_constraint: Constraints.
-        **kwargs: `name`, `dtype` and `trainable`, as of any Keras layer.
+        **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Call arguments:
-        inputs: Descriptors, `(B, N, D)`; or maps, `(B, H, W, D)` of images or `(B, T, H, W, D)` of videos, whose
-            positions are all descriptors.
-        mask: Optional. What counts: boolean, or weights that are finite and not negative. Shape `(B, N)`,
-            `(B, H, W)` or `(B, T, H, W)` like the input; over video maps also `(B, T)`. Padding may hold NaN.
+        inputs: Features `(B, N, D)`; or maps, `(B, H, W, D)` of images or `(B, T, H, W, D)` of videos, every
+            position of which is a feature.
+        mask: Optional. Booleans, true for real features, or weights, finite and not negative. The shape is
+            `(B, N)`, `(B, H, W)` or `(B, T, H, W)`, as of the input, or `(B, T)` for video maps. Padding may hold NaN.
         training: Boolean, whether batch normalization uses the statistics of the batch.
 
     Input shape:
@@ -55,7 +61,7 @@ class SoftDBoW(SoftAssignment):
     8
 
     Raises:
-        ValueError: On an argument, an input or a mask that is none of the above.
+        ValueError: If an argument, the input or the mask is invalid.
 
     Reference:
         - [Miech et al. 2017](https://arxiv.org/abs/1706.06905), "Beyond NetVLAD aggregation".
@@ -63,47 +69,58 @@ class SoftDBoW(SoftAssignment):
 
     def __init__(
         self,
-        num_clusters,
-        num_ghost_clusters=0,
-        assignment="dense",
-        use_bias=True,
-        assignment_batch_normalization=False,
-        normalize_input=False,
-        output_normalization=True,
-        data_format=None,
-        kernel_initializer="lecun_normal",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
-    ):
-        super().__init__(
-            num_clusters=num_clusters,
-            num_ghost_clusters=num_ghost_clusters,
-            assignment=assignment,
-            use_bias=use_bias,
-            assignment_batch_normalization=assignment_batch_normalization,
-            normalize_input=normalize_input,
-            data_format=data_format,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-            **kwargs,
+        num_clusters: int,
+        num_ghost_clusters: int = 0,
+        assignment: Literal["dense", "conv"] = "dense",
+        use_bias: bool = True,
+        assignment_batch_normalization: bool = False,
+        normalize_input: bool = False,
+        output_normalization: bool = True,
+        data_format: Literal["channels_last", "channels_first"] | None = None,
+        kernel_initializer: InitializerLike = "lecun_normal",
+        bias_initializer: InitializerLike = "zeros",
+        kernel_regularizer: RegularizerLike = None,
+        bias_regularizer: RegularizerLike = None,
+        kernel_constraint: ConstraintLike = None,
+        bias_constraint: ConstraintLike = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(normalize_input, data_format or "channels_last", **kwargs)
+        self.num_clusters = check_integer("num_clusters", num_clusters, 1)
+        self._set_assignment(
+            num_ghost_clusters,
+            assignment,
+            use_bias,
+            assignment_batch_normalization,
+            data_format,
+            kernel=(kernel_initializer, kernel_regularizer, kernel_constraint),
+            bias=(bias_initializer, bias_regularizer, bias_constraint),
         )
         self.output_normalization = check_boolean("output_normalization", output_normalization)
 
-    def call(self, inputs, mask=None, training=None):
-        _, assignments = self._assigned(inputs, mask, training)
-        counts = ops.sum(assignments, axis=1)  # (B, K)
-        return ops.cast(normalize(counts) if self.output_normalization else counts, self.compute_dtype)
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        self._build_assignment()
 
-    def get_config(self):
-        return {**super().get_config(), "output_normalization": self.output_normalization}
+    def call(self, inputs: ArrayLike, mask: ArrayLike | None = None, training: bool | None = None) -> keras.KerasTensor:
+        # a = softmax(x W + b), zero for padding.
+        _, a = self._assigned(inputs, mask, training)  # (B, N, K)
+        mass = ops.sum(a, axis=1)  # M[k] = sum_n a[n, k] (B, K)
+        y = normalize(mass) if self.output_normalization else mass  # y = M / ||M||
+        return ops.cast(y, self.compute_dtype)
 
-    def _output_size(self, feature_size):
-        return self.num_clusters
+    def assign(self, inputs: ArrayLike, mask: ArrayLike | None = None) -> keras.KerasTensor:
+        """Returns the share of each feature that each cluster gets, `(B, N, K)`, as `NetVLAD.assign` does."""
+        return self._assigned(inputs, mask, training=False)[1]
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        self._check_shape(input_shape)
+        return input_shape[0], self.num_clusters
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            **self._assignment_config(),
+            "num_clusters": self.num_clusters,
+            "output_normalization": self.output_normalization,
+        }

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_netvlad.layers.safe_norm import normalize
-from keras_netvlad.layers.validation import check_number
+from keras_netvlad.base.validation import check_number
+from keras_netvlad.layers.vlad_ops import normalize
 
 # Stands for a pair that does not count: its exponential is 0, and unlike infinity it has a gradient, which is 0 too.
 NO_PAIR = -1e30

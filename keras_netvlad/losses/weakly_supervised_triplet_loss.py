@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_netvlad.layers.validation import check_integer, check_number
+from keras_netvlad.base.validation import check_integer, check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_netvlad.layers.validation import check_name
+from keras_netvlad.base.validation import check_name
 from keras_netvlad.metrics.score_histogram import labels_and_weights
 
 

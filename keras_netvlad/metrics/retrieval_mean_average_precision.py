@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_netvlad.layers.validation import check_name
+from keras_netvlad.base.validation import check_name
 from keras_netvlad.metrics.relevance import relevance_and_weights
 
 

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_netvlad.layers.validation import concrete_values
+from keras_netvlad.base.validation import concrete_values
 from keras_netvlad.metrics.batches import row_weights, to_numbers
 
 # Logits that float32 probabilities reach: 1 - 2**-24 and 2**-24 have the logits 16.6 and -16.6.

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_netvlad.models.scoring_model import SCORES, ScoringModel
+from keras_netvlad.base.names import SCORES
+from keras_netvlad.models.scoring_model import ScoringModel
 
 
 def ensemble(models, weights=None, name="ensemble"):

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import keras
 from keras import ops
 
+from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.layers import FrameEncoder, FrameMask
 from keras_netvlad.models.scoring_model import ScoringModel
-from keras_netvlad.models.video_classifier import NUM_FRAMES, VideoClassifier
+from keras_netvlad.models.video_classifier import VideoClassifier
 
 
 def from_pixels(encoders, classifier, name="from_pixels"):

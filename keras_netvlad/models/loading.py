@@ -4,7 +4,7 @@ import zipfile
 
 import keras
 
-from keras_netvlad.layers.validation import check_path
+from keras_netvlad.base.validation import check_path
 
 
 def load_model(path):

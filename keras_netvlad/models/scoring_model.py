@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import keras
 
-SCORES = "scores"
+from keras_netvlad.base.names import SCORES
 
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_netvlad.models.scoring_model import SCORES
+from keras_netvlad.base.names import SCORES
 
 
 def soft_targets(teacher, factor=0.5):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import keras
 from keras import ops
 
+from keras_netvlad.base.names import DESCRIPTOR, NUM_FRAMES, SCORES
+from keras_netvlad.base.validation import check_boolean, check_integer
 from keras_netvlad.layers import (
     AttentionPooling,
     ContextGating,
@@ -22,12 +24,9 @@ from keras_netvlad.layers import (
     NeXtVLAD,
     SoftDBoW,
 )
-from keras_netvlad.layers.validation import check_boolean, check_integer
 from keras_netvlad.models.presets import preset_settings
-from keras_netvlad.models.scoring_model import SCORES, ScoringModel
+from keras_netvlad.models.scoring_model import ScoringModel
 
-NUM_FRAMES = "num_frames"
-DESCRIPTOR = "descriptor"
 POOLINGS = {
     "netvlad": NetVLAD,
     "netrvlad": NetRVLAD,

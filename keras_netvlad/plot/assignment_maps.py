@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_netvlad.cluster_statistics import cluster_shares
 from keras_netvlad.plot.drawing import (
     as_numbers,
     check_image,
@@ -11,7 +12,6 @@ from keras_netvlad.plot.drawing import (
     new_figure,
     wrapped,
 )
-from keras_netvlad.usage import cluster_shares
 
 
 def plot_assignment_maps(

@@ -4,6 +4,7 @@ import numbers
 
 import numpy as np
 
+from keras_netvlad.cluster_statistics import cluster_shares, entropies
 from keras_netvlad.plot.drawing import (
     BLUE,
     check_assignments,
@@ -13,7 +14,6 @@ from keras_netvlad.plot.drawing import (
     new_figure,
     wrapped,
 )
-from keras_netvlad.usage import cluster_shares, entropies
 
 MOST_THUMBNAILS = 8
 # Shares are float32 numbers of a softmax; what is missing to 1 by more than rounding went elsewhere.

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from keras_netvlad.plot.drawing import BLUE, ORANGE, VERMILLION, as_numbers, check_range, new_figure, wrapped
-from keras_netvlad.usage import (
+from keras_netvlad.cluster_statistics import (
     assignment_entropy,
     cluster_shares,
     counted_rows,
@@ -11,6 +10,7 @@ from keras_netvlad.usage import (
     dominant_clusters,
     usage_entropy,
 )
+from keras_netvlad.plot.drawing import BLUE, ORANGE, VERMILLION, as_numbers, check_range, new_figure, wrapped
 
 MOST_NAMES = 40
 

@@ -1,0 +1,1 @@
+"""The ground floor, imported by everything: needs NumPy and the standard library only."""

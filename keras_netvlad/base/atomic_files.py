@@ -1,0 +1,94 @@
+"""Files and directories that appear complete or not at all."""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a path to write to. The file or directory written there appears at `target` when the block ends.
+
+    The path lies in a hidden directory `.<name>.*.partial` next to the target, on the same file system. If the block
+    raises, that directory is removed and nothing appears. If the process is killed, the directory stays behind; servers
+    ignore it, and it may be deleted. Files written next to the given path, such as external weights, are moved as well,
+    before the target, so that a reader who sees the target finds all of them.
+
+    Args:
+        target: Path that does not exist yet. Missing parent directories are made.
+
+    Yields:
+        A `pathlib.Path` with the name of the target.
+
+    Raises:
+        FileExistsError: If the target exists.
+        OSError: If its directory cannot be made or written to.
+    """
+    target = Path(os.path.abspath(target))
+    if os.path.lexists(target):
+        raise _exists(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    except OSError as error:
+        raise OSError(
+            f"The output's directory must be one that can be written to. Received: {target.parent} "
+            f"({error.strerror or error})"
+        ) from error
+    try:
+        yield stage / target.name
+        for path in stage.rglob("*"):
+            _flush(path)
+        os.chmod(stage, 0o755)
+        for path in sorted(stage.iterdir(), key=lambda path: (path.name == target.name, path.name)):
+            try:
+                os.rename(path, target.parent / path.name)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                # Another process was first: a directory is never renamed onto one that holds something.
+                raise _exists(target) from error
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replaced(target: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]:
+    """Gives a path to write a file to, which replaces `target` when the block ends.
+
+    A power cut leaves the old file or the new one, complete.
+
+    Args:
+        target: Path of a file in an existing directory. The file may exist.
+        suffix: Suffix of the given path, for writers that look at it.
+
+    Yields:
+        A `pathlib.Path` next to the target.
+    """
+    target = Path(target)
+    part = target.with_name(f".{target.name}.partial{suffix}")
+    try:
+        yield part
+        _flush(part)
+        os.replace(part, target)
+        _flush(target.absolute().parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _exists(target):
+    return FileExistsError(f"The output must not exist yet; choose another path or remove it. Received: {target}")
+
+
+def _flush(path):
+    """Writes a file or directory through to the disk, so that it survives a power cut after the rename."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

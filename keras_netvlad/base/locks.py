@@ -1,0 +1,25 @@
+"""Locks between processes."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def exclusive(path: str | os.PathLike[str], message: str) -> Iterator[None]:
+    """Holds an exclusive lock on a file during the block. The system releases it when the process ends or is killed.
+
+    Args:
+        path: Path of the lock file; made if it does not exist, and kept.
+        message: Text of the error if another process holds the lock.
+
+    Raises:
+        OSError: If another process holds the lock.
+    """
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(message) from None
+        yield

@@ -1,0 +1,1 @@
+"""Writes the directories that model servers load."""

@@ -1,0 +1,114 @@
+"""Checks inputs and masks of any accepted shape, and flattens them to features `(B, N, D)` and weights `(B, N)`."""
+
+import math
+
+import numpy as np
+from keras import ops
+from keras.backend import standardize_dtype
+
+from keras_netvlad.base.validation import concrete_values
+
+RANKS = {
+    3: "(batch, frames, features)",
+    4: "(batch, height, width, features)",
+    5: "(batch, frames, height, width, features)",
+}
+
+
+def check_inputs(layer_name, shape, channel_axis, feature_size=None):
+    """Returns the feature size `D` of an input shape, or raises if the layer cannot pool such an input.
+
+    Args:
+        layer_name: Name for the message.
+        shape: Static shape, unknown dimensions `None`.
+        channel_axis: -1 or -3, the axis of the features in a map.
+        feature_size: The `D` the layer was built for, if it was.
+    """
+    if shape is None:
+        raise ValueError(f"`{layer_name}` pools an array of descriptors. Received: None")
+    if len(shape) not in RANKS:
+        raise ValueError(
+            f"`{layer_name}` pools inputs of shape {', '.join(RANKS.values())}; "
+            f"reshape or stack them first. Received: shape {tuple(shape)}"
+        )
+    received = shape[-1 if len(shape) == 3 else channel_axis]
+    if not received:
+        raise ValueError(
+            f"`{layer_name}` needs a known, positive feature size to create its weights. Received: shape {tuple(shape)}"
+        )
+    if feature_size is not None and received != feature_size:
+        raise ValueError(
+            f"`{layer_name}` was built for features of size {feature_size}; build a new layer for another size. "
+            f"Received: shape {tuple(shape)}"
+        )
+    return received
+
+
+def check_mask(layer_name, mask, shape, channel_axis):
+    """Raises if a mask does not belong to an input of this shape, or weighs by something that is no weight."""
+    positions = _without_features(shape, channel_axis)  # (B, N), (B, H, W) or (B, T, H, W)
+    allowed = [positions] if len(shape) != 5 else [positions[:2], positions]
+    if not any(_may_equal(mask.shape, candidate) for candidate in allowed):
+        raise ValueError(
+            f"`mask` of `{layer_name}` must have shape {' or '.join(str(a) for a in allowed)}, one value a frame or "
+            f"position. Received: mask of shape {tuple(mask.shape)} for inputs of shape {tuple(shape)}"
+        )
+    values = concrete_values(mask)
+    if values is not None and values.dtype.kind in "USO":
+        raise ValueError(
+            f"`mask` of `{layer_name}` must be boolean or hold numbers. Received: dtype {values.dtype.name}"
+        )
+    if values is not None and values.dtype != bool and not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError(
+            f"`mask` of `{layer_name}` must be boolean or hold finite weights of 0 or more. "
+            f"Received: values from {values.min()} to {values.max()}"
+        )
+
+
+def flatten_inputs(inputs, channel_axis):
+    """Returns inputs of rank 3 to 5 as `(B, N, D)`: frame by frame, row by row."""
+    if len(inputs.shape) == 3:
+        return inputs
+    if channel_axis == -3:
+        order = list(range(len(inputs.shape)))
+        inputs = ops.transpose(inputs, [*order[:-3], order[-2], order[-1], order[-3]])
+    positions, size = inputs.shape[1:-1], inputs.shape[-1]
+    if None not in positions:
+        return ops.reshape(inputs, (-1, math.prod(positions), size))
+    return ops.reshape(inputs, (ops.shape(inputs)[0], -1, size))
+
+
+def flatten_mask(mask, inputs, channel_axis):
+    """Returns a mask of any accepted shape as `(B, N)`, in the order of `flatten_inputs`."""
+    if len(inputs.shape) == 3:
+        return mask
+    if len(inputs.shape) == 5 and len(mask.shape) == 2:
+        height, width = (size for axis, size in enumerate(inputs.shape) if axis > 1 and axis - 5 != channel_axis)
+        if height and width:
+            every_position = ops.ones((height, width), mask.dtype)
+        else:
+            # `ones_like` and not a product: the padding that the mask covers may hold NaN.
+            every_position = ops.ones_like(ops.take(inputs, 0, axis=channel_axis), dtype=mask.dtype)  # (B, T, H, W)
+        spread = ops.expand_dims(mask, (2, 3))
+        mask = ops.logical_and(spread, every_position) if is_boolean(mask) else spread * every_position
+    positions = mask.shape[1:]
+    if None not in positions:
+        return ops.reshape(mask, (-1, math.prod(positions)))
+    return ops.reshape(mask, (ops.shape(mask)[0], -1))
+
+
+def is_boolean(tensor):
+    """Whether a tensor of any backend is boolean."""
+    return standardize_dtype(tensor.dtype) == "bool"
+
+
+def _without_features(shape, channel_axis):
+    shape = list(shape)
+    del shape[-1 if len(shape) == 3 else channel_axis]
+    return tuple(shape)
+
+
+def _may_equal(shape, expected):
+    return len(shape) == len(expected) and all(
+        a is None or b is None or a == b for a, b in zip(shape, expected, strict=True)
+    )

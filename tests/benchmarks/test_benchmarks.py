@@ -1,0 +1,125 @@
+"""The benchmarks run, at tiny sizes; no time is asserted."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from paths import ROOT
+
+PARTS = ("layer", "classifier", "exports", "serving", "growth", "pooling", "throughput", "extraction")
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmarks")
+    finished = run("benchmarks", "--quick", "--output", str(folder))
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_every_part_is_measured(output):
+    (path,) = (output / "results").glob("*.json")
+    parts = json.loads(path.read_text())["parts"]
+    assert tuple(parts) == PARTS
+    assert all(part["rows"] and part["versions"]["keras"] for part in parts.values())
+    rounds = parts["layer"]["rows"][0]["rounds"]
+    assert {"tensorflow/chain", "tensorflow/NetVLAD", "tensorflow/NetVLAD, masked", "onnxruntime/NetVLAD"} <= set(
+        rounds
+    )
+    assert {row["kind"] for row in parts["exports"]["rows"]} == {"onnx"}
+    served = {row["name"]: row for row in parts["serving"]["rows"]}
+    assert {"TensorFlow float32", "TensorFlow bfloat16", "onnxruntime int8"} <= set(served)
+    assert all(row["difference"] < 1e-3 for row in served.values())  # measured up to 6e-5, of scores near 0.5
+    timed = parts["serving"]["models"]["random weights"]["times"]
+    assert set(timed) == {"batch 1", "batch 32"}
+    names = [f"onnxruntime {kind}" for kind in ("float32", "float16", "int8", "chain")]
+    assert set(names) | {"TensorFlow float32", "TensorFlow bfloat16", "TensorFlow chain"} <= set(
+        timed["batch 1"]["rounds"]
+    )
+    assert set(parts["classifier"]["rows"][0]["rounds"]) == {
+        *("input", "assignment", "aggregation", "hidden", "classifier", "optimizer")
+    }
+    assert {row["axis"] for row in parts["growth"]["rows"]} == {"N", "K"}
+    assert [row["pooling"] for row in parts["pooling"]["rows"]] == ["netvlad", "mean"]
+    names = [row["name"] for row in parts["throughput"]["rows"]]
+    assert {"textbook", "youtube8m, shuffled", "step, K = 2", "from files, K = 3"} <= set(names)
+    assert [set(row["rounds"]) for row in parts["extraction"]["rows"]] == [{"extraction", "backbone", "decoding"}]
+    assert "Free Spoken Digit Dataset" in parts["pooling"]["left_out"][0]
+
+
+@pytest.mark.slow
+def test_tables_and_pictures_are_written_and_the_text_is_kept(output):
+    text = (output / "RESULTS.md").read_text()
+    kept = [line for line in (ROOT / "benchmarks" / "RESULTS.md").read_text().splitlines() if line.startswith("## ")]
+    assert [line for line in text.splitlines() if line.startswith("## ")] == kept
+    for part in PARTS:
+        table = text.split(f"<!-- begin {part} -->")[1].split(f"<!-- end {part} -->")[0]
+        assert "|---" in table.replace(" ", "")
+        picture = table.split("](")[-1].split(")")[0]
+        assert (output / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_without_a_gpu_it_says_so():
+    finished = run("benchmarks.gpu", "--backends", "tensorflow")
+    if finished.returncode == 0:
+        pytest.skip("there is a GPU")
+    assert finished.returncode == 2
+    assert finished.stderr == "A GPU is needed for these measurements: tensorflow finds none.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_the_gpu_script_runs_on_the_cpu(backend, tmp_path):
+    pytest.importorskip(backend, reason="`make backends` installs it")
+    finished = run(
+        *("benchmarks.gpu", "--backends", backend, "--allow-cpu", "--seconds", "0", "--output", str(tmp_path))
+    )
+    assert finished.returncode == 0, finished.stderr
+    (path,) = tmp_path.glob("gpu-*.json")
+    rows = json.loads(path.read_text())["rows"]
+    assert {row["precision"] for row in rows} == {"float32", "TF32", "bfloat16", "float16"}
+    for row in rows:
+        assert set(row["rounds"]) == {"chain", "NetVLAD"}
+        # Measured 2e-7, and 2e-3 with bfloat16 inputs.
+        assert row["error"] < (1e-5 if row["precision"] in ("float32", "TF32") else 2e-2)
+
+
+def test_a_form_that_computes_something_else_is_refused():
+    problem, forms = (importlib.import_module(f"benchmarks.{name}") for name in ("problem", "forms"))
+    given = problem.arrays(2, 20, 8, 4)
+    right = problem.descriptor(given)
+    assert forms.check("NetVLAD", right, given) == 0
+    with pytest.raises(ValueError, match="must compute the descriptor"):
+        forms.check("NetVLAD", right + 1e-3, given)
+    with pytest.raises(ValueError, match="must compute the descriptor"):
+        forms.check("NetVLAD", np.full_like(right, np.nan), given)
+
+
+def test_ratios_are_paired():
+    measuring = importlib.import_module("benchmarks.measuring")
+    rounds = {"ours": [2.0, 30.0, 4.0], "theirs": [1.0, 10.0, 2.0]}
+    assert measuring.paired_ratio(rounds, "ours", "theirs") == (2, 2, 2.5)
+
+
+def test_a_worker_that_fails_says_why():
+    measuring = importlib.import_module("benchmarks.measuring")
+    with measuring.Worker("one") as worker:
+        with pytest.raises(RuntimeError, match="one: ModuleNotFoundError: No module named"):
+            worker.make("benchmarks.absent:calls")
+        assert worker.run("benchmarks.measuring:quartiles", values=[1, 2, 3]) == [1.5, 2, 2.5]
+
+
+def test_peak_memory_sees_what_is_freed_again():
+    measuring = importlib.import_module("benchmarks.measuring")
+    with measuring.PeakMemory() as memory:
+        np.ones(12_500_000)  # 100 MB
+    assert 95e6 < memory.added < 120e6

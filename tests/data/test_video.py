@@ -1,0 +1,228 @@
+"""Frames of video files: the right ones, or an error that says where."""
+
+import builtins
+import inspect
+import re
+import tracemalloc
+
+import av
+import numpy as np
+import pytest
+from make_videos import clip, grey, write_sound, write_video
+
+from keras_netvlad.data import read_video
+
+# MPEG-4 at these sizes leaves a flat grey within 3 levels (measured); steps between frames are larger.
+LEVELS = 4
+
+
+def levels(path, **arguments):
+    return [int(np.median(frame)) for frame in read_video(path, **arguments)]
+
+
+def assert_levels(found, expected):
+    assert len(found) == len(expected), found
+    assert np.abs(np.subtract(found, expected)).max() <= LEVELS, found
+
+
+@pytest.mark.parametrize("name", ["even.mp4", "even.mkv", "even.avi", "even.mov"])
+def test_frames_are_those_on_screen_at_each_multiple(tmp_path, name):
+    path = write_video(tmp_path / name, [grey(20 * i) for i in range(10)])  # 10 a second
+    assert_levels(levels(path), [0])
+    assert_levels(levels(path, fps=2), [0, 100])
+    assert_levels(levels(path, fps=4), [0, 40, 100, 140])  # at 0, 0.25, 0.5, 0.75 s: frames 0, 2, 5, 7
+    assert_levels(levels(path, fps=None), range(0, 200, 20))
+    assert_levels(levels(path, fps=20), [20 * (i // 2) for i in range(20)])
+
+
+def test_time_stamps_count_not_frames(tmp_path):
+    # Ten frames in the first half second, then one that stays for 2.5 s, then one at 3 s.
+    times = [*range(0, 500, 50), 500, 3000]
+    pictures = [grey(0)] * 10 + [grey(100), grey(200)]
+    path = write_video(tmp_path / "variable.mkv", pictures, times)
+    assert_levels(levels(path), [0, 100, 100, 200])
+    assert len(levels(path, fps=None)) == 12
+
+
+def test_time_begins_with_the_first_frame(tmp_path):
+    pictures = [grey(20 * i) for i in range(10)]
+    path = write_video(tmp_path / "late.mkv", pictures, [5000 + 100 * i for i in range(10)])
+    assert_levels(levels(path, fps=2), [0, 100])
+
+
+def test_numbers_of_frames_of_real_clips():
+    for name, expected in [("bigbuckbunny", 6), ("bikes", 10), ("carphone_pristine", 5), ("carphone_distorted", 5)]:
+        assert sum(1 for _ in read_video(clip(name), size=32)) == expected  # 5.28, 10, 4.004 and 4.004 s
+    assert sum(1 for _ in read_video(clip("bikes"), fps=None, size=32)) == 250
+    assert sum(1 for _ in read_video(clip("bikes"), fps=29.97, size=32)) == 300
+
+
+def test_frames_of_a_real_clip_are_those_that_pyav_decodes():
+    with av.open(str(clip("bikes"))) as file:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    for i, frame in enumerate(read_video(clip("bikes"))):
+        np.testing.assert_array_equal(frame, decoded[25 * i])
+
+
+def corner_pictures():
+    """White in the upper left quarter, black elsewhere."""
+    picture = grey(0)
+    picture[:24, :32] = 255
+    return [picture] * 5
+
+
+@pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
+def test_rotation_is_applied(tmp_path, rotation, corner):
+    """A positive angle turns against the clock: the upper left corner goes to the lower left at 90 degrees."""
+    path = write_video(tmp_path / "turned.mp4", corner_pictures(), rotation=rotation)
+    (frame,) = read_video(path)
+    assert frame.shape == ((64, 48, 3) if rotation % 180 else (48, 64, 3))
+    half = frame.shape[0] // 2, frame.shape[1] // 2
+    quarters = frame.reshape(2, half[0], 2, half[1], 3).mean((1, 3, 4))
+    assert np.unravel_index(quarters.argmax(), (2, 2)) == corner
+    assert quarters.max() > 240
+    (small,) = read_video(path, size=(20, 30))
+    assert small.shape == (20, 30, 3)
+    assert np.unravel_index(small.reshape(2, 10, 2, 15, 3).mean((1, 3, 4)).argmax(), (2, 2)) == corner
+
+
+def test_mirroring_is_applied(tmp_path):
+    path = write_video(tmp_path / "plain.mp4", corner_pictures(), rotation=0)
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    data[matrix : matrix + 4] = (-0x10000).to_bytes(4, "big", signed=True)
+    path.write_bytes(data)
+    (frame,) = read_video(path)
+    assert frame[:24, 32:].mean() > 240
+    assert frame[:24, :32].mean() < 15
+
+
+def test_sizes(tmp_path):
+    pictures = [np.concatenate([grey(0, 48, 24), grey(255, 48, 48), grey(0, 48, 24)], axis=1)]
+    path = write_video(tmp_path / "wide.mkv", pictures)
+    (stretched,) = read_video(path, size=24)
+    (cropped,) = read_video(path, size=24, crop_to_aspect_ratio=True)
+    assert stretched.shape == cropped.shape == (24, 24, 3)
+    assert stretched[:, :4].mean() < 20
+    assert cropped[:, 1:-1].min() > 200
+    (larger,) = read_video(path, size=(100, 200))
+    assert larger.shape == (100, 200, 3)
+
+
+def test_colours_are_those_of_the_file(tmp_path):
+    colour = np.zeros((48, 64, 3), "uint8")
+    colour[:] = (200, 60, 30)
+    path = write_video(tmp_path / "red.mkv", [colour])
+    (frame,) = read_video(path)
+    assert np.abs(frame.astype(int) - colour).max() <= 4  # measured 2
+
+
+@pytest.mark.parametrize("name", ["still.png", "still.jpg"])
+def test_a_picture_is_a_video_of_one_frame(tmp_path, name):
+    codec, pixels = {"still.png": ("png", "rgb24"), "still.jpg": ("mjpeg", "yuvj420p")}[name]
+    path = write_video(tmp_path / name, [grey(90)], codec=codec, options={"update": "1"}, pixels=pixels)
+    assert_levels(levels(path), [90])
+    assert_levels(levels(path, fps=None), [90])
+
+
+def test_a_title_in_another_encoding_is_no_reason_to_refuse(tmp_path):
+    path = write_video(tmp_path / "cafe.mkv", [grey(90)] * 3, title="Cafe de Paris")
+    path.write_bytes(path.read_bytes().replace(b"Cafe de", b"Caf\xe9 de"))
+    assert len(list(read_video(path, fps=None))) == 3
+
+
+def test_files_without_video_are_refused(tmp_path):
+    sound = write_sound(tmp_path / "sound.mp4")
+    with pytest.raises(ValueError, match=r"Received: a file without video \(audio\), in .*sound\.mp4 at"):
+        list(read_video(sound))
+    text = tmp_path / "notes.txt"
+    text.write_text("no video\n" * 100)
+    with pytest.raises(ValueError, match=r"whole file that FFmpeg decodes.*notes\.txt at the first frame, byte 0"):
+        list(read_video(text))
+    empty = tmp_path / "empty.mp4"
+    empty.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty\.mp4 at the first frame, byte 0"):
+        list(read_video(empty))
+    playlist = tmp_path / "list.txt"
+    playlist.write_text(f"ffconcat version 1.0\nfile '{clip('bikes')}'\n")
+    with pytest.raises(ValueError, match=r"list\.txt"):
+        list(read_video(playlist))
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.avi"])
+def test_truncated_files_are_refused_after_what_is_whole(tmp_path, name):
+    pictures = [np.random.default_rng(i).integers(0, 255, (48, 64, 3)).astype("uint8") for i in range(60)]
+    options = {"movflags": "faststart"} if name.endswith("mp4") else {}
+    path = write_video(tmp_path / name, pictures, options=options)
+    whole = list(read_video(path))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    frames = []
+    with pytest.raises(ValueError, match=rf"Received: .*{re.escape(name)} at second \d\.\d+, byte [1-9]\d+"):
+        frames.extend(read_video(path))  # extend keeps what came before the error
+    assert 1 <= len(frames) <= 3
+    np.testing.assert_array_equal(frames, whole[: len(frames)])
+
+
+def test_an_mp4_without_its_index_is_refused(tmp_path):
+    path = tmp_path / "lost.mp4"
+    path.write_bytes(clip("bikes").read_bytes()[:200_000])
+    if b"moov" in path.read_bytes():
+        path.write_bytes(path.read_bytes().replace(b"moov", b"lost"))
+    with pytest.raises(ValueError, match=r"lost\.mp4 at the first frame"):
+        list(read_video(path))
+
+
+def test_damage_inside_is_refused(tmp_path):
+    data = bytearray(clip("bikes").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4000] = np.random.default_rng(0).integers(0, 255, 4000).astype("uint8").tobytes()
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"damaged\.mp4 at second \d\.\d+, byte \d+"):
+        list(read_video(path, fps=None, size=32))
+
+
+def test_only_what_is_needed_is_in_memory(tmp_path):
+    path = write_video(tmp_path / "long.mkv", [grey(i % 200, 240, 320) for i in range(300)])
+    frames = read_video(path, fps=None)
+    assert inspect.isgenerator(frames)
+    next(frames)
+    tracemalloc.start()
+    for _ in frames:
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 240 * 320 * 3
+
+
+@pytest.mark.parametrize("fps", [0, -1, "1", True, float("nan"), float("inf")])
+def test_wrong_fps_is_refused(fps):
+    with pytest.raises(ValueError, match=r"`fps` must be a number above 0, or None for every frame. Received: fps="):
+        read_video(clip("bikes"), fps=fps)
+
+
+@pytest.mark.parametrize("size", [0, (10,), (0, 10), "224", True, (10, 2.5)])
+def test_wrong_size_is_refused(size):
+    with pytest.raises(ValueError, match=r"`size` must be \(height, width\) in pixels"):
+        read_video(clip("bikes"), size=size)
+
+
+def test_other_wrong_arguments_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(TypeError, match=r"`path` must be a path\. Received: path=3"):
+        read_video(3)
+    with pytest.raises(FileNotFoundError, match=r"The video must be a file; check the path. Received: .*none.mp4"):
+        read_video(tmp_path / "none.mp4")
+    with pytest.raises(ValueError, match="needs a size to crop to"):
+        read_video(clip("bikes"), crop_to_aspect_ratio=True)
+    with pytest.raises(ValueError, match=r"`crop_to_aspect_ratio` must be True or False. Received: 1"):
+        read_video(clip("bikes"), size=8, crop_to_aspect_ratio=1)
+    original = builtins.__import__
+
+    def without_av(name, *arguments, **options):
+        if name == "av":
+            raise ImportError(name)
+        return original(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_av)
+    with pytest.raises(ImportError, match=r"pip install 'keras_netvlad\[video\]'"):
+        read_video(clip("bikes"))

@@ -1,0 +1,224 @@
+"""The artefacts in every runtime that can be had here, beside the Keras model and the float64 oracle."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import pytest
+import reference
+from paths import EXPORT
+
+from keras_netvlad.export import Artefact, export_onnx, export_saved_model
+from keras_netvlad.layers import FrameMask, NetVLAD
+from keras_netvlad.models import VideoClassifier
+
+NODE = EXPORT / "node"
+WIDTH = 2  # of the maps
+
+# Of the largest value of an output. Measured, from the oracle and from the Keras model, the worst of the models below:
+#   onnxruntime        1.6e-7  7.5e-7
+#   onnx.reference     5.3e-7  3.9e-7
+#   OpenVINO           5.3e-7  3.0e-7; reading the SavedModel the same
+#   tract              7.7e-7  2.2e-7
+#   onnxruntime-node   1.6e-7  7.5e-7
+TOLERANCE = 2e-6
+
+
+# The runtimes: each a function from an artefact's path to a function from inputs to outputs, dicts of arrays
+
+
+def onnxruntime(path):
+    return Artefact(path).run
+
+
+def onnx_reference(path):
+    evaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator(path)
+    return lambda inputs: dict(zip(evaluator.output_names, evaluator.run(None, inputs), strict=True))
+
+
+def openvino(path):
+    package = pytest.importorskip("openvino", reason="OpenVINO comes with `make runtimes`")
+    # Where the processor has bfloat16, OpenVINO computes in it unless told otherwise: 2.6e-3 off.
+    model = package.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda inputs: {port.get_any_name(): values for port, values in model(inputs).items()}
+
+
+def tract(path):
+    package = pytest.importorskip("tract", reason="tract comes with `make runtimes`")
+    model = package.onnx().load(path).into_model()
+    inputs_of = [model.input_name(index) for index in range(model.input_count())]
+    # tract names an output after the node that makes it; the file's order holds.
+    outputs_of = [value.name for value in onnx.load(path, load_external_data=False).graph.output]
+    runnable = model.into_runnable()
+
+    def run(inputs):
+        outputs = runnable.run([inputs[name] for name in inputs_of])
+        return {name: values.to_numpy() for name, values in zip(outputs_of, outputs, strict=True)}
+
+    return run
+
+
+def onnxruntime_node(path):
+    if shutil.which("node") is None or not (NODE / "node_modules").is_dir():
+        pytest.skip("onnxruntime-node comes with `make runtimes`, where Node is installed")
+
+    def run(inputs):
+        request = Path(path).with_suffix(".json")
+        lists = {name: np.where(np.isnan(values), None, values).tolist() for name, values in inputs.items()}
+        request.write_text(json.dumps({"inputs": lists}))
+        command = ["node", NODE / "client.mjs", path, request]
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert finished.returncode == 0, finished.stderr
+        outputs = json.loads(finished.stdout)["outputs"]
+        return {name: np.array(values, "float64") for name, values in outputs.items()}
+
+    return run
+
+
+RUNTIMES = [onnxruntime, onnx_reference, openvino, tract, pytest.param(onnxruntime_node, marks=pytest.mark.slow)]
+
+
+# The models, with large random weights: those of a new model would hide a wrong bias, and make every softmax flat
+
+
+def one_stream():
+    return VideoClassifier({"frames": 6}, 5, num_clusters=3, hidden_units=7)
+
+
+def two_streams():
+    return VideoClassifier({"rgb": 6, "audio": 4}, 5, {"rgb": 3, "audio": 2}, hidden_units=None, activation="softmax")
+
+
+def maps():
+    inputs = keras.Input((None, None, 6), name="maps")
+    return keras.Model(
+        {"maps": inputs}, {"descriptor": NetVLAD(3, num_ghost_clusters=2, assignment="conv", name="netvlad")(inputs)}
+    )
+
+
+def video_maps():
+    inputs = keras.Input((None, WIDTH, WIDTH, 6), name="maps")
+    num_frames = keras.Input((), dtype="int32", name="num_frames")
+    descriptor = NetVLAD(3, name="netvlad")(inputs, mask=FrameMask()(num_frames, inputs))
+    return keras.Model({"maps": inputs, "num_frames": num_frames}, {"descriptor": descriptor})
+
+
+@pytest.fixture(scope="module", params=[one_stream, two_streams, maps, video_maps], ids=lambda make: make.__name__)
+def model(request):
+    model = request.param()
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(generator.normal(size=weight.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def paths(model, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("artefacts")
+    assert export_onnx(model, directory / "model.onnx").ok
+    assert export_saved_model(model, directory / "saved_model").ok
+    return directory
+
+
+def draw(model, batch, length, num_frames=None):
+    """Inputs; frames beyond `num_frames` hold NaN."""
+    generator = np.random.default_rng(length)
+    shapes = {
+        tensor.name: [
+            size or filler for size, filler in zip(tensor.shape, (batch, length, WIDTH, WIDTH, 6), strict=False)
+        ]
+        for tensor in model.inputs
+    }
+    lengths = shapes.pop("num_frames", None)
+    inputs = {name: generator.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+    if lengths is None:
+        return inputs
+    for values in inputs.values():
+        values[np.arange(length) >= np.array(num_frames)[:, None]] = np.nan
+    return {**inputs, "num_frames": np.array(num_frames, "int32")}
+
+
+def exact(model, inputs):
+    if isinstance(model, VideoClassifier):
+        return reference.video_classifier(model, inputs, inputs["num_frames"])
+    maps, mask = inputs["maps"], None
+    if "num_frames" in inputs:
+        mask = np.arange(maps.shape[1]) < inputs["num_frames"][:, None]
+    return {"descriptor": reference.netvlad(maps, mask=mask, **reference.options_of(model.get_layer("netvlad")))}
+
+
+def requests(model):
+    """Batches of one and three, each of length 1, 5 and 300; with `num_frames`, whole and cut short."""
+    for batch in (1, 3):
+        for length in (1, 5, 300):
+            yield draw(model, batch, length, [length] * batch)
+            if len(model.inputs) > 1:
+                yield draw(model, batch, length, [length // 2, length, 0][:batch])
+
+
+def difference(received, expected):
+    """The largest, relative to the largest value of each output; NaN and missing or foreign names count as infinite."""
+    if set(received) != set(expected):
+        return np.inf
+    errors = [np.abs(received[name] - values).max() / (np.abs(values).max() or 1) for name, values in expected.items()]
+    return max(np.inf if np.isnan(error) else error for error in errors)
+
+
+def worst_difference(run, model):
+    """Over all requests, from the oracle and from the Keras model."""
+    from_oracle = from_keras = 0
+    for inputs in requests(model):
+        received = run(inputs)
+        from_oracle = max(from_oracle, difference(received, exact(model, inputs)))
+        from_keras = max(from_keras, difference(received, {name: np.array(v) for name, v in model(inputs).items()}))
+    print(f"{from_oracle:.1e} from the oracle, {from_keras:.1e} from Keras")
+    return max(from_oracle, from_keras)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_an_onnx_model_is_the_oracle(runtime, model, paths):
+    assert worst_difference(runtime(str(paths / "model.onnx")), model) <= TOLERANCE
+
+
+def test_openvino_reads_the_saved_model_too(model, paths):
+    # Of its signatures it takes `serving_default` and leaves the ops of the others out, also those it does not know.
+    assert worst_difference(openvino(str(paths / "saved_model")), model) <= TOLERANCE
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_weights_in_a_second_file_are_found(runtime, model, paths):
+    path = paths / "external.onnx"
+    if not path.exists():
+        assert export_onnx(model, path, external_data_threshold=0).ok
+    inputs = draw(model, 3, 5, [5, 2, 0])
+    assert difference(runtime(str(path))(inputs), exact(model, inputs)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_oldest_opset_is_the_oracle(runtime, model, paths):
+    path = paths / "opset_13.onnx"
+    if not path.exists():
+        assert export_onnx(model, path, opset=13).ok
+    inputs = draw(model, 3, 5, [5, 2, 0])
+    assert difference(runtime(str(path))(inputs), exact(model, inputs)) <= TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def large_model():
+    keras.utils.set_random_seed(0)
+    return VideoClassifier({"frames": 64}, 50, num_clusters=16, hidden_units=1024)  # int8 wants a million values
+
+
+# Measured, scores: float16 1.2e-5 (onnxruntime, OpenVINO, Node) and 1.7e-5 (onnx.reference, tract), int8 1.6e-4 in all.
+@pytest.mark.parametrize(("precision", "tolerance"), [("float16", 1e-4), ("int8", 1e-3)])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_smaller_precision_runs_everywhere(runtime, large_model, precision, tolerance, tmp_path):
+    assert export_onnx(large_model, tmp_path / "model.onnx", precision=precision).ok
+    inputs = draw(large_model, 3, 20, [20, 7, 0])
+    received, expected = runtime(str(tmp_path / "model.onnx"))(inputs), exact(large_model, inputs)
+    print(f"{precision}: {difference(received, expected):.1e} from the oracle")
+    assert TOLERANCE < difference(received, expected) <= tolerance  # a difference of none would be another file's

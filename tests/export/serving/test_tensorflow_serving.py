@@ -1,0 +1,253 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+from keras_netvlad.export import Artefact, ParityError, publish
+from keras_netvlad.export.serving import tensorflow_serving
+from keras_netvlad.export.serving.warmup import read_warmup
+from keras_netvlad.layers import NetVLAD
+from keras_netvlad.models import VideoClassifier
+
+WARMUP = os.path.join("assets.extra", "tf_serving_warmup_requests")
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return VideoClassifier({"frames": 6}, 5, num_clusters=4, hidden_units=8, name="classifier")
+
+
+@pytest.fixture(scope="module")
+def published(model, tmp_path_factory):
+    base = tmp_path_factory.mktemp("models")
+    return base / "classifier" / "1", publish(model, base, metadata={"trained_on": "noise"})
+
+
+def versions(base, name="classifier"):
+    return sorted(path.name for path in (base / name).iterdir())
+
+
+# What appears
+
+
+def test_a_version_holds_all_that_a_server_reads(published):
+    path, report = published
+    assert report.ok
+    assert report.path == str(path)
+    assert sorted(file.name for file in path.iterdir()) == [
+        "assets",
+        "assets.extra",
+        "batching_params.pbtxt",
+        "fingerprint.pb",
+        "parity.json",
+        "saved_model.pb",
+        "variables",
+    ]
+    content = json.loads((path / "parity.json").read_text())
+    assert content["parity"]["ok"] is True
+    assert content["metadata"] == {"trained_on": "noise"}
+    assert versions(path.parents[1]) == ["1"]
+
+
+def test_versions_count_up_and_foreign_names_are_passed_over(model, tmp_path):
+    assert publish(model, tmp_path).path == str(tmp_path / "classifier" / "1")
+    (tmp_path / "classifier" / "notes").mkdir()
+    (tmp_path / "classifier" / "7").mkdir()
+    assert publish(model, tmp_path).path == str(tmp_path / "classifier" / "8")
+    assert publish(model, tmp_path, version=3).path == str(tmp_path / "classifier" / "3")
+    assert publish(model, tmp_path, name="other").path == str(tmp_path / "other" / "1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier", "other"]
+
+
+def test_a_version_that_is_there_is_refused_and_left_alone(model, published):
+    path, _ = published
+    before = (path / "saved_model.pb").read_bytes()
+    with pytest.raises(FileExistsError, match=r"must not exist yet.*classifier/1"):
+        publish(model, path.parents[1], version=1)
+    assert (path / "saved_model.pb").read_bytes() == before
+    assert versions(path.parents[1]) == ["1"]
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.5, "2", True])
+def test_versions_are_positive_integers(model, tmp_path, version):
+    with pytest.raises(ValueError, match=r"`version` must be a positive integer"):
+        publish(model, tmp_path, version=version)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", "mödel", "a b"])
+def test_names_that_no_server_can_bear_are_refused(model, tmp_path, name):
+    model = model if name else VideoClassifier({"frames": 6}, 5, num_clusters=4, name="has space")
+    with pytest.raises(ValueError, match=r"must be made of letters, digits"):
+        publish(model, tmp_path, name=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_differs_from_its_artefact_is_not_published(model, tmp_path):
+    with pytest.raises(ParityError, match=r"nothing was written"):
+        publish(model, tmp_path, tolerance=0.0)
+    assert versions(tmp_path) == []
+
+
+# Warm-up
+
+
+def test_warm_up_requests_cover_every_signature_and_size(published):
+    path, _ = published
+    artefact = Artefact(path)
+    requests = read_warmup(path / WARMUP)
+    assert {name for name, _ in requests} == set(artefact.signatures)
+    assert len(requests) == 4 * len(artefact.signatures)
+    sizes = {inputs["frames"].shape[:2] for name, inputs in requests if name == "serving_default"}
+    assert sizes == {(1, 1), (1, 300), (32, 1), (32, 300)}
+    for name, inputs in requests:
+        assert {key: values.dtype.kind for key, values in inputs.items()}.keys() == artefact.signatures[name][0].keys()
+        assert np.isfinite(
+            artefact.run(inputs, name)["descriptor" if name != "accumulate" else "frames_first_sum"]
+        ).all()
+
+
+def test_warm_up_is_small_and_may_be_left_out(model, tmp_path, published):
+    # Constant tensors are stored as one value; what remains are the records of `serve_examples`.
+    assert (published[0] / WARMUP).stat().st_size < 600_000
+    publish(model, tmp_path, warmup_frames=())
+    assert not (tmp_path / "classifier" / "1" / "assets.extra").exists()
+
+
+def test_a_warm_up_request_that_fails_stops_the_publication(model, tmp_path, monkeypatch):
+    # What a server would refuse to load is found here.
+    monkeypatch.setattr(tensorflow_serving, "_zeros", lambda *_: {"frames": np.zeros((1, 2, 7), "float32")})
+    with pytest.raises(Exception):  # noqa: B017 - the loader's own
+        publish(model, tmp_path)
+    assert versions(tmp_path) == []
+
+
+def test_a_model_without_num_frames_is_published_too(tmp_path):
+    frames = keras.Input((None, 3), name="frames")
+    model = keras.Model({"frames": frames}, {"descriptor": NetVLAD(2)(frames)}, name="pooling")
+    assert publish(model, tmp_path).ok
+    assert len(read_warmup(tmp_path / "pooling" / "1" / WARMUP)) == 4
+
+
+# Many publishers, and none that lives
+
+
+def test_publishers_at_once_get_versions_of_their_own(model, tmp_path):
+    # Threads see the same free number, for none of them has renamed yet.
+    start = threading.Barrier(3)
+    original, reports, errors = tensorflow_serving.next_version, [], []
+
+    def together(directory):
+        number = original(directory)
+        if number == 1:
+            start.wait(timeout=60)
+        return number
+
+    def run():
+        try:
+            reports.append(publish(model, tmp_path, warmup_frames=()))
+        except Exception as error:
+            errors.append(error)
+
+    tensorflow_serving.next_version = together
+    try:
+        threads = [threading.Thread(target=run) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=240)
+    finally:
+        tensorflow_serving.next_version = original
+    assert errors == []
+    assert versions(tmp_path) == ["1", "2", "3"]
+    assert sorted(report.path for report in reports) == [str(tmp_path / "classifier" / name) for name in "123"]
+
+
+PROGRAM = """
+    import os, resource, signal, sys
+    from keras_netvlad.export import publish
+    from keras_netvlad.models import VideoClassifier
+    model = VideoClassifier({"frames": 64}, 500, num_clusters=4, name="classifier")
+"""
+
+
+def run(tmp_path, program, **options):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM) + textwrap.dedent(program).format(base=str(tmp_path))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["tf.saved_model.save", "tensorflow_serving.checked", "os.rename"])
+def test_a_killed_publisher_leaves_no_version(model, tmp_path, call):
+    killed = run(
+        tmp_path,
+        f"""
+        import tensorflow as tf
+        from keras_netvlad.export.serving import tensorflow_serving
+        {call} = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)
+        publish(model, {{base!r}})
+        """,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert all(name.startswith(".1.") and name.endswith(".partial") for name in versions(tmp_path))
+    assert publish(model, tmp_path).path == str(tmp_path / "classifier" / "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [2_000, 500_000])
+def test_a_full_disk_leaves_nothing(tmp_path, limit):
+    # A limit on the size of files fails writes in the way a full disk does: in the graph, then in the weights.
+    finished = run(
+        tmp_path,
+        f"""
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+        try:
+            publish(model, {{base!r}})
+        except OSError as error:
+            print("OSError:", error)
+        """,
+    )
+    assert "OSError: " in finished.stdout, finished.stderr
+    assert versions(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_polling_reader_sees_whole_versions_only(model, tmp_path):
+    # As TensorFlow Serving does: list the directory again and again, load whatever integer is there.
+    stop, seen, errors = threading.Event(), set(), []
+
+    def poll():
+        while not stop.is_set():
+            for path in (tmp_path / "classifier").glob("[0-9]*"):
+                if path.name in seen:
+                    continue
+                try:
+                    assert set(Artefact(path).signatures) >= {"serving_default", "describe"}
+                    assert (path / WARMUP).is_file()
+                    seen.add(path.name)
+                except Exception as error:
+                    errors.append((path, error))
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    for _ in range(3):
+        publish(model, tmp_path)
+    stop.set()
+    thread.join(timeout=120)
+    assert errors == []
+    assert seen <= {"1", "2", "3"}
+    assert {"1", "2"} <= seen

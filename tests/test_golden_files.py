@@ -1,0 +1,91 @@
+"""Files that release 0.1.0 wrote load, and compute the same numbers (tests/files/golden/make_golden.py)."""
+
+import runpy
+
+import keras
+import numpy as np
+import pytest
+from layer_contract import BACKEND
+from paths import FILES
+
+import keras_netvlad  # noqa: F401
+from keras_netvlad.layers import NetFV
+
+GOLDEN = FILES / "golden"
+NAMES = sorted(path.stem for path in GOLDEN.glob("*.keras"))
+# Largest differences, relative to the largest value. On a processor that rounds as the one that wrote the files all
+# outputs but Fisher vectors, which release 0.1.0 summed around 0, are equal bit by bit; on others they are not.
+NETFV = {"float64": 4e-15, "float32": 2e-6}
+OTHER_PROCESSOR = {"float64": 4e-15, "float32": 2e-5, "float16": 4e-3}
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    with np.load(GOLDEN / "golden.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def rounds_alike(arrays):
+    make_golden = runpy.run_path(str(GOLDEN / "make_golden.py"))
+    return BACKEND == "tensorflow" and np.array_equal(make_golden["canary"](), arrays["canary"])
+
+
+def _part(arrays, name, kind):
+    prefix = f"{name}/{kind}/"
+    return {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+
+
+def _numpy(value):
+    value = keras.ops.convert_to_numpy(value)
+    return value.astype("float32") if value.dtype.kind == "V" else value
+
+
+def _outputs(model, inputs):
+    """What `make_golden.py` computed: the model's outputs, and for poolings other masks and public methods."""
+    weights = inputs.pop("weights", None)
+    outputs = model(inputs, training=False)
+    outputs = dict(outputs) if isinstance(outputs, dict) else {"output": outputs}
+    if weights is None:
+        return outputs
+    layer, frames, mask = model.layers[-1], inputs["frames"], inputs["mask"]
+    outputs.update(unmasked=layer(frames), weighted=layer(frames, mask=weights))
+    if hasattr(layer, "assign"):
+        outputs["assign"] = layer.assign(frames, mask=mask)
+    if hasattr(layer, "aggregate"):
+        sums = layer.aggregate(frames, mask=mask)
+        if not isinstance(layer, NetFV):
+            outputs.update(first_sum=sums[0], second_sum=sums[1])
+        outputs["describe"] = layer.describe(*sums)
+    return outputs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_of_an_earlier_release_gives_the_same_numbers(name, arrays, rounds_alike):
+    model = keras.saving.load_model(GOLDEN / f"{name}.keras")
+    received = _outputs(model, _part(arrays, name, "inputs"))
+    expected = _part(arrays, name, "outputs")
+    assert set(received) == set(expected)
+    for key, value in expected.items():
+        found = _numpy(received[key])
+        assert found.dtype == value.dtype, key
+        if value.dtype == bool:
+            np.testing.assert_array_equal(found, value)
+            continue
+        limits = NETFV if "netfv" in name else {}
+        limit = limits.get(value.dtype.name, 0) if rounds_alike else OTHER_PROCESSOR[value.dtype.name]
+        difference = np.abs(found.astype("float64") - value.astype("float64")).max()
+        assert difference <= limit * np.abs(value).max(), key
+
+
+def test_every_public_layer_and_preset_has_a_file():
+    from keras_netvlad import layers
+    from keras_netvlad.models.presets import PRESETS
+
+    saved = {
+        type(layer).__name__
+        for name in NAMES
+        for layer in keras.saving.load_model(GOLDEN / f"{name}.keras")._flatten_layers()
+    }
+    assert set(layers.__all__) <= saved
+    assert {f"preset_{preset}" for preset in PRESETS} <= set(NAMES)

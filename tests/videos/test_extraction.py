@@ -1,0 +1,188 @@
+"""Extraction: the records hold the backbone's features, and nothing is done twice."""
+
+import multiprocessing
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from make_videos import clip, grey, write_video
+
+from keras_netvlad.__main__ import main
+from keras_netvlad.data import read_video, youtube8m
+from keras_netvlad.layers import Dequantize
+from keras_netvlad.videos.extraction import extract_features
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random weights of MobileNet in a file, as a user's."""
+    keras.utils.set_random_seed(0)
+    model = keras.applications.MobileNet((SIZE, SIZE, 3), include_top=False, weights=None, pooling="avg")
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        if "kernel" in weight.name:  # as they are drawn, 27 layers of them bring every feature to 1e-19
+            fan_in = np.prod(weight.shape[:2] if "conv_dw" in weight.path else weight.shape[:3])
+            weight.assign(rng.normal(size=weight.shape) * np.sqrt(2.7 / fan_in))
+    path = tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5"
+    model.save_weights(path)
+    return model, str(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "videos" / "below").mkdir(parents=True)
+    shutil.copy(clip("carphone_pristine"), tmp_path / "videos" / "below" / "phone.mp4")
+    write_video(tmp_path / "videos" / "grey.mkv", [grey(10 * i) for i in range(20)])
+    (tmp_path / "videos" / "notes.txt").write_text("no video")
+    return tmp_path / "videos"
+
+
+def read_record(path):
+    (record,) = tf.data.TFRecordDataset(str(path))
+    example = tf.train.SequenceExample.FromString(record.numpy())
+    frames = [feature.bytes_list.value[0] for feature in example.feature_lists.feature_list["rgb"].feature]
+    return example.context.feature["id"].bytes_list.value[0].decode(), frames
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_records_hold_the_features_and_nothing_is_done_twice(tmp_path, folder, weights, dtype):
+    model, file = weights
+    seen = []
+    arguments = {"backbone": "MobileNet", "weights": file, "size": SIZE, "dtype": dtype, "batch_size": 3}
+    results = extract_features(folder, tmp_path / "out", progress=lambda result, total: seen.append(total), **arguments)
+    assert [(r.num_frames, r.error) for r in results] == [(5, None), (2, None)]
+    assert seen == [2, 2]
+    name, frames = read_record(tmp_path / "out" / "below" / "phone.mp4.tfrecord")
+    assert name == "below/phone.mp4"
+    pictures = np.stack(list(read_video(clip("carphone_pristine"), size=SIZE, crop_to_aspect_ratio=True)))
+    expected = model.predict_on_batch(pictures / 127.5 - 1)
+    values = np.stack([np.frombuffer(frame, dtype) for frame in frames])
+    assert np.quantile(expected, 0.9) > 0.1
+    if dtype == "uint8":
+        # Half a level of 4 / 255.
+        np.testing.assert_allclose(Dequantize()(values), np.clip(expected, -1.99, 2.007), atol=2.01 / 255)
+    else:
+        np.testing.assert_allclose(values, expected, rtol=2e-3, atol=1e-4)
+    assert extract_features(folder, tmp_path / "out", **arguments) == []
+    (tmp_path / "out" / "grey.mkv.tfrecord").unlink()
+    assert [r.video.name for r in extract_features(folder, tmp_path / "out", **arguments)] == ["grey.mkv"]
+    with pytest.raises(ValueError, match="made alike; give another `output`"):
+        extract_features(folder, tmp_path / "out", **{**arguments, "fps": 2})
+
+
+def test_youtube8m_reads_what_was_extracted(tmp_path, folder, weights):
+    extract_features(folder, tmp_path / "out", "MobileNet", weights[1], size=SIZE)
+    files = list((tmp_path / "out").rglob("*.tfrecord"))
+    [(inputs, labels)] = youtube8m(files, 2, num_classes=3, feature_sizes={"rgb": 1024})
+    assert inputs["num_frames"].numpy().tolist() == [5, 2]
+    assert labels.numpy().sum() == 0
+    for name, frames in zip(("below/phone.mp4", "grey.mkv"), inputs["rgb"].numpy(), strict=True):
+        _, expected = read_record(tmp_path / "out" / f"{name}.tfrecord")
+        assert [frame.tobytes() for frame in frames[: len(expected)]] == expected
+
+
+def test_maps_are_rows_in_the_order_of_time_height_and_width(tmp_path, folder, weights):
+    settings = {"backbone": "MobileNet", "weights": weights[1], "size": 64, "dtype": "float16"}
+    results = extract_features(folder, tmp_path / "maps", pooling=None, **settings)
+    assert [r.num_frames for r in results] == [5, 2]
+    extract_features(folder, tmp_path / "pooled", **settings)
+    files = [tmp_path / kind / "below" / "phone.mp4.tfrecord" for kind in ("maps", "pooled")]
+    reading = {"feature_sizes": {"rgb": 1024}, "feature_dtype": "float16"}
+    (maps, _), (pooled, _) = (next(iter(youtube8m(file, 1, **reading))) for file in files)
+    assert maps["num_frames"].numpy().tolist() == [5 * 2 * 2]
+    means = maps["rgb"].numpy().astype("float64").reshape(5, 2 * 2, 1024).mean(axis=1)
+    # Half a unit in the last place of each of both: measured 4e-4 relative.
+    np.testing.assert_allclose(means, pooled["rgb"][0].numpy(), rtol=2e-3, atol=1e-4)
+    pictures = np.stack(list(read_video(clip("carphone_pristine"), size=64, crop_to_aspect_ratio=True)))
+    model = keras.applications.MobileNet((64, 64, 3), include_top=False, weights=weights[1])
+    expected = model.predict_on_batch(pictures / 127.5 - 1)
+    received = maps["rgb"][0].numpy().astype("float64").reshape(expected.shape)
+    np.testing.assert_allclose(received, expected, rtol=2e-3, atol=1e-3)
+    assert np.abs(np.swapaxes(expected, 1, 2) - expected).max() > 0.1  # height and width can be told apart
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_backbone_that_can_not_be_made_is_one_sentence(tmp_path, folder, workers):
+    (tmp_path / "no.weights.h5").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"must make a model\. Received: backbone='MobileNet', .*Keras says: "):
+        extract_features(
+            folder, tmp_path / "out", "MobileNet", str(tmp_path / "no.weights.h5"), size=SIZE, workers=workers
+        )
+    assert not list((tmp_path / "out").rglob("*.tfrecord"))
+    # What was tried in vain binds nobody.
+    assert len(extract_features(folder, tmp_path / "out", "MobileNet", None, size=SIZE)) == 2
+
+
+def test_a_damaged_video_is_reported_and_the_others_are_extracted(tmp_path, folder, weights, capsys):
+    (folder / "broken.mp4").write_bytes(b"no video at all")
+    options = ["--backbone", "MobileNet", "--weights", weights[1], "--size", str(SIZE)]
+    assert main(["extract", str(folder), str(tmp_path / "out"), *options]) == 1
+    printed = capsys.readouterr()
+    assert "2 videos extracted, 7 frames; 1 could not be read" in printed.out
+    assert "broken.mp4 at the first frame, byte 0" in printed.err
+    assert not (tmp_path / "out" / "broken.mp4.tfrecord").exists()
+    (folder / "broken.mp4").unlink()
+    assert main(["extract", str(folder), str(tmp_path / "out"), *options]) == 0
+    assert "0 videos extracted" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_workers_share_the_videos(tmp_path, folder, weights):
+    arguments = {"backbone": "MobileNet", "weights": weights[1], "size": SIZE}
+    extract_features(folder, tmp_path / "one", **arguments)
+    results = extract_features(folder, tmp_path / "two", workers=2, **arguments)
+    assert sorted(r.num_frames for r in results) == [2, 5]
+    for name in ("grey.mkv.tfrecord", "below/phone.mp4.tfrecord"):
+        assert read_record(tmp_path / "one" / name) == read_record(tmp_path / "two" / name)
+
+
+@pytest.mark.slow
+def test_after_a_worker_was_killed_the_same_call_goes_on(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for number in range(12):
+        write_video(tmp_path / "videos" / f"{number}.mkv", [grey(10 * i) for i in range(20)])
+    arguments = {"backbone": "MobileNet", "weights": None, "size": SIZE, "workers": 2}
+
+    def kill_one(result, total):
+        multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(RuntimeError, match=r"A worker died, .* run again, .* finished videos are kept"):
+        extract_features(tmp_path / "videos", tmp_path / "out", progress=kill_one, **arguments)
+    kept = {path.name for path in (tmp_path / "out").glob("*.tfrecord")}
+    assert 0 < len(kept) < 12
+    results = extract_features(tmp_path / "videos", tmp_path / "out", **arguments)
+    assert len(results) == 12 - len(kept)
+    assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 12
+
+
+def test_wrong_arguments_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`backbone` must be the name of a model"):
+        extract_features(tmp_path, tmp_path / "out", backbone="MobileNet9")
+    with pytest.raises(ValueError, match="`pooling` must be 'avg', 'max', or None for maps"):
+        extract_features(tmp_path, tmp_path / "out", pooling="none")
+    with pytest.raises(ValueError, match="`dtype` must be 'uint8' or 'float16'"):
+        extract_features(tmp_path, tmp_path / "out", dtype="int8")
+    with pytest.raises(ValueError, match="`workers` must be an integer of at least 1"):
+        extract_features(tmp_path, tmp_path / "out", workers=0)
+    with pytest.raises(NotADirectoryError, match="`folder` must be a directory of videos"):
+        extract_features(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(TypeError, match=r"`folder` must be a path\. Received: folder=3"):
+        extract_features(3, tmp_path / "out")
+    with pytest.raises(TypeError, match=r"`output` must be a path\. Received: output=None"):
+        extract_features(tmp_path, None)
+    with pytest.raises(TypeError, match=r"`weights` must be a path\. Received: weights=3"):
+        extract_features(tmp_path, tmp_path / "out", weights=3)
+    with pytest.raises(FileNotFoundError, match="`weights` must be 'imagenet', a file, or None"):
+        extract_features(tmp_path, tmp_path / "out", weights=str(tmp_path / "none.weights.h5"))
+    with pytest.raises(ValueError, match="`stream` must be a name, other than 'id' and 'labels'"):
+        extract_features(tmp_path, tmp_path / "out", stream="id")
+    with pytest.raises(ValueError, match="`fps` must be a number above 0"):
+        extract_features(tmp_path, tmp_path / "out", fps=0)
+    with pytest.raises(ValueError, match="`folder` must hold video files"):
+        extract_features(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
