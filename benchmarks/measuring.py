@@ -33,21 +33,28 @@ class Worker:
         python: Path of its interpreter, which needs NumPy and what it is to measure.
         memory: Boolean, whether it is to measure memory, for which its allocator returns all that is freed.
         limit_seconds: Number, how long an answer may take.
+        root: Directory of the checkout whose `benchmarks` and `keras_netvlad` the process imports.
         **environment: Environment variables of the process.
     """
 
-    def __init__(self, name, python=sys.executable, memory=False, limit_seconds=600, **environment):
+    def __init__(self, name, python=sys.executable, memory=False, limit_seconds=600, root=ROOT, **environment):
         self.name = name
         self.limit_seconds = limit_seconds
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed on exit
         self._process = subprocess.Popen(
             [str(python), "-m", "benchmarks.worker"],
-            cwd=ROOT,
+            cwd=root,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(MEMORY_ENVIRONMENT if memory else {}), **environment},
+            env={
+                **os.environ,
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+                "PYTHONPATH": str(root),
+                **(MEMORY_ENVIRONMENT if memory else {}),
+                **environment,
+            },
         )
 
     def __enter__(self):

@@ -68,6 +68,22 @@ def test_tables_and_pictures_are_written_and_the_text_is_kept(output):
 
 
 @pytest.mark.slow
+def test_a_checkout_is_compared_with_another():
+    finished = run("benchmarks.versions", str(ROOT), "--quick")
+    assert finished.returncode == 0, finished.stderr
+    assert "tiny | training step" in finished.stdout
+    assert "saved_model, verified |" in finished.stdout
+    assert "Import over that of Keras" in finished.stdout
+
+
+@pytest.mark.slow
+def test_what_is_no_checkout_is_refused(tmp_path):
+    finished = run("benchmarks.versions", str(tmp_path))
+    assert finished.returncode == 2
+    assert "must be a checkout of this repository" in finished.stderr
+
+
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so():
     finished = run("benchmarks.gpu", "--backends", "tensorflow")
     if finished.returncode == 0:
