@@ -2,7 +2,7 @@
 
     python -m benchmarks.versions ../other-checkout [--seconds 20] [--quick]
 
-Each checkout runs in worker processes of its own, with its own `benchmarks.forms` and `keras_netvlad`. The table has the
+Each checkout runs in separate worker processes, with its own `benchmarks.forms` and `keras_netvlad`. The tables show
 medians of paired ratios, this checkout over the other, with quartiles.
 """
 
@@ -21,6 +21,7 @@ from benchmarks.measuring import ROOT, Worker, interleaved, medians, paired_rati
 FORMS = ("NetVLAD", "NetVLAD, masked")
 EXPORTS = [kind for kind in KINDS if not kind.startswith("keras")]
 EXPORT_SIZES = {"num_classes": 1000, "num_clusters": 64, "feature_size": 1024, "hidden_units": 300}
+TINY_EXPORT_SIZES = {"num_classes": 10, "num_clusters": 4, "feature_size": 32, "hidden_units": 8}
 IMPORT = "import time, keras; start = time.perf_counter(); import keras_netvlad; print(time.perf_counter() - start)"
 
 
@@ -90,9 +91,7 @@ def _worker(name, checkouts, memory=False):
 
 
 def _sizes(options):
-    return (
-        {"num_classes": 10, "num_clusters": 4, "feature_size": 32, "hidden_units": 8} if options.quick else EXPORT_SIZES
-    )
+    return TINY_EXPORT_SIZES if options.quick else EXPORT_SIZES
 
 
 def _weights(options):
