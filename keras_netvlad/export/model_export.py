@@ -82,10 +82,7 @@ def export_model(
         )
     check_precision(precision)
     check_opset(opset)
-    if "saved_model" in formats:
-        signatures = serving_signatures(model)
-    else:
-        signatures = {SERVING_DEFAULT: read_signature(model)}
+    signatures = serving_signatures(model) if "saved_model" in formats else {SERVING_DEFAULT: read_signature(model)}
     directory = Path(directory)
     with staged(directory) as stage:
         stage.mkdir()

@@ -33,7 +33,7 @@ def _sum_of_squares(view: GraphView, opset: int) -> None:
     for square in view.of_type("Mul"):
         total = view.only_reader(square, "ReduceSum")
         axes = total and view.axes(total)
-        if square.input[0] != square.input[1] or not axes or total.input[0] != square.output[0]:
+        if total is None or not axes or square.input[0] != square.input[1] or total.input[0] != square.output[0]:
             continue
         total.op_type = "ReduceSumSquare"
         total.input[0] = square.input[0]
@@ -68,7 +68,8 @@ def _share_of_a_transpose(view: GraphView, opset: int) -> None:
         least = share and view.maker(share.input[1], "Max")
         column = least and view.maker(least.input[0], "Unsqueeze")
         if (
-            not (column and view.only_reader(share, "Transpose") and view.only_reader(least, "Div"))
+            not (share and least and column)
+            or not (view.only_reader(share, "Transpose") and view.only_reader(least, "Div"))
             or list(transpose.attribute[0].ints) != [0, 2, 1]
             or not view.only_reader(column, "Max")
             or view.axes(column) != [1]
@@ -120,9 +121,10 @@ def _constant_shape(view: GraphView, opset: int) -> None:
         concat = view.maker(view.without_casts(reshape.input[1]), "Concat")
         if concat is None or reshape.attribute or not _is_batch_of(view, concat.input[0], reshape.input[0]):
             continue
-        rest = [view.constant(name) for name in concat.input[1:]]
-        if None not in rest:
-            reshape.input[1] = _shape_constant(view, reshape, [0, *(size for sizes in rest for size in sizes)])
+        parts = [view.constant(name) for name in concat.input[1:]]
+        rest = [part for part in parts if part is not None]
+        if len(rest) == len(parts):
+            reshape.input[1] = _shape_constant(view, reshape, [0, *(size for part in rest for size in part)])
     _drop_unused(view.graph)
 
 
@@ -158,10 +160,13 @@ def _length_of_an_axis(view: GraphView, opset: int) -> None:
     for part in view.of_type("Slice"):
         cast, scalar = view.maker(part.input[0], "Cast"), view.only_reader(part, "Squeeze")
         shape = cast and view.only_reader(cast, "Slice") and view.maker(cast.input[0], "Shape")
-        bounds = [view.constants.get(name) for name in part.input[1:]]
-        if not (shape and scalar and all(bounds) and view.only_reader(shape, "Cast")) or shape.attribute:
+        bounds = [view.constant(name) for name in part.input[1:]]
+        known = [bound for bound in bounds if bound is not None]
+        if cast is None or shape is None or scalar is None or len(known) < len(bounds):
             continue
-        (start,), (end,), *_ = (onnx.numpy_helper.to_array(bound).tolist() for bound in bounds)
+        if shape.attribute or not view.only_reader(shape, "Cast"):
+            continue
+        (start,), (end,), *_ = known
         if not 0 <= start == end - 1:
             continue
         shape.attribute.extend(
@@ -186,7 +191,7 @@ def name_positions(graph: onnx.GraphProto) -> None:
         cast = view.maker(positions.input[1], "Cast")
         scalar = cast and view.maker(cast.input[0], "Squeeze")
         shape = scalar and view.maker(scalar.input[0], "Shape")
-        if shape and shape.attribute and shape.input[0] in inputs:
+        if cast and shape and shape.attribute and shape.input[0] in inputs:
             start = next(attribute.i for attribute in shape.attribute if attribute.name == "start")
             dtype = next(attribute.i for attribute in cast.attribute if attribute.name == "to")
             axis = inputs[shape.input[0]][start].dim_param

@@ -146,7 +146,7 @@ def _int8_product(product: onnx.NodeProto, kernel: str, types: Types, opset: int
     """
     nodes, add = _writer(product)
     rank = types[product.input[0]][1]
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "int8/last_axis": np.array([-1], np.int64),
         "int8/first_axis": np.array([0], np.int64),
         "int8/step": np.array(1 / ACTIVATION_LEVELS, np.float32),

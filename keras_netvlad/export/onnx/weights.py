@@ -90,7 +90,7 @@ def _write_external_data(tensors: Sequence[StoredTensor], protos: Sequence[onnx.
             file.seek(-(-file.tell() // PAGE_BYTES) * PAGE_BYTES)
             offset = file.tell()
             for block in tensor.blocks():
-                file.write(block.reshape(-1).view("uint8"))
+                file.write(block.reshape(-1).view("uint8").data)
             entry.data_location = onnx.TensorProto.EXTERNAL
             for key, value in (("location", data_path.name), ("offset", offset), ("length", file.tell() - offset)):
                 entry.external_data.add(key=key, value=str(value))

@@ -60,9 +60,9 @@ def publish_triton(
     was edited. They must have the inputs and outputs that it names, and a warning lists the file if its options differ.
 
     The version is written and verified in a temporary directory and appears by one rename. Triton treats every
-    directory in a repository as a model, including hidden ones. The temporary directory `.<repository>.<name>.*.partial`
-    is therefore next to the repository, and both must be on one file system. If the process is killed, this directory
-    remains and may be deleted.
+    directory in a repository as a model, including hidden ones. The temporary directory
+    `.<repository>.<name>.*.partial` is therefore next to the repository, and both must be on one file system. If the
+    process is killed, this directory remains and may be deleted.
 
     Args:
         model: A functional or Sequential Keras model with named inputs and the batch first.
@@ -180,15 +180,15 @@ def publish_triton(
 
 
 def _check_config(path: Path, config: str, signature: Signature) -> None:
-    """Raises if a model does not fit the existing configuration. Warns if its options differ from this configuration."""
+    """Raises if a model does not fit the existing configuration. Warns if the options differ from it."""
     if not path.is_file():
         raise FileNotFoundError(f"A model's directory must hold {CONFIG}; remove it or use another `name`: {path}")
     existing = _bare(path.read_text(encoding="utf-8"))
     ports = port_lines(signature)
     if _bare(ports) not in existing:
         raise ValueError(
-            f"All versions share {CONFIG}, so the model must have the inputs and outputs of this file; publish it under "
-            f"another `name`. Received: {' '.join(ports.split())} for {path}"
+            f"All versions share {CONFIG}, so the model must have the inputs and outputs of this file; publish it "
+            f"under another `name`. Received: {' '.join(ports.split())} for {path}"
         )
     if existing != _bare(config):
         warnings.warn(f"{path} was left as it is; it differs from the configuration of these options.", stacklevel=3)

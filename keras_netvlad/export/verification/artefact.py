@@ -178,4 +178,5 @@ class Artefact:
 if __name__ == "__main__":
     artifact_path, inputs_path, outputs_path = sys.argv[1:]
     with np.load(inputs_path, allow_pickle=False) as arrays:
-        np.savez(outputs_path, **Artefact(artifact_path).run(dict(arrays)))
+        outputs: dict[str, Any] = Artefact(artifact_path).run(dict(arrays))
+    np.savez(outputs_path, **outputs)

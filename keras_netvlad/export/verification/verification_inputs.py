@@ -118,7 +118,7 @@ def _records(generator: np.random.Generator, signatures: Mapping[str, Signature]
     """Makes records of at least one frame, because an example without frames is answered with NaN."""
     default = signatures[SERVING_DEFAULT]
     lengths = tuple(min(max(length, 1), size.frames) for length in size.num_frames)
-    shapes = {port.name: (size.batch, max(lengths), port.shape[2]) for port in frame_streams(default)}
+    shapes = {port.name: (size.batch, max(lengths), port.shape[2] or 0) for port in frame_streams(default)}
     values = {stream: generator.integers(0, LEVELS, shape).astype("uint8") for stream, shape in shapes.items()}
     records = [
         serialize_example({stream: rows[row, : lengths[row]] for stream, rows in values.items()})
@@ -151,7 +151,8 @@ def _sums(generator: np.random.Generator, signatures: Mapping[str, Signature], n
     """Makes the sums of whole videos. `describe` must compute from them what the model computes from the videos."""
     whole = _frames(generator, signatures, SERVING_DEFAULT, size)
     accumulate = signatures[ACCUMULATE]
-    empty = {port.name: np.zeros((size.batch, *port.shape[1:]), port.dtype) for port in accumulate.outputs}
+    shapes = {port.name: [size.batch, *(length or 0 for length in port.shape[1:])] for port in accumulate.outputs}
+    empty = {port.name: np.zeros(shapes[port.name], port.dtype) for port in accumulate.outputs}
     sums = {key: np.asarray(value) for key, value in accumulate.compute({**whole.reference_inputs, **empty}).items()}
     return Case(name, whole.name, {"none": sums}, SERVING_DEFAULT, whole.reference_inputs)
 

@@ -23,9 +23,11 @@ import pytest
 import triton_server
 from paths import ROOT
 
-from keras_netvlad.export import Artefact, ParityError, export_onnx, verification
+from keras_netvlad.export import Artefact, ParityError, export_onnx
 from keras_netvlad.export.model_signature import read_signature
-from keras_netvlad.export.serving.triton import _name_graph_after_weights, publish_triton, triton_config
+from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
+from keras_netvlad.export.serving.triton import _name_graph_after_weights, publish_triton
+from keras_netvlad.export.serving.triton_config import triton_config
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
 
@@ -241,7 +243,7 @@ def maps_of_any_size():
         ({"device": "tpu"}, r"`device` must be one of \['gpu', 'cpu'\]. Received: device='tpu'"),
         ({"device": "cpu", "tensorrt": True}, r"TensorRT needs `device='gpu'`"),
         ({"tensorrt": "FP16"}, r"`tensorrt` must be True or False"),
-        ({"tensorrt": True, "precision": "float16"}, r"TensorRT has a precision of its own.*precision='float16'"),
+        ({"tensorrt": True, "precision": "float16"}, r"TensorRT has its own precision.*precision='float16'"),
         ({"precision": "float8"}, r"`precision` must be.*Received: .*float8"),
         ({"max_batch_size": 0}, r"`max_batch_size` must be a positive integer"),
         ({"preferred_batch_sizes": (64,)}, r"`preferred_batch_sizes` must not be above `max_batch_size`, 32"),
@@ -269,8 +271,8 @@ def test_models_that_triton_cannot_serve_say_why(tmp_path):
 
 
 def test_a_model_that_differs_is_not_published(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(verification, "FLOAT32_TOLERANCE", 0.0)
-    monkeypatch.setattr("keras_netvlad.export.verification.report.ABSOLUTE_FLOOR", 0.0)
+    monkeypatch.setattr("keras_netvlad.export.verification.tolerance.FLOAT32_TOLERANCE", 0.0)
+    monkeypatch.setattr("keras_netvlad.export.verification.comparison.ABSOLUTE_FLOOR", 0.0)
     with pytest.raises(ParityError, match=r"nothing was written") as caught:
         publish_triton(model, tmp_path / "repository")
     assert caught.value.report.path == str(tmp_path / "repository" / "classifier" / "1" / "model.onnx")
@@ -316,12 +318,12 @@ def test_two_publishers_at_once_get_two_versions(model, tmp_path, monkeypatch):
     reports = []
 
     def publish_another_before(*arguments, **options):
-        monkeypatch.setattr("keras_netvlad.export.serving.triton.export_onnx", export_onnx)
+        monkeypatch.setattr("keras_netvlad.export.serving.triton.write_verified_onnx", write_verified_onnx)
         reports.append(publish_triton(model, tmp_path))
-        return export_onnx(*arguments, **options)
+        return write_verified_onnx(*arguments, **options)
 
     for _ in range(2):  # the model's directory is new, then it is there
-        monkeypatch.setattr("keras_netvlad.export.serving.triton.export_onnx", publish_another_before)
+        monkeypatch.setattr("keras_netvlad.export.serving.triton.write_verified_onnx", publish_another_before)
         reports.append(publish_triton(model, tmp_path))
     assert [Path(report.path).parent.name for report in reports] == ["1", "2", "3", "4"]
     assert sorted(path.name for path in (tmp_path / "classifier").iterdir()) == ["1", "2", "3", "4", "config.pbtxt"]
@@ -329,13 +331,13 @@ def test_two_publishers_at_once_get_two_versions(model, tmp_path, monkeypatch):
 
 def test_a_first_version_of_a_chosen_number_joins_another_publishers(model, tmp_path, monkeypatch):
     def publish_another_before(*arguments, **options):
-        monkeypatch.setattr("keras_netvlad.export.serving.triton.export_onnx", export_onnx)
+        monkeypatch.setattr("keras_netvlad.export.serving.triton.write_verified_onnx", write_verified_onnx)
         publish_triton(model, tmp_path, version=3)
-        return export_onnx(*arguments, **options)
+        return write_verified_onnx(*arguments, **options)
 
-    monkeypatch.setattr("keras_netvlad.export.serving.triton.export_onnx", publish_another_before)
+    monkeypatch.setattr("keras_netvlad.export.serving.triton.write_verified_onnx", publish_another_before)
     publish_triton(model, tmp_path, version=5)
-    monkeypatch.setattr("keras_netvlad.export.serving.triton.export_onnx", publish_another_before)
+    monkeypatch.setattr("keras_netvlad.export.serving.triton.write_verified_onnx", publish_another_before)
     (tmp_path / "classifier" / "3").rename(tmp_path / "classifier" / "2")
     with pytest.raises(FileExistsError, match=r"A version must not exist yet.*classifier/3"):
         publish_triton(model, tmp_path, version=3)
