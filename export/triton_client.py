@@ -3,12 +3,12 @@
     python triton_client.py http://127.0.0.1:8000/v2/models/NAME INPUTS.npz [INPUTS.npz ...] [--output OUTPUTS.npz]
 
 Each INPUTS.npz is one request and holds one array for each input of the model, such as `frames` (batch, frames,
-features) and `num_frames` (batch,). Without `num_frames`, all frames are real. The requests are sent at once,
-padded to common lengths (`--multiple`), because Triton merges only requests of equal shape. Prints the best classes of each
+features) and `num_frames` (batch,). Without `num_frames`, all frames are real. The requests are sent at once, padded to
+common lengths (`--multiple`), because Triton merges only requests of equal shape. Prints the best classes of each
 video; `--output` writes all outputs to a file.
 
-The protocol is the KServe V2 inference protocol with Triton's binary tensors: numbers are not converted to text, so NaN and all
-bits are kept.
+The protocol is the KServe V2 inference protocol with Triton's binary tensors. Numbers are not converted to text, so NaN
+and all bits are kept.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def read_arrays(path):
 
 
 def prepare(arrays, inputs, multiple=64):
-    """Makes a request from arrays: with the types and shapes of the model, padded to a length that other requests share.
+    """Makes a request with the types and shapes of the model, padded to a length that other requests share.
 
     Args:
         arrays: Dict from input name to array, the batch first.

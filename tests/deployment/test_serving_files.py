@@ -283,5 +283,5 @@ def test_the_pages_of_the_servers_name_files_that_are_there():
         text = page.read_text()
         for link in re.findall(r"\]\(([^)#]+)\)", text):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
-        for script in re.findall(r"(?:export|tests)/\w+\.py", text):
+        for script in re.findall(r"(?<![\w/])(?:export|tests)/[\w/]+\.py", text):
             assert (ROOT / script).is_file(), f"{page.name}: {script}"
