@@ -1,9 +1,9 @@
-"""Describes live videos on TensorFlow Serving, chunk by chunk; the standard library and NumPy are all it needs.
+"""Sends live videos to TensorFlow Serving, chunk by chunk. Needs only the standard library and NumPy.
 
     python live_stream_client.py http://127.0.0.1:8501/v1/models/NAME INPUTS.npz [--chunk 30] [--output OUTPUTS.npz]
 
-The server keeps nothing: `accumulate` adds a chunk of frames to sums that travel back and forth, and `describe` turns
-the sums into the answer, at any moment. So a stream of any length takes constant memory at either end. INPUTS.npz plays
+The server keeps no state: `accumulate` adds a chunk of frames to sums that travel back and forth, and `describe` turns
+the sums into the answer at any time. So a stream of any length takes constant memory at either end. INPUTS.npz plays
 the stream: `frames` (batch, frames, features), or what the model's streams are named, and `num_frames` (batch,) where
 videos end before others. Prints the best class after every chunk.
 """
@@ -21,20 +21,20 @@ NUM_FRAMES = "num_frames"
 class LiveStream:
     """Videos whose frames arrive over time.
 
-    All requests go to the version that served the model at the start: sums of one version mean nothing to another.
+    All requests go to the version that served the model at the start, because sums of different versions do not mix.
 
     Args:
         url: `http://host:port/v1/models/NAME`, with `/versions/N` or `/labels/LABEL` to start with that version.
-        batch: Integer, number of videos side by side.
-        timeout: Seconds that the server may stay silent.
+        batch: Integer, number of videos in the batch.
+        timeout: Seconds to wait for an answer.
 
     Attributes:
         url: URL of the version asked.
         streams: Names of the streams of frames.
-        sums: Dict from name to array, all that is known of the videos so far.
+        sums: Dict from name to array: the sums of all frames so far.
 
     Raises:
-        OSError: If the server can't be reached or refuses; the message holds the server's own words.
+        OSError: If the server cannot be reached or refuses the request. The message contains the server's answer.
         ValueError: If the model has no signatures for live streams.
     """
 
@@ -69,7 +69,7 @@ class LiveStream:
 
 
 def main():
-    """Plays the videos of a file, prints after every chunk."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
     parser.add_argument("inputs", help="an .npz file")

@@ -1,10 +1,10 @@
-"""Asks an ONNX model about videos, on a GPU where there is one; onnxruntime and NumPy are all it needs.
+"""Runs an ONNX model on videos, on a GPU if there is one. Needs only onnxruntime and NumPy.
 
     python onnxruntime_client.py MODEL.onnx INPUTS.npz [--output OUTPUTS.npz] [--require-gpu]
 
 INPUTS.npz holds one array for each input of the model, such as `frames` (batch, frames, features) and `num_frames`
-(batch,). Prints the best classes of each video; `--output` keeps every output in full. On stderr it says which provider
-runs how many of the model's nodes: onnxruntime falls back to the CPU in silence where its GPU provider fails to start.
+(batch,). Prints the best classes of each video; `--output` writes all outputs to a file. Prints to stderr how many nodes
+of the model each provider runs, because onnxruntime falls back to the CPU silently if its GPU provider fails to start.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def open_model(path, require_gpu=False):
     """Loads a model, on the GPU if onnxruntime can use one.
 
     Args:
-        path: Of an `.onnx` file; its `.data` file, if it has one, lies beside it.
+        path: Path of an `.onnx` file. Its `.data` file, if any, must be next to it.
         require_gpu: Boolean, whether to raise if matrix products would run elsewhere.
 
     Returns:
@@ -132,7 +132,7 @@ def read_inputs(path):
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is none, or holds other than plain arrays.
+        ValueError: If it is not an .npz file of plain arrays.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -149,7 +149,7 @@ def print_best(outputs, top=3):
 
 
 def main():
-    """Reads the inputs, runs the model, prints."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="an .onnx file")
     parser.add_argument("inputs", help="an .npz file")

@@ -1,11 +1,11 @@
-"""Asks TensorFlow Serving's REST interface about videos; the standard library and NumPy are all it needs.
+"""Sends videos to TensorFlow Serving's REST interface. Needs only the standard library and NumPy.
 
     python tf_serving_client.py http://127.0.0.1:8501/v1/models/NAME INPUTS.npz [--output OUTPUTS.npz]
     python tf_serving_client.py http://127.0.0.1:8501/v1/models/NAME VIDEOS.tfrecord --signature serve_examples
 
 INPUTS.npz holds one array for each input of the signature, such as `frames` (batch, frames, features) and `num_frames`
 (batch,); VIDEOS.tfrecord holds serialized `tf.train.SequenceExample`s, as YouTube-8M's files do. Prints the best
-classes of each video; `--output` keeps every output in full.
+classes of each video; `--output` writes all outputs to a file.
 """
 
 import argparse
@@ -30,15 +30,15 @@ def predict(url, inputs, signature="serving_default", timeout=30):
     Args:
         url: `http://host:port/v1/models/NAME`, with `/versions/N` for one version.
         inputs: Dict from input name to array or, for inputs of bytes, to a list of bytes; the batch first.
-        signature: Name of the signature to ask.
-        timeout: Seconds that the server may stay silent.
+        signature: Name of the signature.
+        timeout: Seconds to wait for an answer.
 
     Returns:
         Dict from output name to array.
 
     Raises:
-        OSError: If the server can't be reached or refuses; the message holds the server's own words.
-        ValueError: If the URL is none, or what answers is no TensorFlow Serving.
+        OSError: If the server cannot be reached or refuses the request. The message contains the server's answer.
+        ValueError: If the URL is invalid, or the server is not TensorFlow Serving.
     """
     values = {name: array.tolist() if isinstance(array, np.ndarray) else array for name, array in inputs.items()}
     body = json.dumps({"signature_name": signature, "inputs": values}, default=_encode_bytes).encode()
@@ -54,10 +54,10 @@ def predict(url, inputs, signature="serving_default", timeout=30):
 
 
 def read_signature(url, signature="serving_default", timeout=30):
-    """Asks what a signature takes and returns.
+    """Reads the inputs and outputs of a signature from the server.
 
     Args:
-        url, signature, timeout: As of `predict`.
+        url, signature, timeout: See `predict`.
 
     Returns:
         A dict: `inputs` and `outputs`, each a dict from name to `(shape, dtype)` with unknown sizes -1; `version`, the
@@ -65,7 +65,7 @@ def read_signature(url, signature="serving_default", timeout=30):
 
     Raises:
         OSError: If the server can't be reached or does not serve the model.
-        ValueError: If the model has no such signature, or as `predict`.
+        ValueError: If the model has no such signature, the URL is invalid, or the server is not TensorFlow Serving.
     """
     try:
         answer = _send(urllib.request.Request(f"{url}/metadata"), timeout)
@@ -89,14 +89,14 @@ def read_inputs(path):
     """Reads a request from a file.
 
     Args:
-        path: Of an `.npz` file of arrays, or of a `.tfrecord` file of examples.
+        path: Path of an `.npz` file of arrays, or of a `.tfrecord` file of examples.
 
     Returns:
         Dict from input name to array; the records of a `.tfrecord` file are the input `examples`, a list of bytes.
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is another kind of file, or damaged.
+        ValueError: If the file is damaged or of another format.
     """
     try:
         if str(path).endswith(".tfrecord"):
@@ -165,7 +165,7 @@ def _foreign(url, error):
 
 
 def main():
-    """Reads the inputs, asks, prints."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
     parser.add_argument("inputs", help="an .npz or a .tfrecord file")

@@ -1,11 +1,11 @@
-"""Asks TensorFlow Serving's gRPC interface about videos; it needs `pip install tensorflow-serving-api`.
+"""Sends videos to TensorFlow Serving's gRPC interface. Needs `pip install tensorflow-serving-api`.
 
     python tf_serving_grpc_client.py 127.0.0.1:8500 NAME INPUTS.npz [--output OUTPUTS.npz]
     python tf_serving_grpc_client.py 127.0.0.1:8500 NAME VIDEOS.tfrecord --signature serve_examples
 
-The same as tf_serving_client.py, with numbers as bytes instead of text. INPUTS.npz holds one array for each input of
+Like tf_serving_client.py, but numbers travel as bytes instead of text. INPUTS.npz holds one array for each input of
 the signature, such as `frames` (batch, frames, features) and `num_frames` (batch,); VIDEOS.tfrecord holds serialized
-`tf.train.SequenceExample`s. Prints the best classes of each video; `--output` keeps every output in full.
+`tf.train.SequenceExample`s. Prints the best classes of each video; `--output` writes all outputs to a file.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def predict(channel, model, inputs, signature="serving_default", version=None, t
         model: Name that the model is served by.
         inputs: Dict from input name to array or, for inputs of bytes, to a list of bytes; the batch first. Numbers are
             converted to the type that the model takes.
-        signature: Name of the signature to ask.
+        signature: Name of the signature.
         version: Integer; by default the newest.
         timeout: Seconds for each of the two questions, for what the model takes and for the answer.
 
@@ -57,7 +57,7 @@ def predict(channel, model, inputs, signature="serving_default", version=None, t
         Dict from output name to array.
 
     Raises:
-        OSError: If the server can't be reached or refuses; the message holds the server's own words.
+        OSError: If the server cannot be reached or refuses the request. The message contains the server's answer.
         ValueError: If an input is missing, too many, of another kind of number or of another shape than the model's, or
             the signature is not there.
         ImportError: If tensorflow-serving-api is not installed.
@@ -131,7 +131,7 @@ def _ask(method, request, timeout):
 
 
 def main():
-    """Reads the inputs, asks, prints."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address", help="host:port")
     parser.add_argument("model", help="name that the model is served by")

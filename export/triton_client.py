@@ -1,14 +1,14 @@
-"""Asks Triton about videos; the standard library and NumPy are all it needs.
+"""Sends videos to Triton. Needs only the standard library and NumPy.
 
     python triton_client.py http://127.0.0.1:8000/v2/models/NAME INPUTS.npz [INPUTS.npz ...] [--output OUTPUTS.npz]
 
 Each INPUTS.npz is one request and holds one array for each input of the model, such as `frames` (batch, frames,
-features) and `num_frames` (batch,). Where `num_frames` is left out, all frames are real. The requests are sent at once,
-padded to common lengths (`--multiple`), for Triton merges only requests of equal shape. Prints the best classes of each
-video; `--output` keeps every output in full.
+features) and `num_frames` (batch,). Without `num_frames`, all frames are real. The requests are sent at once, padded to
+common lengths (`--multiple`), because Triton merges only requests of equal shape. Prints the best classes of each
+video; `--output` writes all outputs to a file.
 
-The protocol is the KServe V2 inference protocol with Triton's binary tensors: no number is written as text, so NaN and
-every last bit arrive.
+The protocol is the KServe V2 inference protocol with Triton's binary tensors. Numbers are not converted to text, so NaN
+and all bits are kept.
 """
 
 import argparse
@@ -34,7 +34,7 @@ DTYPES = {
 
 
 def read_inputs(url, timeout=30):
-    """Asks what a model takes.
+    """Reads the inputs of a model from the server.
 
     Args:
         url: `http://host:port/v2/models/NAME`, with `/versions/N` for one version.
@@ -65,7 +65,7 @@ def read_arrays(path):
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is none, or holds other than plain arrays.
+        ValueError: If it is not an .npz file of plain arrays.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -75,7 +75,7 @@ def read_arrays(path):
 
 
 def prepare(arrays, inputs, multiple=64):
-    """Makes a request of arrays: the types and shapes that the model takes, and a length that other requests share.
+    """Makes a request with the types and shapes of the model, padded to a length that other requests share.
 
     Args:
         arrays: Dict from input name to array, the batch first.
@@ -86,7 +86,7 @@ def prepare(arrays, inputs, multiple=64):
         Dict from input name to array.
 
     Raises:
-        ValueError: If arrays are missing, too many, or of other types or lengths than they can be.
+        ValueError: If arrays are missing, unknown, or of the wrong type or shape.
     """
     arrays = dict(arrays)
     has_lengths = NUM_FRAMES in inputs
@@ -114,7 +114,7 @@ def infer(url, request, timeout=30):
     """Sends one request.
 
     Args:
-        url: As of `read_inputs`.
+        url: See `read_inputs`.
         request: Dict from input name to array, of `prepare`.
         timeout: Seconds.
 
@@ -122,7 +122,7 @@ def infer(url, request, timeout=30):
         Dict from output name to array.
 
     Raises:
-        OSError: If the server can't be reached or refuses; the message holds the server's own words.
+        OSError: If the server cannot be reached or refuses the request. The message contains the server's answer.
     """
     names = {np.dtype(dtype): kind for kind, dtype in DTYPES.items()}
     tensors = [np.ascontiguousarray(values) for values in request.values()]
@@ -164,7 +164,7 @@ def _send(request, timeout):
 
 
 def main():
-    """Reads the inputs, asks, prints."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
     parser.add_argument("inputs", nargs="+", help=".npz files, each one request")

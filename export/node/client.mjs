@@ -1,10 +1,10 @@
 /*
-Asks an ONNX model about videos, in Node; onnxruntime-node is all it needs.
+Runs an ONNX model on videos, in Node. Needs only onnxruntime-node.
 
     npm install
     node client.mjs MODEL.onnx INPUTS.json > OUTPUTS.json
 
-INPUTS.json is what TensorFlow Serving's REST interface takes, {"inputs": {"frames": [[[...]]], "num_frames": [...]}}: one
+INPUTS.json has the format of TensorFlow Serving's REST interface, {"inputs": {"frames": [[[...]]], "num_frames": [...]}}: one
 nested list for each input of the model, the batch first. The answer has the same form, {"outputs": {"scores": [[...]]}}.
 JSON has no NaN: `null` stands for it, both ways.
 */
@@ -37,7 +37,7 @@ async function importRuntime() {
   try {
     return (await import("onnxruntime-node")).default;
   } catch (error) {
-    throw new UserError(`onnxruntime-node must be installed beside this file: npm install. Received: ${error.message}`);
+    throw new UserError(`onnxruntime-node must be installed next to this file: npm install. Received: ${error.message}`);
   }
 }
 

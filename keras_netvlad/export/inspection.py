@@ -1,8 +1,10 @@
-"""`inspect_artefact`: what an artefact is, read from its files without running it."""
+"""`inspect_artefact`: reads the facts about an artifact from its files, without running it."""
 
+import os
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,99 +12,21 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_netvlad.export.model_signature import SERVING_DEFAULT
-from keras_netvlad.export.parity_file import LABELS, read_parity
-from keras_netvlad.export.serving.tensorflow_serving import WARMUP_FILE
-from keras_netvlad.export.serving.warmup import read_warmup
-from keras_netvlad.export.verification.report import format_bytes
+from keras_netvlad.export.description import Description
+from keras_netvlad.export.parity_file import read_parity
+from keras_netvlad.export.serving.warmup import WARMUP_FILE, read_warmup
+from keras_netvlad.export.signature import SERVING_DEFAULT
+from keras_netvlad.export.verification.artefact import Ports, count_bytes, find_kind
+
+# What both readers return: the program that wrote the artifact, its signatures, and the number of values by dtype.
+Contents = tuple[str, dict[str, tuple[Ports, Ports]], dict[str, int]]
 
 
-@dataclass(frozen=True)
-class Description:
-    """What an artefact is; prints as a page.
-
-    Attributes:
-        path: Where it is.
-        kind: `"saved_model"` or `"onnx"`.
-        num_bytes: Size of all its files.
-        made_with: What wrote it, and what it needs to run.
-        signatures: Dict from the name of each signature to a pair of dicts, inputs and outputs, from a name to
-            `(shape, dtype)`.
-        stored: Dict from a dtype to the number of values stored in it: weights, and constants of the graph.
-        num_warmup_requests: Integer.
-        parity: The content of `parity.json`; empty if there is none.
-
-    Example:
-
-    >>> ports = {"frames": (("batch", "frames", 8), "float32")}, {"scores": (("batch", 3), "float32")}
-    >>> print(Description("model.onnx", "onnx", 15460, "opset 18", {"serving_default": ports}, {"float32": 3827}))
-    onnx  model.onnx
-      size        15.5 kB
-      stores      3,827 float32
-      made with   opset 18
-      serving_default
-        <- frames  float32 (batch, frames, 8)
-        -> scores  float32 (batch, 3)
-      parity      not recorded; `keras-netvlad verify` compares with the model
-    """
-
-    path: str
-    kind: str
-    num_bytes: int
-    made_with: str
-    signatures: dict
-    stored: dict
-    num_warmup_requests: int = 0
-    parity: dict = field(default_factory=dict)
-
-    def __str__(self):
-        stored = ", ".join(f"{count:,} {dtype}" for dtype, count in self.stored.items()) or "nothing"
-        lines = [
-            f"{self.kind}  {self.path}",
-            f"  size        {format_bytes(self.num_bytes)}",
-            f"  stores      {stored}",
-            f"  made with   {self.made_with}",
-        ]
-        if self.parity:
-            lines.append(f"  made by     {self.parity.get('producer')}, {self.parity.get('created')}")
-            lines.append(f"  precision   {self.parity.get('precision')}")
-        for key, value in (self.parity.get("metadata") or {}).items():
-            lines.append(f"  {key:<10}  {_shortened(value) if key == LABELS else value}")
-        if self.num_warmup_requests:
-            lines.append(f"  warm-up     {self.num_warmup_requests} requests")
-        for name, (inputs, outputs) in self.signatures.items():
-            lines.append(f"  {name}")
-            for arrow, ports in (("<-", inputs), ("->", outputs)):
-                lines += [f"    {arrow} {port}  {dtype} {_axes(shape)}" for port, (shape, dtype) in ports.items()]
-        return "\n".join([*lines, *self._parity_lines()])
-
-    def _parity_lines(self):
-        parity = self.parity.get("parity")
-        if not parity:
-            return ["  parity      not recorded; `keras-netvlad verify` compares with the model"]
-        lines = [
-            f"  parity      {'ok' if parity['ok'] else 'FAILED'}, {parity['num_runs']} runs, tolerance "
-            f"{parity['tolerance']:g}"
-        ]
-        for row in parity["outputs"]:
-            judged = row["max_relative_difference_to_float64"]
-            lines.append(
-                f"    {row['signature']} {row['output']}: relative difference {row['max_relative_difference']:.1e}"
-                + (f", to float64 {judged:.1e}" if judged is not None else "")
-            )
-        agreement = parity["top_1_agreement"]
-        if agreement:
-            lines.append(
-                f"    top-1 agreement of {agreement['output']}: {agreement['same']} of {agreement['rows']} rows"
-            )
-        return lines
-
-
-def inspect_artefact(path):
-    """Reads what an artefact is, without running it.
+def inspect_artefact(path: str | os.PathLike[str]) -> Description:
+    """Reads the facts about an artifact from its files, without running it.
 
     Args:
-        path: A SavedModel's directory or an `.onnx` file.
+        path: Directory of a SavedModel, or an `.onnx` file.
 
     Returns:
         A `Description`, which prints as a page.
@@ -119,25 +43,17 @@ def inspect_artefact(path):
     {'frames': (('batch', 'frames', 8), 'float32'), 'num_frames': (('batch',), 'int32')}
 
     Raises:
-        FileNotFoundError: If there is no artefact at `path`.
-        ValueError: If its files are damaged or something else.
+        FileNotFoundError: If there is no artifact at `path`.
+        ValueError: If a file is damaged or has another format.
     """
     path = Path(path)
-    if (path / "saved_model.pb").is_file():
-        made_with, signatures, stored = _read_saved_model(path)
-        kind, files = "saved_model", path.rglob("*")
-    elif path.is_file() and path.suffix == ".onnx":
-        made_with, signatures, stored = _read_onnx(path)
-        kind, files = "onnx", [path, Path(f"{path}.data")]
-    else:
-        raise FileNotFoundError(
-            f"An artefact is a directory with a saved_model.pb or a file that ends in .onnx. Received: {path}"
-        )
+    kind = find_kind(path)
+    made_with, signatures, stored = _read_saved_model(path) if kind == "saved_model" else _read_onnx(path)
     warmup = path / WARMUP_FILE
     return Description(
         str(path),
         kind,
-        sum(file.stat().st_size for file in files if file.is_file()),
+        count_bytes(path),
         made_with,
         signatures,
         stored,
@@ -146,27 +62,45 @@ def inspect_artefact(path):
     )
 
 
-def find_artefacts(path):
-    """Paths of the artefact at `path`, or of all below a directory, such as a server's: versions in order.
+def find_artefacts(path: str | os.PathLike[str]) -> list[Path]:
+    """Finds the artifact at a path, or all artifacts below a directory, such as a server's model directory.
+
+    Args:
+        path: Path of an artifact or of a directory. Hidden directories are ignored.
+
+    Returns:
+        Paths of the artifacts, with versions in numerical order.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> from keras_netvlad import VideoClassifier
+    >>> from keras_netvlad.export import export_model
+    >>> from keras_netvlad.export.inspection import find_artefacts
+    >>> model = VideoClassifier({"frames": 8}, num_classes=3, num_clusters=2, name="classifier")
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     reports = export_model(model, os.path.join(directory, "out"))
+    ...     [path.name for path in find_artefacts(directory)]
+    ['1', 'model.onnx']
 
     Raises:
-        FileNotFoundError: If there are none.
+        FileNotFoundError: If there are no artifacts.
     """
     path = Path(path)
     if path.is_file() or (path / "saved_model.pb").is_file():
         return [path]
-    found = [file.parent if file.name == "saved_model.pb" else file for file in path.rglob("*") if _is_artefact(file)]
+    found = [file.parent if file.name == "saved_model.pb" else file for file in path.rglob("*") if _is_artifact(file)]
     found = [one for one in found if not any(part.startswith(".") for part in one.relative_to(path).parts)]
     if not found:
         raise FileNotFoundError(f"There must be a SavedModel or an .onnx file at or below the path. Received: {path}")
     return sorted(found, key=lambda one: [(int(part) if part.isdecimal() else 0, part) for part in one.parts])
 
 
-def _is_artefact(file):
+def _is_artifact(file: Path) -> bool:
     return file.is_file() and (file.name == "saved_model.pb" or file.suffix == ".onnx")
 
 
-def _read_saved_model(path):
+def _read_saved_model(path: Path) -> Contents:
     proto = saved_model_pb2.SavedModel()
     try:
         proto.ParseFromString((path / "saved_model.pb").read_bytes())
@@ -182,7 +116,7 @@ def _read_saved_model(path):
         reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
     except (tf.errors.OpError, ValueError) as error:
         raise _damaged(path / "variables", "a SavedModel's variables") from error
-    stored = Counter()
+    stored: Counter[str] = Counter()
     for name, shape in reader.get_variable_to_shape_map().items():
         dtype = reader.get_variable_to_dtype_map()[name].name
         if dtype != "string":  # the object graph
@@ -190,11 +124,12 @@ def _read_saved_model(path):
     return f"TensorFlow {meta_graph.meta_info_def.tensorflow_version}", signatures, dict(stored)
 
 
-def _order(name):
+def _order(name: str) -> tuple[bool, str]:
+    """Sorts `serving_default` before the other signatures."""
     return name != SERVING_DEFAULT, name
 
 
-def _tensor_infos(infos):
+def _tensor_infos(infos: Mapping[str, Any]) -> Ports:
     return {
         name: (
             tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim),
@@ -204,8 +139,8 @@ def _tensor_infos(infos):
     }
 
 
-def _read_onnx(path):
-    stored = Counter()
+def _read_onnx(path: Path) -> Contents:
+    stored: Counter[str] = Counter()
     try:
         proto = onnx.load(path, load_external_data=False)
         signature = (_value_infos(proto.graph.input), _value_infos(proto.graph.output))
@@ -217,7 +152,7 @@ def _read_onnx(path):
     return f"{proto.producer_name} {proto.producer_version}, opset {opset}", {SERVING_DEFAULT: signature}, dict(stored)
 
 
-def _value_infos(values):
+def _value_infos(values: Iterable[onnx.ValueInfoProto]) -> Ports:
     return {
         value.name: (
             tuple(
@@ -230,14 +165,7 @@ def _value_infos(values):
     }
 
 
-def _damaged(path, expected):
-    return ValueError(f"The file must be {expected}; export it again. Received: {path}, which is damaged or foreign")
-
-
-def _axes(shape):
-    return "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
-
-
-def _shortened(labels):
-    shown = ", ".join(labels[:5])
-    return f"{len(labels)}: {shown}" + (", ..." if len(labels) > 5 else "")
+def _damaged(path: Path, expected: str) -> ValueError:
+    return ValueError(
+        f"The file must be {expected}; export it again. Received: {path}, which is damaged or has another format"
+    )

@@ -1,44 +1,56 @@
-"""`export_model`: every format of a model in one directory."""
+"""`export_model`: writes a model in every format into one directory."""
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
+
+import keras
 
 from keras_netvlad.base.atomic_files import staged
 from keras_netvlad.export.model_signature import read_signature
-from keras_netvlad.export.onnx.onnx_export import check_opset, export_onnx
-from keras_netvlad.export.saved_model import export_saved_model
-from keras_netvlad.export.verification.report import ParityError
+from keras_netvlad.export.onnx.conversion import check_opset
+from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
+from keras_netvlad.export.onnx.precision import check_precision
+from keras_netvlad.export.saved_model import write_verified_saved_model
+from keras_netvlad.export.serving_signatures import serving_signatures
+from keras_netvlad.export.signature import SERVING_DEFAULT
+from keras_netvlad.export.verification.parity_error import ParityError
+from keras_netvlad.export.verification.real_data import RealData
+from keras_netvlad.export.verification.report import Report
 
-FORMATS = ("saved_model", "onnx")
+FORMATS: tuple[Literal["saved_model", "onnx"], ...] = ("saved_model", "onnx")
 
 
 def export_model(
-    model,
-    directory,
-    formats=FORMATS,
-    opset=18,
-    precision="float32",
+    model: keras.Model,
+    directory: str | os.PathLike[str],
+    formats: Sequence[Literal["saved_model", "onnx"]] = FORMATS,
+    opset: int = 18,
+    precision: Literal["float32", "float16", "int8"] = "float32",
     *,
-    tolerance=None,
-    data=None,
-    min_agreement=None,
-    metadata=None,
-):
-    """Exports a model to a directory that appears whole, with every format verified, or not at all.
+    tolerance: float | None = None,
+    data: RealData | None = None,
+    min_agreement: float | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> list[Report]:
+    """Writes a model in several formats into a new directory and verifies every format.
 
-    The SavedModel lies in `<directory>/<model's name>/1/`, as TensorFlow Serving wants it, and the ONNX model in
-    `<directory>/model.onnx`. For a directory that a server polls, use `publish` and `publish_triton`.
+    The SavedModel is written to `<directory>/<model's name>/1/`, the layout of TensorFlow Serving, and the ONNX model
+    to `<directory>/model.onnx`. The directory appears when all formats are verified. For a directory that a server
+    polls, use `publish` or `publish_triton`.
 
     Args:
         model: A functional or Sequential Keras model with named inputs.
         directory: Path that does not exist yet.
         formats: Any of `"saved_model"` and `"onnx"`.
         opset: Integer, ONNX operator set, 13 to 18.
-        precision: As of `export_onnx`; the SavedModel is `"float32"` only.
-        tolerance, data, min_agreement: As of `verify`.
-        metadata: As of `export_saved_model`.
+        precision: See `export_onnx`. A SavedModel is always `"float32"`.
+        tolerance, data, min_agreement: See `verify`.
+        metadata: See `export_saved_model`.
 
     Returns:
-        A list of `Report`, one for each format.
+        A list with one `Report` for each format.
 
     Example:
 
@@ -54,9 +66,10 @@ def export_model(
     [('saved_model', True), ('onnx', True)]
 
     Raises:
-        ValueError, TypeError: If a format, the opset or the model is not one that can be exported.
-        ParityError: If an artefact computes something else than the model. Nothing is written then.
-        OSError: If the directory exists or can't be written.
+        TypeError: If `model` is not a functional or Sequential Keras model.
+        ValueError: If the model cannot be exported or an argument is invalid.
+        ParityError: If an artifact does not compute what the model computes. Nothing is written.
+        OSError: If the directory exists or cannot be written.
     """
     formats = list(dict.fromkeys(formats))
     unknown = [name for name in formats if name not in FORMATS]
@@ -64,12 +77,12 @@ def export_model(
         raise ValueError(f"`formats` must be some of {list(FORMATS)}. Received: {unknown or formats}")
     if "saved_model" in formats and precision != "float32":
         raise ValueError(
-            "A SavedModel holds the model as it is; other precisions are for ONNX, with `formats=['onnx']`. "
+            "A SavedModel keeps the model's own precision; other precisions are for ONNX, with `formats=['onnx']`. "
             f"Received: precision={precision!r}"
         )
+    check_precision(precision)
     check_opset(opset)
-    read_signature(model)
-    options = {"tolerance": tolerance, "data": data, "min_agreement": min_agreement, "metadata": metadata}
+    signatures = serving_signatures(model) if "saved_model" in formats else {SERVING_DEFAULT: read_signature(model)}
     directory = Path(directory)
     with staged(directory) as stage:
         stage.mkdir()
@@ -77,9 +90,20 @@ def export_model(
             reports = []
             for name in formats:
                 relative = Path(model.name, "1") if name == "saved_model" else Path("model.onnx")
-                export = export_saved_model if name == "saved_model" else export_onnx
-                form = {} if name == "saved_model" else {"opset": opset, "precision": precision}
-                reports.append(export(model, stage / relative, **form, **options).at(directory / relative))
+                options: dict[str, Any] = {
+                    "tolerance": tolerance,
+                    "data": data,
+                    "min_agreement": min_agreement,
+                    "metadata": metadata,
+                }
+                if name == "saved_model":
+                    report = write_verified_saved_model(model, signatures, stage / relative, **options)
+                else:
+                    report = write_verified_onnx(
+                        model, signatures[SERVING_DEFAULT], stage / relative, opset, precision=precision, **options
+                    )
+                assert report is not None  # both verify by default
+                reports.append(report.at(directory / relative))
         except ParityError as error:
             raise ParityError(error.report.at(directory / Path(error.report.path).relative_to(stage))) from error
         return reports

@@ -142,10 +142,15 @@ def test_the_onnxruntime_client_refuses_other_files(directory, tmp_path):
 # node/client.mjs
 
 NODE = ("node", EXPORT / "node" / "client.mjs")
-needs_node = pytest.mark.skipif(
+_without_node = pytest.mark.skipif(
     shutil.which("node") is None or not (EXPORT / "node" / "node_modules").is_dir(),
-    reason="onnxruntime-node comes with `make runtimes`, where Node is installed",
+    reason="`make runtimes` installs onnxruntime-node, if Node is installed",
 )
+
+
+def needs_node(test):
+    """Marks a test that runs onnxruntime-node."""
+    return pytest.mark.runtimes(_without_node(test))
 
 
 def write_json(path, inputs):

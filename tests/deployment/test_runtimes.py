@@ -41,14 +41,14 @@ def onnx_reference(path):
 
 
 def openvino(path):
-    package = pytest.importorskip("openvino", reason="OpenVINO comes with `make runtimes`")
+    package = pytest.importorskip("openvino", reason="`make runtimes` installs OpenVINO")
     # Where the processor has bfloat16, OpenVINO computes in it unless told otherwise: 2.6e-3 off.
     model = package.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda inputs: {port.get_any_name(): values for port, values in model(inputs).items()}
 
 
 def tract(path):
-    package = pytest.importorskip("tract", reason="tract comes with `make runtimes`")
+    package = pytest.importorskip("tract", reason="`make runtimes` installs tract")
     model = package.onnx().load(path).into_model()
     inputs_of = [model.input_name(index) for index in range(model.input_count())]
     # tract names an output after the node that makes it; the file's order holds.
@@ -64,7 +64,7 @@ def tract(path):
 
 def onnxruntime_node(path):
     if shutil.which("node") is None or not (NODE / "node_modules").is_dir():
-        pytest.skip("onnxruntime-node comes with `make runtimes`, where Node is installed")
+        pytest.skip("`make runtimes` installs onnxruntime-node, if Node is installed")
 
     def run(inputs):
         request = Path(path).with_suffix(".json")
@@ -79,7 +79,11 @@ def onnxruntime_node(path):
     return run
 
 
-RUNTIMES = [onnxruntime, onnx_reference, openvino, tract, pytest.param(onnxruntime_node, marks=pytest.mark.slow)]
+RUNTIMES = [
+    onnxruntime,
+    onnx_reference,
+    *(pytest.param(runtime, marks=pytest.mark.runtimes) for runtime in (openvino, tract, onnxruntime_node)),
+]
 
 
 # The models, with large random weights: those of a new model would hide a wrong bias, and make every softmax flat
@@ -184,6 +188,7 @@ def test_an_onnx_model_is_the_oracle(runtime, model, paths):
     assert worst_difference(runtime(str(paths / "model.onnx")), model) <= TOLERANCE
 
 
+@pytest.mark.runtimes
 def test_openvino_reads_the_saved_model_too(model, paths):
     # Of its signatures it takes `serving_default` and leaves the ops of the others out, also those it does not know.
     assert worst_difference(openvino(str(paths / "saved_model")), model) <= TOLERANCE

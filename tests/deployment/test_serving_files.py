@@ -88,20 +88,22 @@ def published(model, tmp_path_factory):
     return base / "classifier" / "1"
 
 
+@pytest.mark.runtimes
 def test_models_config_names_the_demos_model():
     config_pb2 = pytest.importorskip(
         "tensorflow_serving.config.model_server_config_pb2",
-        reason="needs tensorflow-serving-api: `make runtimes`",
+        reason="`make runtimes` installs tensorflow-serving-api",
     )
     config = text_format.Parse((FILES / "models.config").read_text(), config_pb2.ModelServerConfig())
     (model,) = config.model_config_list.config
     assert (model.name, model.base_path, model.model_platform) == ("netvlad", "/models/netvlad", "tensorflow")
 
 
+@pytest.mark.runtimes
 def test_the_other_choices_of_models_config_parse_too():
     config_pb2 = pytest.importorskip(
         "tensorflow_serving.config.model_server_config_pb2",
-        reason="needs tensorflow-serving-api: `make runtimes`",
+        reason="`make runtimes` installs tensorflow-serving-api",
     )
     choices = [
         line.partition("#")[2]
@@ -281,5 +283,5 @@ def test_the_pages_of_the_servers_name_files_that_are_there():
         text = page.read_text()
         for link in re.findall(r"\]\(([^)#]+)\)", text):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
-        for script in re.findall(r"(?:export|tests)/\w+\.py", text):
+        for script in re.findall(r"(?<![\w/])(?:export|tests)/[\w/]+\.py", text):
             assert (ROOT / script).is_file(), f"{page.name}: {script}"

@@ -16,12 +16,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 from keras_netvlad.export import Artefact, export_saved_model, serialize_example
 from keras_netvlad.models import VideoClassifier
 
-REASON = "needs tensorflow-serving-api: `make runtimes`"
+REASON = "`make runtimes` installs tensorflow-serving-api"
 grpc = pytest.importorskip("grpc", reason=REASON)
 prediction_service_pb2_grpc = pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc", reason=REASON)
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.runtimes
 
 
 class Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):

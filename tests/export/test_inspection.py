@@ -80,7 +80,7 @@ def test_a_directory_of_models_is_searched_in_the_order_of_versions(model, tmp_p
 
 
 def test_other_things_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"An artefact is a directory with a saved_model.pb or a file"):
+    with pytest.raises(FileNotFoundError, match=r"An artifact is a directory with a saved_model.pb or a file"):
         inspect_artefact(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(ValueError, match=r"must be an ONNX model; export it again. Received: .*model.onnx"):
@@ -93,7 +93,7 @@ def test_other_things_are_refused(tmp_path):
 def test_damaged_parts_are_named(model, tmp_path):
     export_saved_model(model, tmp_path / "1")
     (tmp_path / "1" / "parity.json").write_text("{")
-    with pytest.raises(ValueError, match=r"must hold JSON; export the artefact again. Received: .*parity.json"):
+    with pytest.raises(ValueError, match=r"must hold JSON; export the artifact again. Received: .*parity.json"):
         inspect_artefact(tmp_path / "1")
     (tmp_path / "1" / "parity.json").write_text("[]")
     with pytest.raises(ValueError, match=r"must hold a JSON object"):

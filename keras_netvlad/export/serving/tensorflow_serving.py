@@ -1,64 +1,66 @@
-"""`publish`: a model as the next version that TensorFlow Serving picks up."""
+"""`publish`: writes a model as the next version that TensorFlow Serving loads."""
 
-import re
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import tensorflow as tf
+import keras
 
 from keras_netvlad.base.atomic_files import staged
-from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.base.validation import check_integer
-from keras_netvlad.data.sequence_example import serialize_example
-from keras_netvlad.export.model_signature import SERVING_DEFAULT
-from keras_netvlad.export.parity_file import check_metadata, write_parity
+from keras_netvlad.export.metadata import check_metadata
+from keras_netvlad.export.parity_file import write_parity
 from keras_netvlad.export.saved_model import write_saved_model
 from keras_netvlad.export.serving.batching_parameters import batching_parameters
-from keras_netvlad.export.serving.warmup import read_warmup, write_warmup
-from keras_netvlad.export.serving_signatures import EXAMPLES, frame_streams, serving_signatures
-from keras_netvlad.export.verification.artefact import Artefact
-from keras_netvlad.export.verification.verify import checked
+from keras_netvlad.export.serving.model_versions import check_model_name, next_version
+from keras_netvlad.export.serving.warmup_requests import warm_up
+from keras_netvlad.export.serving_signatures import serving_signatures
+from keras_netvlad.export.signature import SERVING_DEFAULT
+from keras_netvlad.export.verification.real_data import RealData
+from keras_netvlad.export.verification.report import Report
+from keras_netvlad.export.verification.staged_artifact import verify_staged
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 BATCHING_FILE = "batching_params.pbtxt"
 
 
 def publish(
-    model,
-    base_path,
-    name=None,
-    version=None,
+    model: keras.Model,
+    base_path: str | os.PathLike[str],
+    name: str | None = None,
+    version: int | None = None,
     *,
-    max_batch_size=32,
-    warmup_frames=(1, 300),
-    tolerance=None,
-    data=None,
-    min_agreement=None,
-    metadata=None,
-):
+    max_batch_size: int = 32,
+    warmup_frames: Sequence[int] = (1, 300),
+    tolerance: float | None = None,
+    data: RealData | None = None,
+    min_agreement: float | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Report:
     """Publishes a model as `<base_path>/<name>/<version>/`, which a running TensorFlow Serving loads by itself.
 
-    The version is written aside, verified in every signature, warmed up, and appears by one rename: a server that
-    polls the directory never sees a part of it, whatever happens to this process. Beside the SavedModel it holds
+    The version is written to a temporary directory, verified in every signature, warmed up, and then renamed. A server
+    that polls the directory never sees a partial version, even if this process is killed. Next to the SavedModel, the
+    version contains
 
-    - `parity.json`: what was verified, and `metadata`;
-    - `assets.extra/tf_serving_warmup_requests`: requests that the server runs before it takes the version into
-      service, replayed here first, for one bad request would fail the load;
+    - `parity.json`: the result of the verification, and `metadata`;
+    - `assets.extra/tf_serving_warmup_requests`: requests that the server runs before it uses the version. They are run
+      here first, because one failing request would fail the load;
     - `batching_params.pbtxt`: for a server that batches (`--enable_per_model_batching_parameters`).
 
     Args:
         model: A functional or Sequential Keras model with named inputs.
-        base_path: Directory of all models; made if it does not exist.
-        name: Name to serve the model by; by default its own.
-        version: Positive integer that is not there yet; by default one more than the highest there.
-        max_batch_size: Integer, rows that the server merges at most, and the largest batch to warm up.
-        warmup_frames: Lengths to warm up with, in frames, each at batch size 1 and `max_batch_size`; empty for none.
-        tolerance, data, min_agreement: As of `verify`.
-        metadata: As of `export_saved_model`.
+        base_path: Directory of all models. It is created if it does not exist.
+        name: Name under which the model is served. The default is the model's own name.
+        version: Positive integer that does not exist yet. The default is the highest existing version plus one.
+        max_batch_size: Integer, largest number of rows that the server merges, and the largest batch of the warm-up.
+        warmup_frames: Lengths of the warm-up requests in frames, each at batch size 1 and `max_batch_size`. Empty for
+            no warm-up.
+        tolerance, data, min_agreement: See `verify`.
+        metadata: See `export_saved_model`.
 
     Returns:
-        The `Report` of the verification; its `path` is the version's.
+        The `Report` of the verification. Its `path` is the directory of the version.
 
     Example:
 
@@ -72,13 +74,14 @@ def publish(
     ['1', '2']
 
     Raises:
-        ValueError, TypeError: If the model can't be exported or an argument is none of the above.
-        ParityError: If the artefact computes something else than the model. Nothing is written then.
-        FileExistsError: If the version asked for is there already.
-        OSError: If the directory can't be written.
+        TypeError: If `model` is not a functional or Sequential Keras model.
+        ValueError: If the model cannot be exported or an argument is invalid.
+        ParityError: If the artifact does not compute what the model computes. Nothing is written.
+        FileExistsError: If `version` exists.
+        OSError: If the directory cannot be written.
     """
     signatures = serving_signatures(model)
-    metadata = check_metadata(metadata, signatures)
+    metadata = check_metadata(metadata, signatures[SERVING_DEFAULT].outputs)
     max_batch_size = check_integer("max_batch_size", max_batch_size, 1)
     warmup_frames = tuple(check_integer("warmup_frames", frames, 0) for frames in warmup_frames)
     if version is not None:
@@ -89,70 +92,13 @@ def publish(
         try:
             with staged(target) as stage:
                 write_saved_model(model, signatures, stage)
-                report = checked(model, stage, target, tolerance, data, min_agreement)
-                write_parity(stage, report, metadata)
+                report = verify_staged(model, signatures, stage, target, tolerance, data, min_agreement)
+                write_parity(stage, report.as_dict(), metadata)
                 (stage / BATCHING_FILE).write_text(batching_parameters(max_batch_size))
                 if warmup_frames:
-                    _warm_up(signatures, stage, max_batch_size, warmup_frames)
+                    warm_up(stage, signatures, max_batch_size, warmup_frames)
             return report
         except FileExistsError:
-            # Another publisher took the number meanwhile: the next one is free.
+            # Another publisher has used the number in the meantime. Without a chosen `version`, try the next number.
             if version is not None:
                 raise
-
-
-def check_model_name(name):
-    """Returns a name that a directory, a URL and a server's configuration can all bear, or raises."""
-    if not MODEL_NAME.fullmatch(name):
-        raise ValueError(
-            "A served model's name must be made of letters, digits, `_`, `-` and `.`; give another `name`. "
-            f"Received: {name!r}"
-        )
-    return name
-
-
-def next_version(directory):
-    """One more than the highest version in a model's directory; 1 if there is none."""
-    versions = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
-    return max(versions, default=0) + 1
-
-
-def _warm_up(signatures, stage, max_batch_size, lengths):
-    """Writes the warm-up requests, and runs what can be read back of them."""
-    path = stage / WARMUP_FILE
-    path.parent.mkdir(exist_ok=True)
-    write_warmup(
-        path,
-        [
-            (name, _zeros(signature, signatures[SERVING_DEFAULT], batch, frames))
-            for name, signature in signatures.items()
-            for batch in sorted({1, max_batch_size})
-            for frames in lengths
-        ],
-    )
-    artefact = Artefact(stage)
-    for name, inputs in read_warmup(path):
-        try:
-            artefact.run(inputs, name)
-        except Exception as error:
-            # Whatever TensorFlow raises; in a server it would fail the load.
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            shapes = {key: values.shape for key, values in inputs.items()}
-            raise ValueError(
-                "Every warm-up request must run; choose other `warmup_frames`. "
-                f"Received: `{name}` with {shapes} fails ({reason})"
-            ) from error
-
-
-def _zeros(signature, default, batch, frames):
-    """A request of zeros, all of whose frames are real."""
-    if [port.name for port in signature.inputs] == [EXAMPLES]:
-        video = {port.name: np.zeros((frames, port.shape[2]), "uint8") for port in frame_streams(default)}
-        return {EXAMPLES: np.array([serialize_example(video)] * batch, object)}
-    inputs = {}
-    for port in signature.inputs:
-        sizes = [batch, frames] + [1] * len(port.shape)
-        shape = [sizes[axis] if size is None else size for axis, size in enumerate(port.shape)]
-        value = frames if port.name == NUM_FRAMES else 0
-        inputs[port.name] = np.full(shape, value, tf.as_dtype(port.dtype).as_numpy_dtype)
-    return inputs

@@ -1,27 +1,55 @@
 """`Artefact`: runs a SavedModel or an ONNX file as a server does, without Keras and without this package.
 
-The file imports NumPy, and TensorFlow or onnxruntime. It is also a program, for a process of its own:
+This file imports NumPy, and TensorFlow or onnxruntime, so that it can be copied and run by itself:
 
-    python artefact.py ARTEFACT INPUTS.npz OUTPUTS.npz
+    python artefact.py ARTIFACT INPUTS.npz OUTPUTS.npz
 """
 
+import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-# What onnxruntime calls by C's names.
+# Dict from the name of an input or output to its shape and dtype.
+Ports = dict[str, tuple[tuple[int | str | None, ...], str]]
+# NumPy's names of onnxruntime's types.
 ONNX_DTYPES = {
     f"tensor({onnx})": name for onnx, name in (("float", "float32"), ("double", "float64"), ("float16", "float16"))
 } | {f"tensor({name})": name for name in ("bool", "int8", "uint8", "int16", "int32", "int64", "string", "bfloat16")}
 
 
-class Artefact:
-    """An artefact, loaded: TensorFlow's session loader for a SavedModel, onnxruntime for an `.onnx` file.
+def find_kind(path: str | os.PathLike[str]) -> Literal["saved_model", "onnx"]:
+    """Returns the format of the artifact at a path.
 
-    The session loader is the one that TensorFlow Serving uses; it finds missing variables that
-    `tf.saved_model.load` passes over.
+    Raises:
+        FileNotFoundError: If there is no artifact.
+    """
+    path = Path(path)
+    if (path / "saved_model.pb").is_file():
+        return "saved_model"
+    if path.is_file() and path.suffix == ".onnx":
+        return "onnx"
+    raise FileNotFoundError(
+        f"An artifact is a directory with a saved_model.pb or a file that ends in .onnx. Received: {path}"
+    )
+
+
+def count_bytes(path: str | os.PathLike[str]) -> int:
+    """Returns the size of all files of an artifact, including external weights."""
+    path = Path(path)
+    files = path.rglob("*") if find_kind(path) == "saved_model" else [path, Path(f"{path}.data")]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+class Artefact:
+    """A loaded artifact: a SavedModel in TensorFlow's session loader, or an `.onnx` file in onnxruntime.
+
+    TensorFlow Serving uses the same session loader. It reports missing variables that `tf.saved_model.load` ignores.
 
     Args:
         path: A SavedModel's directory or an `.onnx` file.
@@ -29,11 +57,12 @@ class Artefact:
     Attributes:
         kind: `"saved_model"` or `"onnx"`.
         signatures: Dict from the name of each signature to a pair of dicts, inputs and outputs, from a name to
-            `(shape, dtype)`. Dynamic dimensions are `None`, or their names where the format keeps names. An ONNX
-            model has one signature, `"serving_default"`.
-        precision: `"float32"`, `"float16"` or `"int8"`, as an ONNX model's metadata says; a SavedModel has its model's.
-        load_seconds: Float, how long loading took.
-        num_bytes: Integer, size of all its files.
+            `(shape, dtype)`. Dynamic dimensions are `None` in a SavedModel and names in an ONNX model, which has one
+            signature, `"serving_default"`.
+        precision: `"float32"`, `"float16"` or `"int8"`, as recorded in an ONNX model's metadata. `"float32"` for a
+            SavedModel.
+        load_seconds: Time that loading took.
+        num_bytes: Size of all files.
 
     Example:
 
@@ -49,28 +78,32 @@ class Artefact:
     (2, 3)
 
     Raises:
-        FileNotFoundError: If there is no such artefact.
-        ValueError: If it can't be loaded.
+        FileNotFoundError: If there is no artifact at `path`.
+        ValueError: If the artifact cannot be loaded.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.kind = find_kind(path)
         self.precision = "float32"
+        self.signatures: dict[str, tuple[Ports, Ports]] = {}
+        self._run: Callable[[Mapping[str, Any], str], dict[str, np.ndarray]]
         start = time.perf_counter()
-        if (self.path / "saved_model.pb").is_file():
-            self.kind = "saved_model"
-            self._load(self._open_saved_model)
-        elif self.path.is_file() and self.path.suffix == ".onnx":
-            self.kind = "onnx"
-            self._load(self._open_onnx)
-        else:
-            raise FileNotFoundError(
-                f"An artefact is a directory with a saved_model.pb or a file that ends in .onnx. Received: {path}"
-            )
+        try:
+            if self.kind == "saved_model":
+                self._open_saved_model()
+            else:
+                self._open_onnx()
+        except Exception as error:
+            # The loaders raise exceptions of many classes on a damaged file. The cause stays attached.
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"The artifact can't be loaded; export it again. Received: {self.path} ({reason})"
+            ) from error
         self.load_seconds = time.perf_counter() - start
 
-    def run(self, inputs, signature="serving_default"):
-        """Runs the artefact.
+    def run(self, inputs: Mapping[str, ArrayLike], signature: str = "serving_default") -> dict[str, np.ndarray]:
+        """Runs one signature.
 
         Args:
             inputs: Dict from input name to array.
@@ -82,28 +115,17 @@ class Artefact:
         return self._run({name: inputs[name] for name in self.signatures[signature][0]}, signature)
 
     @property
-    def num_bytes(self):
-        """Size of all its files, external weights included."""
-        files = self.path.rglob("*") if self.kind == "saved_model" else [self.path, Path(f"{self.path}.data")]
-        return sum(file.stat().st_size for file in files if file.is_file())
+    def num_bytes(self) -> int:
+        """Size of all files, including external weights."""
+        return count_bytes(self.path)
 
-    def _load(self, open_artefact):
-        try:
-            open_artefact()
-        except Exception as error:
-            # The loaders raise whatever they like on a damaged file; the cause stays attached.
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"The artefact can't be loaded; export it again. Received: {self.path} ({reason})"
-            ) from error
-
-    def _open_saved_model(self):
+    def _open_saved_model(self) -> None:
         import tensorflow as tf
 
         session = tf.compat.v1.Session(graph=tf.Graph())
         logger = tf.get_logger()
         level = logger.level
-        logger.setLevel("ERROR")  # the session loader advises the loader that production does not use
+        logger.setLevel("ERROR")  # the session loader logs a warning that recommends `tf.saved_model.load`
         try:
             with session.graph.as_default():
                 meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(self.path))
@@ -113,7 +135,7 @@ class Artefact:
             name: signature for name, signature in meta_graph.signature_def.items() if not name.startswith("__")
         }
 
-        def ports(infos):
+        def ports(infos: Mapping[str, Any]) -> Ports:
             return {
                 name: (
                     tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim),
@@ -126,34 +148,35 @@ class Artefact:
             name: (ports(signature.inputs), ports(signature.outputs)) for name, signature in signatures.items()
         }
 
-        def run(inputs, name):
+        def run(inputs: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
             signature = signatures[name]
             feeds = {signature.inputs[key].name: value for key, value in inputs.items()}
             return session.run({key: info.name for key, info in signature.outputs.items()}, feeds)
 
         self._run = run
 
-    def _open_onnx(self):
+    def _open_onnx(self) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
 
-        def ports(values):
+        def ports(values: Any) -> Ports:
             return {value.name: (tuple(value.shape), ONNX_DTYPES.get(value.type, value.type)) for value in values}
 
         self.precision = session.get_modelmeta().custom_metadata_map.get("precision", self.precision)
         self.signatures = {"serving_default": (ports(session.get_inputs()), ports(session.get_outputs()))}
         output_names = list(self.signatures["serving_default"][1])
 
-        def run(inputs, _):
+        def run(inputs: Mapping[str, Any], _: str) -> dict[str, np.ndarray]:
             return dict(zip(output_names, session.run(output_names, inputs), strict=True))
 
         self._run = run
 
 
 if __name__ == "__main__":
-    artefact_path, inputs_path, outputs_path = sys.argv[1:]
+    artifact_path, inputs_path, outputs_path = sys.argv[1:]
     with np.load(inputs_path, allow_pickle=False) as arrays:
-        np.savez(outputs_path, **Artefact(artefact_path).run(dict(arrays)))
+        outputs: dict[str, Any] = Artefact(artifact_path).run(dict(arrays))
+    np.savez(outputs_path, **outputs)

@@ -1,40 +1,44 @@
-"""The judge of model and artefact alike: the same model in float64."""
+"""`float64_copy`: a float64 copy of a model, the reference for the model and its artifacts."""
 
 import contextlib
 import random
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
-# Weights from which the copy, twice as large, is not made.
+# A copy takes twice the memory of the model. Models with more bytes of weights than this are not copied.
 MAX_BYTES = 1_000_000_000
 _REPLACING = threading.RLock()
 FLOATS = ("bfloat16", "float16", "float32", "mixed_bfloat16", "mixed_float16")
 
 
-def float64_copy(model):
-    """Copies a model to float64, so that its rounding and an artefact's can be told from its answer.
+def float64_copy(model: keras.Model) -> tuple[keras.Model | None, str | None]:
+    """Copies a model to float64.
+
+    The copy shows how much of a difference between a model and its artifact is rounding.
 
     Args:
         model: A Keras model.
 
     Returns:
-        The copy and `None`, or `None` and the reason why there is none: weights of more than 1 GB, quantized layers,
-        or layers that can't be made again from their configuration.
+        `(copy, None)`, or `(None, reason)` if the model cannot be copied: because it has more than 1 GB of weights or
+        quantized layers, or because a layer cannot be rebuilt from its configuration.
     """
     num_bytes = 4 * model.count_params()
     if num_bytes > MAX_BYTES:
         return None, f"weights of {num_bytes / 1e9:.1f} GB"
     if any(getattr(layer, "quantization_mode", None) for layer in model._flatten_layers()):
         return None, "quantized layers"
-    state = random.getstate()  # initializers draw their seeds from it
+    state = random.getstate()  # initializers draw their seeds from this generator
     try:
         with _weights_of_zeros():
             copy = type(model).from_config(_in_float64(model.get_config()))
         for weight, original in zip(copy.weights, model.weights, strict=True):
             weight.assign(keras.ops.cast(original, weight.dtype))
     except Exception as error:
-        # Whatever a layer of the user's own raises when it is made again; the report says so.
+        # A user's own layer may raise any exception when it is rebuilt. The report names it.
         return None, f"the model can't be made again ({type(error).__name__})"
     finally:
         random.setstate(state)
@@ -42,13 +46,17 @@ def float64_copy(model):
 
 
 @contextlib.contextmanager
-def _weights_of_zeros():
-    """Lets layers start from zeros: random weights, overwritten at once, took 16 s and 2 GB for a model of 320 MB."""
-    # One thread at a time, or each would take the other's replacement for the original and leave it behind.
+def _weights_of_zeros() -> Iterator[None]:
+    """Makes layers of this thread start from zeros.
+
+    Random initial weights, which are overwritten immediately, took 16 s and 2 GB for a model of 320 MB.
+    """
+    # The lock admits one thread at a time. Otherwise a thread could take another thread's replacement of `add_weight`
+    # for the original and restore that.
     with _REPLACING:
         add_weight, thread = keras.Layer.add_weight, threading.get_ident()
 
-        def add_zeros(self, *arguments, **options):
+        def add_zeros(self: keras.Layer, *arguments: Any, **options: Any) -> keras.Variable:
             if threading.get_ident() == thread:
                 options = {**options, "initializer": "zeros"}
             return add_weight(self, *arguments, **options)
@@ -60,8 +68,8 @@ def _weights_of_zeros():
             keras.Layer.add_weight = add_weight
 
 
-def _in_float64(config):
-    """A configuration with every floating dtype replaced, also in policies."""
+def _in_float64(config: Any) -> Any:
+    """Returns a configuration with every floating dtype replaced by float64, including dtype policies."""
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
             policy = _in_float64({"dtype": config["config"]["name"]})["dtype"]

@@ -1,84 +1,35 @@
-"""`Report`: what a verification found, as a value and as a table."""
+"""`Report`: the result of a verification, as a value and as a table."""
 
-from dataclasses import asdict, dataclass, replace
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-# Float32 rounding at scale 1: what an output that is all zeros, such as an empty video's descriptor, may be off.
-ABSOLUTE_FLOOR = 1e-7
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One output of one signature in one run.
-
-    Attributes:
-        signature: Name of the signature.
-        output: Name of the output.
-        case: What was run.
-        absolute: Largest absolute difference to the model; infinite where shapes differ, NaN where a value is NaN.
-        relative: The same over the largest magnitude of the model's output.
-        to_float64: As `relative`, to the model's copy in float64; `None` where there is none.
-    """
-
-    signature: str
-    output: str
-    case: str
-    absolute: float
-    relative: float
-    to_float64: float | None = None
-
-    @classmethod
-    def of(cls, signature, output, case, expected, received, exact=None):
-        """Compares arrays: the model's, the artefact's, and the float64 copy's."""
-        absolute, relative = _difference(expected, received)
-        return cls(
-            signature, output, case, absolute, relative, None if exact is None else _difference(exact, received)[1]
-        )
-
-    def is_within(self, tolerance):
-        """Whether the differences are small enough. NaN is not."""
-        is_near = self.relative <= tolerance or self.absolute <= ABSOLUTE_FLOOR
-        return is_near and (self.to_float64 is None or self.to_float64 <= tolerance)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How often artefact and model name the same class first, on the user's own data.
-
-    Attributes:
-        output: Name of the output whose largest value is the class.
-        same: Rows on which they agree.
-        rows: Rows compared.
-    """
-
-    output: str
-    same: int
-    rows: int
-
-    @property
-    def fraction(self):
-        """Share of rows on which they agree, 0 to 1."""
-        return self.same / self.rows
+from keras_netvlad.export.parity_file import OutputParity, Parity, TopAgreement
+from keras_netvlad.export.verification.agreement import Agreement
+from keras_netvlad.export.verification.comparison import Comparison
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found; prints as a table.
+    """The result of `verify`. It prints as a table.
 
     Attributes:
-        path: Where the artefact is.
+        path: Path of the artifact.
         kind: `"saved_model"` or `"onnx"`.
         num_bytes: Size of its files.
-        load_seconds: How long loading took.
+        load_seconds: Time that loading took.
         tolerance: Largest relative difference allowed.
         comparisons: Tuple of `Comparison`, one for each output and run.
-        judge: `"float64"`, or why there was no copy of the model in float64 to compare with.
+        judge: `"float64"` if the artifact was also compared with a float64 copy of the model. Otherwise the reason why
+            there is no copy.
         agreement: `Agreement` on the user's data, or `None` without data.
         min_agreement: Fraction of rows that must agree, or `None`.
 
     Example:
 
+    >>> from keras_netvlad.export.verification.comparison import Comparison
     >>> differs = Comparison.of("serving_default", "scores", "batch 1", expected=[0.5, 0.25], received=[0.5, 0.26])
     >>> print(Report("model.onnx", "onnx", 15460, load_seconds=0.1, tolerance=1e-4, comparisons=(differs,)))
     onnx  model.onnx
@@ -93,25 +44,44 @@ class Report:
     num_bytes: int
     load_seconds: float
     tolerance: float
-    comparisons: tuple
+    comparisons: tuple[Comparison, ...]
     judge: str = "float64"
     agreement: Agreement | None = None
     min_agreement: float | None = None
 
     @property
-    def ok(self):
-        """Whether every output of every run is within the tolerance, and classes agree often enough."""
+    def ok(self) -> bool:
+        """Whether every output of every run is within the tolerance and enough rows agree."""
         agrees = self.min_agreement is None or (
             self.agreement is not None and self.agreement.fraction >= self.min_agreement
         )
         return bool(self.comparisons) and agrees and all(c.is_within(self.tolerance) for c in self.comparisons)
 
-    def at(self, path):
-        """The same report for an artefact that moved to another path."""
+    def at(self, path: str | os.PathLike[str]) -> "Report":
+        """Returns the same report for an artifact that was moved to `path`."""
         return replace(self, path=str(path))
 
-    def as_dict(self):
-        """The figures of the table, for JSON; differences that are no number become `None`."""
+    def as_dict(self) -> Parity:
+        """Returns the numbers of the table for JSON. Differences that are not finite become `None`."""
+        outputs: list[OutputParity] = [
+            {
+                "signature": signature,
+                "output": output,
+                "max_absolute_difference": _finite(_worst(c.absolute for c in rows)),
+                "max_relative_difference": _finite(_worst(c.relative for c in rows)),
+                "max_relative_difference_to_float64": _finite(_worst_to_float64(rows)),
+                "ok": all(c.is_within(self.tolerance) for c in rows),
+            }
+            for (signature, output), rows in self._by_output().items()
+        ]
+        agreement: TopAgreement | None = None
+        if self.agreement is not None:
+            agreement = {
+                "output": self.agreement.output,
+                "same": self.agreement.same,
+                "rows": self.agreement.rows,
+                "min": self.min_agreement,
+            }
         return {
             "ok": self.ok,
             "kind": self.kind,
@@ -119,27 +89,15 @@ class Report:
             "load_seconds": round(self.load_seconds, 4),
             "tolerance": self.tolerance,
             "judge": self.judge,
-            "num_runs": len({(c.signature, c.case) for c in self.comparisons}),
-            "outputs": [
-                {
-                    "signature": signature,
-                    "output": output,
-                    "max_absolute_difference": _finite(_worst(c.absolute for c in rows)),
-                    "max_relative_difference": _finite(_worst(c.relative for c in rows)),
-                    "max_relative_difference_to_float64": _finite(_worst_to_float64(rows)),
-                    "ok": all(c.is_within(self.tolerance) for c in rows),
-                }
-                for (signature, output), rows in self._by_output().items()
-            ],
-            "top_1_agreement": None
-            if self.agreement is None
-            else {**asdict(self.agreement), "min": self.min_agreement},
+            "num_runs": self._num_runs(),
+            "outputs": outputs,
+            "top_1_agreement": agreement,
         }
 
-    def __str__(self):
+    def __str__(self) -> str:
         groups = self._by_output()
         widths = [max(map(len, column)) for column in zip(("signature", "output"), *groups, strict=True)]
-        num_runs = len({(c.signature, c.case) for c in self.comparisons})
+        num_runs = self._num_runs()
         runs = "1 run" if num_runs == 1 else f"{num_runs} runs"
         lines = [
             f"{self.kind}  {self.path}",
@@ -166,47 +124,32 @@ class Report:
             )
         return "\n".join(lines)
 
-    def _by_output(self):
-        groups = {}
+    def _num_runs(self) -> int:
+        return len({(c.signature, c.case) for c in self.comparisons})
+
+    def _by_output(self) -> dict[tuple[str, str], list[Comparison]]:
+        groups: dict[tuple[str, str], list[Comparison]] = {}
         for comparison in self.comparisons:
             groups.setdefault((comparison.signature, comparison.output), []).append(comparison)
         return groups
 
 
-class ParityError(Exception):
-    """An artefact does not compute what its model computes; `.report` says where."""
-
-    def __init__(self, report):
-        super().__init__(f"The artefact differs from the model beyond the tolerance; nothing was written.\n{report}")
-        self.report = report
-
-
-def _difference(expected, received):
-    """Largest absolute difference, and the same over the largest magnitude of what was expected."""
-    expected, received = (np.asarray(values).astype("float64") for values in (expected, received))
-    if expected.shape != received.shape:
-        return float("inf"), float("inf")
-    absolute = float(np.max(np.abs(expected - received), initial=0.0))
-    scale = float(np.max(np.abs(expected), initial=0.0))
-    return absolute, absolute / scale if scale else (absolute and absolute / ABSOLUTE_FLOOR)
-
-
-def _worst(values):
-    """The largest; NaN if there is one, which Python's `max` would lose."""
+def _worst(values: Iterable[float]) -> float:
+    """Returns the largest value, or NaN if there is one. Python's `max` would lose NaN."""
     return float(np.max(list(values)))
 
 
-def _worst_to_float64(rows):
+def _worst_to_float64(rows: Sequence[Comparison]) -> float | None:
     values = [row.to_float64 for row in rows if row.to_float64 is not None]
     return _worst(values) if values else None
 
 
-def _finite(value):
+def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def format_bytes(count):
-    """A size for people: three digits and a unit."""
+def format_bytes(count: float) -> str:
+    """Returns a size with three digits and a unit, such as `"15.5 kB"`."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -1,13 +1,15 @@
-"""The inputs that an artefact is verified on."""
+"""`make_cases`: the inputs on which an artifact is verified."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.base.quantization import LEVELS, dequantize
 from keras_netvlad.data.sequence_example import serialize_example
-from keras_netvlad.export.model_signature import SERVING_DEFAULT
+from keras_netvlad.export.port import Port
 from keras_netvlad.export.serving_signatures import (
     ACCUMULATE,
     DESCRIBE,
@@ -16,61 +18,79 @@ from keras_netvlad.export.serving_signatures import (
     SERVE_QUANTIZED,
     frame_streams,
 )
+from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 
-# Batch size, frames, real frames of each video: one frame, odd sizes, an empty video, more than there are.
+# Dict of arrays by input or output name.
+Arrays = dict[str, np.ndarray]
+
+
+class Size(NamedTuple):
+    """Sizes of one batch: the number of videos, their length, and the number of real frames of each."""
+
+    batch: int
+    frames: int
+    num_frames: tuple[int, ...]
+
+
+# A single frame, odd sizes, an empty video, and frame counts that are negative or larger than the number of frames.
 SIZES = (
-    (1, 1, (1,)),
-    (1, 7, (5,)),
-    (3, 5, (5, 0, 2)),
-    (2, 40, (40, 17)),
-    (2, 9, (12, -1)),
+    Size(1, 1, (1,)),
+    Size(1, 7, (5,)),
+    Size(3, 5, (5, 0, 2)),
+    Size(2, 40, (40, 17)),
+    Size(2, 9, (12, -1)),
 )
 PADDINGS = ("zeros", "first element", "NaN")
-# Rows of real data that are run at a time.
+# Rows of real data per run.
 REAL_BATCH = 32
 
 
 @dataclass(frozen=True)
 class Case:
-    """One batch for one signature, and what has to come out of it.
+    """One batch for one signature of an artifact, and how the model computes the expected outputs.
 
     Attributes:
-        signature: Name of the artefact's signature.
-        name: What the batch is, for the report.
-        runs: Dict from a padding to inputs of the artefact; the padding must not change the answer.
-        reference: Name of the model's signature that computes the answer.
-        reference_inputs: Its inputs.
-        known: Outputs that are known beforehand, by name, beside those of the model.
-        is_real: Whether these are the user's own frames.
+        signature: Name of the artifact's signature.
+        name: Description of the batch, for the report.
+        runs: Dict from the name of a padding to inputs of the artifact. The padding must not change the outputs.
+        reference: Name of the model's signature that computes the expected outputs.
+        reference_inputs: Inputs of `reference`.
+        known: Dict of expected outputs that `reference` does not compute.
+        is_real: Whether the inputs are the user's own data.
     """
 
     signature: str
     name: str
-    runs: dict
+    runs: dict[str, Arrays]
     reference: str
-    reference_inputs: dict
-    known: dict = field(default_factory=dict)
+    reference_inputs: Arrays
+    known: Arrays = field(default_factory=dict)
     is_real: bool = False
 
 
-def make_cases(signatures, data=None, seed=0):
-    """Makes batches of several sizes and lengths for every signature, and of the user's own data.
+def make_cases(
+    signatures: Mapping[str, Signature], data: Mapping[str, np.ndarray] | None = None, seed: int = 0
+) -> Iterator[Case]:
+    """Generates batches of several sizes and lengths for every signature, and batches of the user's data.
 
-    Where the model takes `num_frames`, frames beyond it hold zeros, the tensor's first element (TensorFlow Serving's
-    padding) and NaN; other models are run on full lengths only. What bytes and records mean is worked out here once
-    more in NumPy: the answer is the model's own, on the floats.
+    If the model takes `num_frames`, frames beyond it hold zeros, the tensor's first element (TensorFlow Serving's
+    padding) and NaN. Other models run on full lengths only. Bytes and records are also decoded here in NumPy, so that
+    the model computes the expected outputs from floats.
 
     Args:
         signatures: Dict from name to `Signature`, as `serving_signatures` returns it.
-        data: Dict of real inputs by name, the batch first, or `None`.
-        seed: Integer, of the random inputs.
+        data: Dict of real inputs by name with the batch first, or `None`.
+        seed: Seed of the random inputs.
+
+    Yields:
+        A `Case` for every size and signature, then one for every 32 rows of `data`.
     """
     generator = np.random.default_rng(seed)
     default = signatures[SERVING_DEFAULT]
-    for batch, frames, num_frames in SIZES:
+    for size in SIZES:
         for name in signatures:
             make = {SERVE_EXAMPLES: _records, ACCUMULATE: _chunk, DESCRIBE: _sums}.get(name, _frames)
-            yield make(generator, signatures, name, batch, frames, num_frames)
+            yield make(generator, signatures, name, size)
     if data is not None:
         num_rows = len(next(iter(data.values())))
         for start in range(0, num_rows, REAL_BATCH):
@@ -80,34 +100,34 @@ def make_cases(signatures, data=None, seed=0):
             )
 
 
-def _frames(generator, signatures, name, batch, frames, num_frames):
-    """Frames as floats or bytes, padded in every way."""
+def _frames(generator: np.random.Generator, signatures: Mapping[str, Signature], name: str, size: Size) -> Case:
+    """Makes frames as floats or bytes, with every padding if the model takes `num_frames`."""
     signature, default = signatures[name], signatures[SERVING_DEFAULT]
-    clean = {port.name: _draw(generator, port, batch, frames) for port in signature.inputs}
-    title = f"batch {batch}, frames {frames}"
+    clean = {port.name: _draw(generator, port, size.batch, size.frames) for port in signature.inputs}
+    title = f"batch {size.batch}, frames {size.frames}"
     if any(port.name == NUM_FRAMES and len(port.shape) == 1 for port in signature.inputs):
-        clean[NUM_FRAMES] = _counts(signature, num_frames)
-        runs = _paddings(clean, num_frames)
-        clean, title = runs["zeros"], f"{title}, num_frames {list(num_frames)}"
+        clean[NUM_FRAMES] = _counts(signature, size.num_frames)
+        runs = _paddings(clean, size.num_frames)
+        clean, title = runs["zeros"], f"{title}, num_frames {list(size.num_frames)}"
     else:
         runs = {"none": clean}
     return Case(name, title, runs, SERVING_DEFAULT, _as_floats(clean, default) if name == SERVE_QUANTIZED else clean)
 
 
-def _records(generator, signatures, name, batch, frames, num_frames):
-    """Records of as many frames as are real, one at least: an example without frames gets no answer."""
+def _records(generator: np.random.Generator, signatures: Mapping[str, Signature], name: str, size: Size) -> Case:
+    """Makes records of at least one frame, because an example without frames is answered with NaN."""
     default = signatures[SERVING_DEFAULT]
-    lengths = tuple(min(max(length, 1), frames) for length in num_frames)
-    shapes = {port.name: (batch, max(lengths), port.shape[2]) for port in frame_streams(default)}
+    lengths = tuple(min(max(length, 1), size.frames) for length in size.num_frames)
+    shapes = {port.name: (size.batch, max(lengths), port.shape[2] or 0) for port in frame_streams(default)}
     values = {stream: generator.integers(0, LEVELS, shape).astype("uint8") for stream, shape in shapes.items()}
     records = [
         serialize_example({stream: rows[row, : lengths[row]] for stream, rows in values.items()})
-        for row in range(batch)
+        for row in range(size.batch)
     ]
     reference = _as_floats({**values, NUM_FRAMES: _counts(default, lengths)}, default)
     return Case(
         name,
-        f"batch {batch}, frames {list(lengths)}",
+        f"batch {size.batch}, frames {list(lengths)}",
         {"none": {EXAMPLES: np.array(records, object)}},
         SERVING_DEFAULT,
         reference,
@@ -115,33 +135,37 @@ def _records(generator, signatures, name, batch, frames, num_frames):
     )
 
 
-def _chunk(generator, signatures, name, batch, frames, num_frames):
-    """A padded chunk of frames, and sums that hold something already."""
+def _chunk(generator: np.random.Generator, signatures: Mapping[str, Signature], name: str, size: Size) -> Case:
+    """Makes a padded chunk of frames and sums that are not zero."""
     signature = signatures[name]
-    clean = {port.name: np.abs(_draw(generator, port, batch, frames)) for port in signature.inputs}
-    clean[NUM_FRAMES] = _counts(signature, num_frames)
+    clean = {port.name: np.abs(_draw(generator, port, size.batch, size.frames)) for port in signature.inputs}
+    clean[NUM_FRAMES] = _counts(signature, size.num_frames)
     sums = {port.name for port in signature.outputs}
-    runs = _paddings({name: values for name, values in clean.items() if name not in sums}, num_frames)
+    runs = _paddings({name: values for name, values in clean.items() if name not in sums}, size.num_frames)
     runs = {padding: {**clean, **chunk} for padding, chunk in runs.items()}
-    return Case(name, f"batch {batch}, frames {frames}, num_frames {list(num_frames)}", runs, ACCUMULATE, runs["zeros"])
+    title = f"batch {size.batch}, frames {size.frames}, num_frames {list(size.num_frames)}"
+    return Case(name, title, runs, ACCUMULATE, runs["zeros"])
 
 
-def _sums(generator, signatures, name, batch, frames, num_frames):
-    """The model's sums of whole videos, which must be described as the model describes the videos."""
-    whole = _frames(generator, signatures, SERVING_DEFAULT, batch, frames, num_frames)
+def _sums(generator: np.random.Generator, signatures: Mapping[str, Signature], name: str, size: Size) -> Case:
+    """Makes the sums of whole videos. `describe` must compute from them what the model computes from the videos."""
+    whole = _frames(generator, signatures, SERVING_DEFAULT, size)
     accumulate = signatures[ACCUMULATE]
-    empty = {port.name: np.zeros((batch, *port.shape[1:]), port.dtype) for port in accumulate.outputs}
+    shapes = {port.name: [size.batch, *(length or 0 for length in port.shape[1:])] for port in accumulate.outputs}
+    empty = {port.name: np.zeros(shapes[port.name], port.dtype) for port in accumulate.outputs}
     sums = {key: np.asarray(value) for key, value in accumulate.compute({**whole.reference_inputs, **empty}).items()}
     return Case(name, whole.name, {"none": sums}, SERVING_DEFAULT, whole.reference_inputs)
 
 
-def _counts(signature, num_frames):
+def _counts(signature: Signature, num_frames: Sequence[int]) -> np.ndarray:
+    """Returns `num_frames` in the dtype that the signature takes."""
     return np.array(num_frames, next(port.dtype for port in signature.inputs if port.name == NUM_FRAMES))
 
 
-def _draw(generator, port, batch, frames):
-    shape = [batch, frames] + [8] * len(port.shape)
-    shape = [size if size is not None else shape[axis] for axis, size in enumerate(port.shape)]
+def _draw(generator: np.random.Generator, port: Port, batch: int, frames: int) -> np.ndarray:
+    """Returns random values for an input. Unknown axes beyond batch and frames have size 8."""
+    sizes = [batch, frames] + [8] * len(port.shape)
+    shape = [size if size is not None else sizes[axis] for axis, size in enumerate(port.shape)]
     if "int" in port.dtype:
         return generator.integers(0, LEVELS if port.dtype == "uint8" else 2, shape).astype(port.dtype)
     if port.dtype == "bool":
@@ -149,7 +173,8 @@ def _draw(generator, port, batch, frames):
     return generator.normal(size=shape).astype(port.dtype)
 
 
-def _paddings(inputs, num_frames):
+def _paddings(inputs: Mapping[str, np.ndarray], num_frames: Sequence[int]) -> dict[str, Arrays]:
+    """Returns the inputs once for every padding."""
     return {
         padding: {
             name: values if name == NUM_FRAMES else _pad(values, num_frames, padding) for name, values in inputs.items()
@@ -158,19 +183,20 @@ def _paddings(inputs, num_frames):
     }
 
 
-def _pad(values, num_frames, padding):
+def _pad(values: np.ndarray, num_frames: Sequence[int], padding: str) -> np.ndarray:
+    """Replaces the frames of an input beyond `num_frames`."""
     if values.ndim < 2:
         return values
     is_real = np.arange(values.shape[1]) < np.array(num_frames)[:, None]
     is_real = is_real.reshape(is_real.shape + (1,) * (values.ndim - 2))
-    filler = {"zeros": 0, "first element": values.flat[0], "NaN": np.nan}[padding]
+    filler: Any = {"zeros": 0, "first element": values.flat[0], "NaN": np.nan}[padding]
     if padding == "NaN" and not np.issubdtype(values.dtype, np.floating):
         filler = np.iinfo(values.dtype).max if np.issubdtype(values.dtype, np.integer) else True
     return np.where(is_real, values, np.asarray(filler, values.dtype))
 
 
-def _as_floats(inputs, default):
-    """Bytes as the floats that they stand for, where the model takes floats."""
+def _as_floats(inputs: Mapping[str, np.ndarray], default: Signature) -> Arrays:
+    """Returns the inputs with bytes dequantized where the model takes floats."""
     dtypes = {port.name: port.dtype for port in default.inputs}
     return {
         name: dequantize(values, dtypes[name]) if values.dtype == "uint8" and dtypes[name] != "uint8" else values

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from keras_netvlad.export import export_onnx
-from keras_netvlad.export.onnx import onnx_export
+from keras_netvlad.export.onnx import conversion
 from keras_netvlad.export.onnx.graph_rules import simplify
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
@@ -91,7 +91,7 @@ def test_every_tensor_has_a_type_and_named_axes(make, opset, tmp_path):
 def test_the_rules_keep_the_values(make, opset, tmp_path, monkeypatch):
     model = make()
     graph_of(model, tmp_path / "simple.onnx", opset=opset)
-    monkeypatch.setattr(onnx_export, "simplify", lambda graph, opset: None)
+    monkeypatch.setattr(conversion, "simplify", lambda graph, opset: None)
     graph_of(model, tmp_path / "plain.onnx", opset=opset)
     sessions = [
         onnxruntime.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"])

@@ -8,8 +8,9 @@ import pytest
 
 from keras_netvlad.data import load_japanese_vowels
 from keras_netvlad.export import Artefact, ParityError, export_onnx, verify
-from keras_netvlad.export.onnx import precision
-from keras_netvlad.export.onnx.precision import StoredTensor, stored_tensor
+from keras_netvlad.export.onnx import precision, stored_tensor
+from keras_netvlad.export.onnx.int8_kernel import column_scale, int8_kernel
+from keras_netvlad.export.verification.tolerance import REDUCED_PRECISION_TOLERANCES
 from keras_netvlad.layers import FrameMask, NetVLAD
 from keras_netvlad.models import VideoClassifier
 
@@ -111,17 +112,17 @@ def test_products_are_float16_and_int8_where_they_should_be(artefacts):
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_blocks_join_to_the_whole(dtype, monkeypatch):
-    monkeypatch.setattr(precision, "BLOCK_VALUES", 7)
+    monkeypatch.setattr(stored_tensor, "BLOCK_VALUES", 7)
     values = np.random.default_rng(0).normal(size=(11, 3)).astype("float32")
     if dtype == "float16":
-        tensor = stored_tensor("kernel", values, np.float16)
+        tensor = stored_tensor.stored_tensor("kernel", values, np.float16)
         expected = values.astype("float16")
     else:
-        scale = precision._column_scale("kernel", values)
+        scale = column_scale("kernel", values)
         np.testing.assert_array_equal(scale, np.abs(values).max(axis=0) / np.float32(127))
-        tensor = precision._int8_tensor("kernel", values, scale)
+        tensor = int8_kernel("kernel", values, scale)
         expected = np.rint(values / scale)
-    assert isinstance(tensor, StoredTensor)
+    assert isinstance(tensor, stored_tensor.StoredTensor)
     blocks = list(tensor.blocks())
     assert [len(block) for block in blocks] == [2] * 5 + [1]
     np.testing.assert_array_equal(np.concatenate(blocks), expected)
@@ -135,7 +136,7 @@ def test_blocks_join_to_the_whole(dtype, monkeypatch):
 def test_real_speech_is_recognised_alike(artefacts, name):
     report = artefacts[name][1]
     assert report.ok
-    assert report.tolerance == precision.TOLERANCES[name]
+    assert report.tolerance == REDUCED_PRECISION_TOLERANCES[name]
     assert (report.agreement.rows, report.agreement.same) == (370, 370)
     real = [comparison for comparison in report.comparisons if comparison.case.startswith("real data")]
     differences = {
@@ -306,7 +307,9 @@ def test_weights_that_are_no_dense_kernels_stay_as_they_are(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", REDUCED)
-@pytest.mark.parametrize("runtime", ["reference", "openvino", "tract"])
+@pytest.mark.parametrize(
+    "runtime", ["reference", *(pytest.param(name, marks=pytest.mark.runtimes) for name in ("openvino", "tract"))]
+)
 def test_other_runtimes_compute_the_same(trained, artefacts, name, runtime):
     path = artefacts[name][0]
     batch = {key: values[:3] for key, values in trained[1].items()}
@@ -316,11 +319,11 @@ def test_other_runtimes_compute_the_same(trained, artefacts, name, runtime):
 
         received = ReferenceEvaluator(str(path)).run(["scores"], batch)[0]
     elif runtime == "openvino":
-        openvino = pytest.importorskip("openvino", reason="`make runtimes` installs it")
+        openvino = pytest.importorskip("openvino", reason="`make runtimes` installs and runs it")
         compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         received = compiled(batch)["scores"]
     else:
-        tract = pytest.importorskip("tract", reason="`make runtimes` installs it")
+        tract = pytest.importorskip("tract", reason="`make runtimes` installs and runs it")
         model = tract.onnx().load(path)
         names = [model.input_name(index) for index in range(model.input_count())]
         received = model.into_model().into_runnable().run([batch[key] for key in names])[0].to_numpy()

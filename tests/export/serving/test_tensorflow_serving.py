@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_netvlad.export import Artefact, ParityError, publish
-from keras_netvlad.export.serving import tensorflow_serving
+from keras_netvlad.export.serving import tensorflow_serving, warmup_requests
 from keras_netvlad.export.serving.warmup import read_warmup
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
@@ -124,7 +124,7 @@ def test_warm_up_is_small_and_may_be_left_out(model, tmp_path, published):
 
 def test_a_warm_up_request_that_fails_stops_the_publication(model, tmp_path, monkeypatch):
     # What a server would refuse to load is found here.
-    monkeypatch.setattr(tensorflow_serving, "_zeros", lambda *_: {"frames": np.zeros((1, 2, 7), "float32")})
+    monkeypatch.setattr(warmup_requests, "request_of_zeros", lambda *_: {"frames": np.zeros((1, 2, 7), "float32")})
     with pytest.raises(Exception):  # noqa: B017 - the loader's own
         publish(model, tmp_path)
     assert versions(tmp_path) == []
@@ -190,7 +190,7 @@ def run(tmp_path, program, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", ["tf.saved_model.save", "tensorflow_serving.checked", "os.rename"])
+@pytest.mark.parametrize("call", ["tf.saved_model.save", "tensorflow_serving.verify_staged", "os.rename"])
 def test_a_killed_publisher_leaves_no_version(model, tmp_path, call):
     killed = run(
         tmp_path,

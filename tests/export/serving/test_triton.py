@@ -23,9 +23,11 @@ import pytest
 import triton_server
 from paths import ROOT
 
-from keras_netvlad.export import Artefact, ParityError, export_onnx, verification
+from keras_netvlad.export import Artefact, ParityError, export_onnx
 from keras_netvlad.export.model_signature import read_signature
-from keras_netvlad.export.serving.triton import _name_graph_after_weights, publish_triton, triton_config
+from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
+from keras_netvlad.export.serving.triton import _name_graph_after_weights, publish_triton
+from keras_netvlad.export.serving.triton_config import triton_config
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
 
@@ -38,7 +40,11 @@ TOLERANCE = 2e-6
 # The server has no onnxruntime backend here; that is all it may find fault with.
 NO_BACKEND = "unable to find backend library for backend 'onnxruntime'"
 WHY_NOT = triton_server.why_not()
-needs_server = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+
+
+def needs_server(test):
+    """Marks a test that starts Triton's server."""
+    return pytest.mark.runtimes(pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)(test))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,9 @@ def model():
 
 
 def parse(text):
-    model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="`make runtimes`")
+    model_config_pb2 = pytest.importorskip(
+        "tritonclient.grpc.model_config_pb2", reason="`make runtimes` installs tritonclient"
+    )
     text_format = pytest.importorskip("google.protobuf.text_format")
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
@@ -61,6 +69,7 @@ def as_dict(message):
 # What is written
 
 
+@pytest.mark.runtimes
 def test_the_configuration_says_what_the_model_takes_and_gives(model):
     config = triton_config(
         read_signature(model),
@@ -100,6 +109,7 @@ def test_the_configuration_says_what_the_model_takes_and_gives(model):
     }
 
 
+@pytest.mark.runtimes
 def test_the_tensorrt_variant_bounds_every_input(model):
     config = triton_config(
         read_signature(model),
@@ -123,6 +133,7 @@ def test_the_tensorrt_variant_bounds_every_input(model):
     }
 
 
+@pytest.mark.runtimes
 def test_other_types_and_shapes_are_written_as_they_are():
     maps = keras.Input((2, 2, 3), name="maps", dtype="uint8")
     weights = keras.Input((), name="weights", dtype="float16")
@@ -241,7 +252,7 @@ def maps_of_any_size():
         ({"device": "tpu"}, r"`device` must be one of \['gpu', 'cpu'\]. Received: device='tpu'"),
         ({"device": "cpu", "tensorrt": True}, r"TensorRT needs `device='gpu'`"),
         ({"tensorrt": "FP16"}, r"`tensorrt` must be True or False"),
-        ({"tensorrt": True, "precision": "float16"}, r"TensorRT has a precision of its own.*precision='float16'"),
+        ({"tensorrt": True, "precision": "float16"}, r"TensorRT has its own precision.*precision='float16'"),
         ({"precision": "float8"}, r"`precision` must be.*Received: .*float8"),
         ({"max_batch_size": 0}, r"`max_batch_size` must be a positive integer"),
         ({"preferred_batch_sizes": (64,)}, r"`preferred_batch_sizes` must not be above `max_batch_size`, 32"),
@@ -269,8 +280,8 @@ def test_models_that_triton_cannot_serve_say_why(tmp_path):
 
 
 def test_a_model_that_differs_is_not_published(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(verification, "FLOAT32_TOLERANCE", 0.0)
-    monkeypatch.setattr("keras_netvlad.export.verification.report.ABSOLUTE_FLOOR", 0.0)
+    monkeypatch.setattr("keras_netvlad.export.verification.tolerance.FLOAT32_TOLERANCE", 0.0)
+    monkeypatch.setattr("keras_netvlad.export.verification.comparison.ABSOLUTE_FLOOR", 0.0)
     with pytest.raises(ParityError, match=r"nothing was written") as caught:
         publish_triton(model, tmp_path / "repository")
     assert caught.value.report.path == str(tmp_path / "repository" / "classifier" / "1" / "model.onnx")
@@ -316,12 +327,12 @@ def test_two_publishers_at_once_get_two_versions(model, tmp_path, monkeypatch):
     reports = []
 
     def publish_another_before(*arguments, **options):
-        monkeypatch.setattr("keras_netvlad.export.serving.triton.export_onnx", export_onnx)
+        monkeypatch.setattr("keras_netvlad.export.serving.triton.write_verified_onnx", write_verified_onnx)
         reports.append(publish_triton(model, tmp_path))
-        return export_onnx(*arguments, **options)
+        return write_verified_onnx(*arguments, **options)
 
     for _ in range(2):  # the model's directory is new, then it is there
-        monkeypatch.setattr("keras_netvlad.export.serving.triton.export_onnx", publish_another_before)
+        monkeypatch.setattr("keras_netvlad.export.serving.triton.write_verified_onnx", publish_another_before)
         reports.append(publish_triton(model, tmp_path))
     assert [Path(report.path).parent.name for report in reports] == ["1", "2", "3", "4"]
     assert sorted(path.name for path in (tmp_path / "classifier").iterdir()) == ["1", "2", "3", "4", "config.pbtxt"]
@@ -329,13 +340,13 @@ def test_two_publishers_at_once_get_two_versions(model, tmp_path, monkeypatch):
 
 def test_a_first_version_of_a_chosen_number_joins_another_publishers(model, tmp_path, monkeypatch):
     def publish_another_before(*arguments, **options):
-        monkeypatch.setattr("keras_netvlad.export.serving.triton.export_onnx", export_onnx)
+        monkeypatch.setattr("keras_netvlad.export.serving.triton.write_verified_onnx", write_verified_onnx)
         publish_triton(model, tmp_path, version=3)
-        return export_onnx(*arguments, **options)
+        return write_verified_onnx(*arguments, **options)
 
-    monkeypatch.setattr("keras_netvlad.export.serving.triton.export_onnx", publish_another_before)
+    monkeypatch.setattr("keras_netvlad.export.serving.triton.write_verified_onnx", publish_another_before)
     publish_triton(model, tmp_path, version=5)
-    monkeypatch.setattr("keras_netvlad.export.serving.triton.export_onnx", publish_another_before)
+    monkeypatch.setattr("keras_netvlad.export.serving.triton.write_verified_onnx", publish_another_before)
     (tmp_path / "classifier" / "3").rename(tmp_path / "classifier" / "2")
     with pytest.raises(FileExistsError, match=r"A version must not exist yet.*classifier/3"):
         publish_triton(model, tmp_path, version=3)
@@ -376,7 +387,6 @@ def faults(log):
 
 
 @needs_server
-@pytest.mark.slow
 def test_the_server_finds_no_fault_but_the_backend_that_is_not_here(published, tmp_path):
     found = faults(triton_server.load_error(published, tmp_path))
     assert all(NO_BACKEND in line for line in found), found
@@ -384,7 +394,6 @@ def test_the_server_finds_no_fault_but_the_backend_that_is_not_here(published, t
 
 
 @needs_server
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -410,7 +419,6 @@ def test_the_server_does_find_faults(published, tmp_path, old, new, message):
 
 
 @needs_server
-@pytest.mark.slow
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
 def test_a_model_for_a_gpu_does_not_fall_back_to_the_cpu(published, tmp_path):
     found = faults(triton_server.load_error(published, tmp_path, with_onnxruntime=True))
@@ -429,7 +437,7 @@ class Served:
     def __init__(self, server, version):
         self.server = server
         self.artefact = Artefact(version / "model.onnx")
-        self.grpc = pytest.importorskip("tritonclient.grpc", reason="`make runtimes`")
+        self.grpc = pytest.importorskip("tritonclient.grpc", reason="`make runtimes` installs tritonclient")
         self.client = self.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
         self.url = f"{server.url}/v2/models/classifier"
 
@@ -509,13 +517,13 @@ def padded(arrays, frames, filler="zeros"):
     return {**arrays, "frames": np.pad(values, widths, constant_values=filler)}
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 def test_warmup_runs_every_shape_before_the_model_is_ready(served):
     warmed = [(shapes["frames"], shapes["num_frames"]) for shapes in served.server.runs[:4]]
     assert warmed == [([b, frames, FEATURE_SIZE], [b]) for b in (1, MAX_BATCH_SIZE) for frames in LENGTHS]
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 @pytest.mark.parametrize("filler", ["zeros", "first element", "NaN"])
 def test_requests_of_different_lengths_are_merged_and_answered_as_if_alone(served, filler):
     requests = [video(frames, seed) for seed, frames in enumerate((1, 9, 16, 4, 2))]
@@ -527,7 +535,7 @@ def test_requests_of_different_lengths_are_merged_and_answered_as_if_alone(serve
     assert max(size for size, _, _ in runs) > 1
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 def test_requests_that_are_not_padded_are_answered_but_not_merged(served):
     requests = [video(frames, seed) for seed, frames in enumerate((3, 5, 8))]
     before = len(served.server.runs)
@@ -535,7 +543,7 @@ def test_requests_that_are_not_padded_are_answered_but_not_merged(served):
     assert [shapes["frames"][0] for shapes in served.server.runs[before:]] == [1, 1, 1]
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 @pytest.mark.parametrize(
     ("multiple", "most_runs"),
     # Only neighbours in the queue are merged: measured 125 to 126 runs where all have one length, 760 to 766 where four
@@ -566,7 +574,7 @@ def test_a_thousand_concurrent_requests_of_mixed_lengths_get_their_own_answers(s
     assert min(nearest) > 1000 * TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 def test_nan_in_one_video_of_a_merged_batch_stays_there(served):
     requests = [video(8, seed) for seed in range(MAX_BATCH_SIZE)]
     requests[2]["frames"][0, 3] = np.nan
@@ -578,13 +586,13 @@ def test_nan_in_one_video_of_a_merged_batch_stays_there(served):
     assert served.largest_difference(requests, answers) < TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 def test_videos_of_no_frames_and_of_ten_thousand(served):
     requests = [batch(1, (0,)), batch(0, (0,)), video(10_000, 0), batch(5, (-3, 99))]
     assert served.largest_difference(requests, served.ask(requests)) < TOLERANCE
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -615,7 +623,7 @@ HEADER = json.dumps(
 ).encode()
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 @pytest.mark.parametrize(
     ("body", "header_bytes", "message"),
     [
@@ -637,7 +645,6 @@ def test_bytes_that_are_no_request_are_refused_and_the_server_goes_on(served, bo
 
 
 @needs_server
-@pytest.mark.slow
 def test_a_polling_server_goes_over_to_a_new_version_without_a_gap(model, tmp_path):
     repository = tmp_path / "repository"
     options = {"device": "cpu", "max_queue_delay_microseconds": 0, "warmup_frames": LENGTHS}
@@ -683,7 +690,7 @@ def requests_on_disk(tmp_path):
     return requests, paths
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 def test_the_client_pads_sends_and_prints(served, requests_on_disk, tmp_path):
     requests, paths = requests_on_disk
     before = len(served.server.runs)
@@ -707,7 +714,6 @@ def test_the_client_pads_sends_and_prints(served, requests_on_disk, tmp_path):
 
 
 @needs_server
-@pytest.mark.slow
 def test_the_page_on_triton_is_true(tmp_path, monkeypatch, capsys):
     page = (ROOT / "export" / "triton.md").read_text()
     publish, compare, tensorrt = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
@@ -729,7 +735,7 @@ def test_the_page_on_triton_is_true(tmp_path, monkeypatch, capsys):
     assert "frames:1x1x12,num_frames:1" in Path("repository_tensorrt/netvlad/config.pbtxt").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 def test_the_client_keeps_nan(served, tmp_path):
     arrays = video(4, 0)
     arrays["frames"][0, 1, 2] = np.nan
@@ -751,7 +757,7 @@ def write_wrong_inputs(directory):
     (directory / "empty.npz").write_bytes(b"")
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 @pytest.mark.parametrize(
     ("model_path", "inputs", "message"),
     [

@@ -58,9 +58,10 @@ def test_what_is_written_is_read(path):
     assert_equal(read_warmup(path), REQUESTS)
 
 
+@pytest.mark.runtimes
 def test_the_servers_own_messages_read_it(path):
     prediction_log_pb2 = pytest.importorskip(
-        "tensorflow_serving.apis.prediction_log_pb2", reason="tensorflow-serving-api is absent: make runtimes"
+        "tensorflow_serving.apis.prediction_log_pb2", reason="`make runtimes` installs tensorflow-serving-api"
     )
     received = []
     for record in read_records(path):
@@ -83,9 +84,10 @@ def test_tensorflows_own_kernel_reads_every_tensor(path):
             np.testing.assert_array_equal(decoded, values)
 
 
+@pytest.mark.runtimes
 def test_it_reads_what_the_servers_own_messages_write(tmp_path):
     prediction_log_pb2 = pytest.importorskip(
-        "tensorflow_serving.apis.prediction_log_pb2", reason="tensorflow-serving-api is absent: make runtimes"
+        "tensorflow_serving.apis.prediction_log_pb2", reason="`make runtimes` installs tensorflow-serving-api"
     )
     records = []
     for name, inputs in REQUESTS:

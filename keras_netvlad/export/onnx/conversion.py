@@ -1,0 +1,124 @@
+"""`convert_graph`: a Keras model as an ONNX graph whose weights are inputs."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import onnx
+import tensorflow as tf
+import tf2onnx
+
+from keras_netvlad._version import __version__
+from keras_netvlad.export.forward import forward
+from keras_netvlad.export.onnx.graph_rules import name_positions, simplify
+from keras_netvlad.export.signature import Signature
+from keras_netvlad.layers.netvlad import NetVLAD
+
+OPSETS = range(13, max(tf2onnx.constants.OPSET_TO_IR_VERSION) + 1)
+
+
+def check_opset(opset: int) -> int:
+    """Returns the operator set, or raises if tf2onnx cannot write this package's graphs in it."""
+    if isinstance(opset, bool) or not isinstance(opset, int) or opset not in OPSETS:
+        raise ValueError(f"`opset` must be an integer from {OPSETS[0]} to {OPSETS[-1]}. Received: opset={opset!r}")
+    return opset
+
+
+def convert_graph(
+    model: keras.Model, signature: Signature, weights: Sequence[keras.Variable], opset: int
+) -> onnx.ModelProto:
+    """Converts a model to an ONNX graph.
+
+    The weights do not pass through the converter: they are inputs of the graph, named by `placeholder`. So the graph
+    is small and its size does not depend on the weights.
+
+    Args:
+        model: The Keras model.
+        signature: Its signature `serving_default`.
+        weights: Its weights, in the order of `weights_of`.
+        opset: ONNX operator set.
+
+    Returns:
+        The ONNX model, with named axes and types of all tensors.
+
+    Raises:
+        ValueError: If ONNX has no operator for an operation of the model.
+    """
+    weight_specs = [
+        tf.TensorSpec(weight.shape, weight.dtype, placeholder(index)) for index, weight in enumerate(weights)
+    ]
+    input_specs = {port.name: tf.TensorSpec(port.shape, port.dtype, port.name) for port in signature.inputs}
+    function = tf.function(lambda weights, inputs: forward(model, signature, weights, inputs), autograph=False)
+    with _float32_products(model):
+        proto, _ = tf2onnx.convert.from_function(
+            function,
+            input_signature=[weight_specs, input_specs],
+            opset=opset,
+            custom_op_handlers={"SelectV2": (_write_where, []), "Less": (_write_unchanged, [])},
+        )
+    simplify(proto.graph, opset)
+    proto.graph.name = model.name
+    proto.producer_name, proto.producer_version = "keras_netvlad", __version__
+    _name_axes(proto, signature)
+    try:
+        proto = infer_types(proto)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(
+            f"The model must be made of ops that opset {opset} can express; export it as a SavedModel or change the "
+            f"layer. Received: {' '.join(str(error).split())}"
+        ) from error
+    return proto
+
+
+def placeholder(index: int) -> str:
+    """Returns the name of the graph's input that stands for a weight."""
+    return f"weight_{index}"
+
+
+def infer_types(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Checks a graph and infers the types and shapes of its tensors. This is cheap while the weights are inputs."""
+    onnx.checker.check_model(proto, full_check=True)
+    return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+
+
+@contextlib.contextmanager
+def _float32_products(model: keras.Model) -> Iterator[None]:
+    """Makes every `NetVLAD` multiply in float32, because onnxruntime has no bfloat16 products on CPUs."""
+    poolings = [layer for layer in model._flatten_layers() if isinstance(layer, NetVLAD)]
+    dtypes = [layer.product_dtype for layer in poolings]
+    try:
+        for layer in poolings:
+            layer.product_dtype = None
+        yield
+    finally:
+        for layer, dtype in zip(poolings, dtypes, strict=True):
+            layer.product_dtype = dtype
+
+
+def _write_where(context: Any, node: Any, name: str, args: Any) -> None:
+    """Converts `SelectV2` to `Where`. tf2onnx multiplies by the condition instead, and NaN times 0 is NaN."""
+    node.type = "Where"
+
+
+def _write_unchanged(context: Any, node: Any, name: str, args: Any) -> None:
+    """Keeps comparisons of integers. tf2onnx casts both sides to float."""
+
+
+def _name_axes(proto: onnx.ModelProto, signature: Signature) -> None:
+    """Names the unknown axes of inputs and outputs, and puts the outputs into the order of the signature."""
+    for values, ports in ((proto.graph.input, signature.inputs), (proto.graph.output, signature.outputs)):
+        by_name = {port.name: port for port in ports}
+        for value in values:
+            if value.name in by_name:
+                port = by_name[value.name]
+                dims = [name or size for name, size in zip(port.axis_names, port.shape, strict=True)]
+                shape = onnx.helper.make_tensor_type_proto(value.type.tensor_type.elem_type, dims)
+                value.type.CopyFrom(shape)
+    order = [port.name for port in signature.outputs]
+    outputs = sorted(proto.graph.output, key=lambda value: order.index(value.name))
+    del proto.graph.output[:]
+    proto.graph.output.extend(outputs)
+    # The converter invents names for axes, such as `unk__36`. Shape inference repeats this with the named axes.
+    del proto.graph.value_info[:]
+    name_positions(proto.graph)

@@ -1,0 +1,67 @@
+"""`Comparison`: the differences of one output in one run."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+# Rounding of float32 at scale 1. An output that is all zeros, such as an empty video's descriptor, may differ by this.
+ABSOLUTE_FLOOR = 1e-7
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The differences of one output of one signature in one run.
+
+    Attributes:
+        signature: Name of the signature.
+        output: Name of the output.
+        case: Description of the inputs.
+        absolute: Largest absolute difference to the model. Infinite if shapes differ, NaN if a value is NaN.
+        relative: `absolute` divided by the largest magnitude of the model's output.
+        to_float64: Like `relative`, to the model's float64 copy. `None` if there is no copy.
+    """
+
+    signature: str
+    output: str
+    case: str
+    absolute: float
+    relative: float
+    to_float64: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        signature: str,
+        output: str,
+        case: str,
+        expected: ArrayLike,
+        received: ArrayLike,
+        exact: ArrayLike | None = None,
+    ) -> "Comparison":
+        """Compares the output of an artifact with the output of its model.
+
+        Args:
+            signature, output, case: See the attributes.
+            expected: Output of the model.
+            received: Output of the artifact.
+            exact: Output of the model's float64 copy, or `None`.
+        """
+        absolute, relative = _difference(expected, received)
+        to_float64 = None if exact is None else _difference(exact, received)[1]
+        return cls(signature, output, case, absolute, relative, to_float64)
+
+    def is_within(self, tolerance: float) -> bool:
+        """Returns whether all differences are at most `tolerance`. NaN is not."""
+        is_near = self.relative <= tolerance or self.absolute <= ABSOLUTE_FLOOR
+        return is_near and (self.to_float64 is None or self.to_float64 <= tolerance)
+
+
+def _difference(expected: ArrayLike, received: ArrayLike) -> tuple[float, float]:
+    """Returns the largest absolute difference, and this difference relative to the largest expected magnitude."""
+    expected, received = (np.asarray(values).astype("float64") for values in (expected, received))
+    if expected.shape != received.shape:
+        return float("inf"), float("inf")
+    absolute = float(np.max(np.abs(expected - received), initial=0.0))
+    scale = float(np.max(np.abs(expected), initial=0.0))
+    return absolute, absolute / scale if scale else (absolute and absolute / ABSOLUTE_FLOOR)

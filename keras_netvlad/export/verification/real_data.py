@@ -1,0 +1,49 @@
+"""`check_data`: reads and validates the real inputs that a user wants an artifact verified on."""
+
+import os
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from keras_netvlad.export.signature import Signature
+
+RealData = Mapping[str, ArrayLike] | str | os.PathLike[str]
+
+
+def check_data(data: RealData, signature: Signature) -> dict[str, np.ndarray]:
+    """Returns the user's inputs as arrays of the model's dtypes.
+
+    Args:
+        data: Dict of arrays by input name with the batch first, or the path of an `.npz` file that contains them.
+        signature: The model's signature `serving_default`.
+
+    Raises:
+        ValueError: If the file cannot be read, or names, shapes or numbers of rows do not fit the signature.
+    """
+    arrays: Any = data
+    if isinstance(data, (str, os.PathLike)):
+        try:
+            with np.load(data, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"`data` must be an .npz file of arrays. Received: {data} ({error})") from error
+    expected = {port.name: port for port in signature.inputs}
+    if not isinstance(arrays, Mapping) or set(arrays) != set(expected):
+        received = sorted(arrays) if isinstance(arrays, Mapping) else type(arrays).__name__
+        raise ValueError(f"`data` must be a dict with an array for each of {sorted(expected)}. Received: {received}")
+    arrays = {name: np.asarray(arrays[name]) for name in expected}
+    for name, values in arrays.items():
+        shape = expected[name].shape
+        wanted = tuple(size or got for size, got in zip(shape, values.shape, strict=False))
+        if len(values.shape) != len(shape) or wanted != values.shape:
+            raise ValueError(f"`data[{name!r}]` must have shape {shape}. Received: shape {values.shape}")
+    num_rows = {name: len(values) for name, values in arrays.items()}
+    if len(set(num_rows.values())) != 1 or not min(num_rows.values()):
+        raise ValueError(
+            "`data` must hold one batch of one row or more, with the same number of rows in every array. "
+            f"Received: {num_rows}"
+        )
+    return {name: values.astype(expected[name].dtype) for name, values in arrays.items()}

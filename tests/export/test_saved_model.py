@@ -1,0 +1,63 @@
+"""SavedModels: weights, graph and loaders."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_classifier import batch
+
+from keras_netvlad.export import Artefact, export_saved_model
+from keras_netvlad.models import VideoClassifier
+
+
+def test_a_saved_model_stores_each_weight_once(tmp_path):
+    large = VideoClassifier({"frames": 64}, 100, num_clusters=32, hidden_units=256)
+    export_saved_model(large, tmp_path / "1")
+    stored = (tmp_path / "1" / "variables" / "variables.data-00000-of-00001").stat().st_size
+    assert stored < 1.01 * 4 * large.count_params()
+
+
+def test_a_saved_model_loads_with_plain_tensorflow(artefacts, model):
+    signature = tf.saved_model.load(artefacts[0] / "classifier" / "1").signatures["serving_default"]
+    outputs = signature(**{name: tf.constant(values) for name, values in batch().items()})
+    np.testing.assert_allclose(outputs["scores"], model(batch())["scores"], rtol=1e-5)
+
+
+def test_a_saved_model_holds_no_device_no_python_and_no_xla(artefacts):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((artefacts[0] / "classifier" / "1" / "saved_model.pb").read_bytes())
+    (meta_graph,) = proto.meta_graphs
+    functions = meta_graph.graph_def.library.function
+    nodes = [*meta_graph.graph_def.node, *(node for function in functions for node in function.node_def)]
+    assert not {node.op for node in nodes} & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
+    assert not any(node.op.startswith("Xla") for node in nodes)
+    assert not any("_XlaMustCompile" in node.attr and node.attr["_XlaMustCompile"].b for node in nodes)
+    assert not any(function.attr["_XlaMustCompile"].b for function in functions)
+    # Reading the weights' files is placed on the CPU, whichever machine loads them; nothing else is placed.
+    assert not any("GPU" in node.device or "task" in node.device for node in nodes)
+
+
+@pytest.mark.slow
+def test_saved_model_cli_runs_it(artefacts, tmp_path):
+    np.savez(tmp_path / "batch.npz", **batch())
+    finished = subprocess.run(
+        [
+            os.path.join(os.path.dirname(sys.executable), "saved_model_cli"),
+            *("run", "--dir", str(artefacts[0] / "classifier" / "1")),
+            *("--tag_set", "serve", "--signature_def", "serving_default"),
+            "--inputs",
+            f"frames={tmp_path}/batch.npz[frames];num_frames={tmp_path}/batch.npz[num_frames]",
+            *("--outdir", str(tmp_path)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    expected = Artefact(artefacts[0] / "classifier" / "1").run(batch())
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected["scores"], rtol=1e-5)
