@@ -7,3 +7,6 @@ from keras_netvlad.models.soft_targets import soft_targets
 from keras_netvlad.models.video_classifier import VideoClassifier
 
 __all__ = ["VideoClassifier", "ensemble", "from_pixels", "load_model", "soft_targets"]
+
+# Importing one of the packages that define serializable classes registers all of them.
+import keras_netvlad.registration  # noqa: F401
