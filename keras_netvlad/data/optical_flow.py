@@ -78,7 +78,7 @@ def read_flow(
         - [Girdhar et al. 2017](https://arxiv.org/abs/1704.02895), section 3.3: a motion stream, pooled by NetVLAD.
         - [Kroeger et al. 2016](https://arxiv.org/abs/1603.03590): Dense Inverse Search.
     """
-    av, *reading = check_reading(path, fps, size, crop_to_aspect_ratio)
+    av, path, rate, sides, crop = check_reading(path, fps, size, crop_to_aspect_ratio)
     stack = check_integer("stack", stack, 1)
     bound = check_number("bound", bound, 0, exclusive=True)
     try:
@@ -87,7 +87,7 @@ def read_flow(
         raise ImportError(
             "Optical flow needs OpenCV, which is not installed. Install it with `pip install 'keras_netvlad[flow]'`."
         ) from error
-    return _read(av, cv2, *reading, stack, bound)
+    return _read(av, cv2, path, rate, sides, crop, stack, bound)
 
 
 def _read(av, cv2, path, fps, size, crop, stack, bound):
@@ -115,7 +115,8 @@ def _read(av, cv2, path, fps, size, crop, stack, bound):
 
 def _windows(timed_frames, length):
     """Yields a window of `length` frames for each frame, which starts there or, near the end, ends with the video."""
-    frames, times = collections.deque(maxlen=length), collections.deque()
+    frames: collections.deque = collections.deque(maxlen=length)
+    times: collections.deque = collections.deque()
     for frame, *time in timed_frames:
         frames.append(frame)
         times.append(time)

@@ -90,7 +90,7 @@ def sample(timed_frames: Iterable[tuple[Frame, Fraction, Fraction]], fps: Fracti
     """Yields the frame that is on screen at each multiple of 1 / fps.
 
     Args:
-        timed_frames: Iterable of `(frame, time, duration)`. Times are exact fractions of a second.
+        timed_frames: Iterable of `(frame, time, duration)`, at least one. Times are exact fractions of a second.
         fps: Frames per second, or `None` for every frame.
 
     Yields:
@@ -100,10 +100,11 @@ def sample(timed_frames: Iterable[tuple[Frame, Fraction, Fraction]], fps: Fracti
         for frame, _, _ in timed_frames:
             yield frame
         return
-    number, shown, start, end = 0, None, None, None
-    for frame, time, duration in timed_frames:
-        start = time if start is None else start
-        while shown is not None and number < (time - start) * fps:
+    frames = iter(timed_frames)
+    shown, start, duration = next(frames)
+    number, end = 0, start + duration
+    for frame, time, duration in frames:
+        while number < (time - start) * fps:
             yield shown
             number += 1
         shown, end = frame, time + duration
@@ -241,7 +242,7 @@ def to_array(frame: Any, size: tuple[int, int] | None, crop: bool) -> NDArray[np
     if is_mirrored:
         image = image[:, ::-1]
     image = np.rot90(image, quarters)
-    if crop:
+    if crop and size is not None:
         top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
         image = image[top : top + size[0], left : left + size[1]]
     return np.ascontiguousarray(image)

@@ -5,7 +5,7 @@ import functools
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +189,7 @@ def _record_settings(path, settings):
         file.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _results(jobs, workers, extractor_arguments) -> Iterator[Extracted]:
+def _results(jobs, workers, extractor_arguments):
     """Yields the results of the jobs as they are done, from this process or from several."""
     if not jobs:
         return
