@@ -176,7 +176,12 @@ def extract_features(
 def _record_settings(path, settings):
     """Writes the settings of the features, or raises if the directory holds features of other settings."""
     if path.exists():
-        before = json.loads(path.read_text())
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"The settings in `output` are damaged; choose another `output`. Received: {path} ({error})"
+            ) from error
         if before == settings:
             return
         if any(path.parent.rglob("*.tfrecord")):

@@ -182,6 +182,13 @@ def test_after_a_worker_was_killed_the_same_call_goes_on(tmp_path):
     assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 12
 
 
+def test_damaged_settings_are_named(tmp_path, folder):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "extraction.json").write_text("{")
+    with pytest.raises(ValueError, match=r"settings in `output` are damaged; .* Received: .*extraction\.json"):
+        extract_features(folder, tmp_path / "out", "MobileNet", None, size=SIZE)
+
+
 def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`backbone` must be the name of a model"):
         extract_features(tmp_path, tmp_path / "out", backbone="MobileNet9")
