@@ -72,7 +72,7 @@ class FrameLevel:
         try:
             example = tf.train.SequenceExample.FromString(record)
         except Exception:  # protobuf's DecodeError, without a dependency on its package
-            return "the record is not a SequenceExample"
+            return "not a SequenceExample"
         lists = example.feature_lists.feature_list
         for name, size in self.sizes.items():
             if name not in lists or not lists[name].feature:
@@ -129,7 +129,7 @@ class VideoLevel:
         try:
             example = tf.train.Example.FromString(record)
         except Exception:  # protobuf's DecodeError, without a dependency on its package
-            return "the record is not an Example"
+            return "not an Example"
         features = example.features.feature
         for name, size in self.sizes.items():
             if name not in features:

@@ -144,12 +144,18 @@ def train(
     }
     if patience is not None and validation_files is None:
         raise ValueError("`patience` counts validations; give `validation_files`. Received: validation_files=None")
-    reading = {
+    reading: dict[str, Any] = {
         "num_classes": num_classes,
         "feature_sizes": feature_sizes,
         "max_frames": max_frames,
     }
-    training = {**reading, "shuffle": True, "seed": seed, "errors": errors, "drop_remainder": errors == "raise"}
+    training: dict[str, Any] = {
+        **reading,
+        "shuffle": True,
+        "seed": seed,
+        "errors": errors,
+        "drop_remainder": errors == "raise",
+    }
     skipped: dict[tuple[str, int], str] = {}
     num_steps = len(youtube8m(train_files, batch_size, skipped=skipped, **training))
     validation = None if validation_files is None else youtube8m(validation_files, batch_size, **reading)
