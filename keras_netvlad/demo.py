@@ -1,14 +1,16 @@
-"""The whole way once, on real speech frames: train, compare, export, verify, serve without Keras, draw."""
+"""`run_demo`: all steps on real speech frames: train, compare, export, verify, serve without Keras, draw."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_netvlad.base.atomic_files import staged
-from keras_netvlad.base.validation import check_integer
+from keras_netvlad.base.validation import check_integer, check_path
 from keras_netvlad.data import load_japanese_vowels
 from keras_netvlad.export import export_model
 from keras_netvlad.export.verification import artefact
@@ -18,35 +20,39 @@ from keras_netvlad.plot import plot_assignments
 from keras_netvlad.plot.drawing import check_installed
 
 NUM_SPEAKERS = 9
-# A process that runs an artefact and could not import Keras or this package if it tried.
+MAX_SEED = 2**32 - 1  # of NumPy and Keras
+# Runs an artifact in a process in which Keras and this package cannot be imported.
 WITHOUT_KERAS = (
     "import runpy, sys; sys.modules.update(keras=None, keras_netvlad=None); "
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 
 
-def run_demo(output, epochs=30, seed=0):
-    """Trains on Japanese Vowels, exports, and shows that the artefacts stand alone; prints as it goes.
+def run_demo(output: str | os.PathLike[str], epochs: int = 30, seed: int = 0) -> dict[str, Any]:
+    """Trains on Japanese Vowels, exports, and runs the artifacts in processes without Keras. Prints its progress.
 
     Args:
-        output: Directory that does not exist yet; it receives `netvlad/1/` (SavedModel), `model.onnx`,
+        output: Directory that does not exist yet. It receives `netvlad/1/` (SavedModel), `model.onnx`,
             `model.keras` and `assignments.png`.
         epochs: Integer, epochs of each training.
-        seed: Integer, seed of each training.
+        seed: Integer from 0 to 2**32 - 1, seed of each training.
 
     Returns:
-        A dict: `netvlad_accuracy` and `mean_pooling_accuracy`, fractions of the 370 test utterances; `reports`,
-        one for each artefact; `answers`, the speaker each artefact heard in the first test utterance; `speaker`,
-        who it was.
+        A dict:
+
+        - `netvlad_accuracy` and `mean_pooling_accuracy`: fractions of the 370 test utterances;
+        - `reports`: a `Report` for each artifact;
+        - `answers`: dict from the kind of artifact to the speaker it names for the first test utterance;
+        - `speaker`: the true speaker of that utterance.
 
     Raises:
-        ValueError: If `epochs` is not positive or `seed` is negative.
-        OSError: If the directory exists or can't be written.
+        ValueError: If `epochs` or `seed` is invalid.
+        OSError: If the directory exists or cannot be written to.
         ImportError: If Matplotlib is not installed.
     """
-    check_installed()  # before the training, not after it
-    epochs, seed = check_integer("epochs", epochs, 1), check_integer("seed", seed, 0)
-    output = Path(output)
+    check_installed()  # A missing package is reported before the training.
+    epochs, seed = check_integer("epochs", epochs, 1), check_integer("seed", seed, 0, MAX_SEED)
+    output = check_path("output", output)
     with staged(output) as stage:
         stage.mkdir()
         train, test = load_japanese_vowels()

@@ -1,3 +1,6 @@
+"""The command: what each sub-command does, its exit codes, and how it tells mistakes of the user from bugs."""
+
+import errno
 import os
 import subprocess
 import sys
@@ -137,6 +140,112 @@ def test_a_missing_extra_is_named_before_any_work(tmp_path, monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_labels_in_another_encoding_are_wrong_use(directory, tmp_path, capsys):
+    (tmp_path / "labels.txt").write_bytes("Möwe\nGans\nEnte".encode("latin-1"))
+    labels = tmp_path / "labels.txt"
+    assert run("export", directory / "small.keras", tmp_path / "out", "--labels", labels) == 2
+    assert f"`--labels` must be a text file in UTF-8; convert it. Received: {labels}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def inspect_raises(monkeypatch):
+    """Plants code in `inspect_artefact`, which the command `inspect` calls."""
+    from keras_netvlad.export import inspection
+
+    def plant(function):
+        monkeypatch.setattr(inspection, "find_artefacts", lambda path: [path])
+        monkeypatch.setattr(inspection, "inspect_artefact", function)
+
+    return plant
+
+
+def in_package(code):
+    """Compiles a function as if it were a part of the package."""
+    scope = {"__name__": "keras_netvlad.export.inspection"}
+    exec(compile(f"def planted(path):\n    {code}", "planted.py", "exec"), scope)
+    return scope["planted"]
+
+
+# None of these comes from a check: each is an expression of the package, or a library, that failed.
+BUGS = {
+    "a TypeError of an expression": "return None + 1",
+    "a ValueError of a builtin": "return int(path)",
+    "an AttributeError": "return path.no_such_method()",
+    "a KeyError": "return {}[path]",
+    "an IndexError": "return [][0]",
+    "a wrong call": "return len()",
+    "a ValueError of NumPy": "import numpy as np; return np.zeros(2) + np.zeros(3)",
+    "a ValueError of Keras": "import keras; return keras.layers.Dense(-1)",
+    "an error of TensorFlow": "import tensorflow as tf; return tf.reshape(tf.ones(3), (2, 2))",
+    "a module that is missing": "import no_such_module",
+    "a failed assertion": "assert not path, 'impossible'",
+    "an unfinished function": "raise NotImplementedError('later')",
+    "a second error while the first is handled": "\n    try:\n        raise ValueError(path)\n    except ValueError:\n"
+    "        return None.x",
+}
+
+
+@pytest.mark.parametrize("code", BUGS.values(), ids=BUGS)
+def test_a_bug_is_reported_as_a_bug(inspect_raises, capsys, code):
+    inspect_raises(in_package(code))
+    assert run("inspect", "model.onnx") == 3
+    printed = capsys.readouterr().err
+    assert printed.startswith("keras-netvlad inspect: internal error (")
+    assert "This is a bug in keras_netvlad; please report it." in printed
+    assert "--debug for the stack trace" in printed
+    assert "Traceback" not in printed
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_debug_shows_the_stack_trace_before_and_after_the_command(inspect_raises, capsys, before):
+    inspect_raises(in_package("return None + 1"))
+    arguments = ["--debug", "inspect", "model.onnx"] if before else ["inspect", "model.onnx", "--debug"]
+    was_filtered = keras.config.is_traceback_filtering_enabled()
+    try:
+        assert run(*arguments) == 3
+    finally:
+        if was_filtered:
+            keras.config.enable_traceback_filtering()
+    printed = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in printed
+    assert 'planted.py", line 2, in planted' in printed
+    assert "internal error (TypeError: unsupported operand" in printed
+    assert "Run the command again" not in printed
+
+
+# Checks of the package, and errors of the operating system wherever they are raised.
+MISTAKES = {
+    "a check": ("raise ValueError('`path` must be new')", "`path` must be new"),
+    "a check that says why": (
+        "\n    try:\n        int(path)\n    except ValueError as e:\n        raise TypeError('no number') from e",
+        "no number",
+    ),
+    "a missing file": ("open('/no/such/file')", "No such file or directory: '/no/such/file'"),
+    "a missing file, for NumPy": ("import numpy as np; np.load('/no/such/file')", "No such file or directory"),
+    "a full disk": (f"raise OSError({errno.ENOSPC}, 'No space left on device')", "No space left on device"),
+    "too little memory": ("raise MemoryError('Unable to allocate 9 TiB')", "Unable to allocate 9 TiB"),
+    "a missing extra": ("raise ImportError('pip install it')", "pip install it"),
+}
+
+
+@pytest.mark.parametrize(("code", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_of_the_user_is_one_sentence(inspect_raises, capsys, code, message):
+    inspect_raises(in_package(code))
+    assert run("inspect", "model.onnx") == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "internal error" not in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_a_check_that_runs_inside_keras_is_still_a_mistake_of_the_user(inspect_raises, capsys):
+    mask = np.array([[1.0, -1.0]], "float32")
+    inspect_raises(lambda path: NetVLAD(2)(np.zeros((1, 2, 3), "float32"), mask=mask))
+    assert run("inspect", "model.onnx") == 2
+    assert "finite weights of 0 or more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [[], ["polish"], ["export"], ["export", "a", "b", "--opset", "new"]])
 def test_arguments_that_do_not_parse_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -149,9 +258,11 @@ def test_help_names_every_command_and_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as caught:
         run("--help")
     assert caught.value.code == 0
-    printed = capsys.readouterr().out
-    for word in ("demo", "export", "publish", "verify", "inspect", "Exit codes: 0 done, 1 an artefact differs"):
-        assert word in printed
+    printed = " ".join(capsys.readouterr().out.split())
+    for command in ("demo", "export", "publish", "train", "verify", "inspect", "extract", "search"):
+        assert f" {command} " in printed
+    assert "--debug" in printed
+    assert "Exit codes: 0 done; 1 an artifact differs" in printed
 
 
 @pytest.mark.slow

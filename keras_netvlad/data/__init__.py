@@ -1,4 +1,4 @@
-"""Real inputs."""
+"""Readers and writers of data: YouTube-8M's records, video files, optical flow, and the packaged speech frames."""
 
 from keras_netvlad.data.japanese_vowels import load_japanese_vowels
 from keras_netvlad.data.optical_flow import read_flow

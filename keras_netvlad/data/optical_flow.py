@@ -1,34 +1,52 @@
-"""Motion between the frames of a video file, for models of two streams."""
+"""`read_flow`: the motion between the frames of a video file, for two-stream models."""
 
 import collections
 import itertools
-import numbers
+import os
+from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
-from keras_netvlad.data.video import check_reading, decode, sample, to_array
+from keras_netvlad.base.validation import check_integer, check_number
+from keras_netvlad.data.video import UnreadableVideoError, check_reading, decode, sample, to_array
 
+# The byte of no motion, and the number of levels in each direction.
 STILL, STEPS = 128, 127
+MIN_SIDE = 16
 
 
-def read_flow(path, fps=1, size=None, crop_to_aspect_ratio=False, stack=10, bound=20):
-    """Reads the motion in a video file as stacks of optical flow, one at a time.
+def read_flow(
+    path: str | os.PathLike[str],
+    fps: float | None = 1,
+    size: int | tuple[int, int] | None = None,
+    crop_to_aspect_ratio: bool = False,
+    stack: int = 10,
+    bound: float = 20,
+) -> Iterator[NDArray[np.uint8]]:
+    """Reads the motion in a video file as stacks of optical flow.
 
-    Stack `i` belongs to frame `i` of `read_video` with the same arguments: it holds the motion from that frame of the
-    file to the next, and so on, `stack` times. At the end of the video it is the last `stack` motions; a video of fewer
-    has stillness behind them. Motion is Dense Inverse Search's optical flow, in pixels of the frames as scaled. About
-    `stack` frames are in memory.
+    A two-stream model takes these stacks next to the frames of `read_video`. Stack `i` belongs to frame `i` of
+    `read_video` with the same arguments. It holds `stack` consecutive motions, each from one frame of the file to the
+    next, starting at that frame. Near the end of the video the stack holds the last `stack` motions; if the video has
+    fewer, stillness fills the rest. The motion is Dense Inverse Search optical flow, measured in pixels of the scaled
+    frames. About `stack` frames are in memory at a time.
 
     Needs PyAV and OpenCV: `pip install 'keras_netvlad[flow]'`.
 
     Args:
-        path, fps, size, crop_to_aspect_ratio: As of `read_video`. Frames have at least 16 pixels in height and width.
-        stack: Integer, motions in a stack, `L`.
-        bound: Number, pixels of motion from one frame to the next that are kept; what is faster counts as that.
+        path: Path of a video file, as for `read_video`.
+        fps: Number of stacks per second, or `None` for one per frame of the file.
+        size: `(height, width)` to scale frames to, one integer for both, or `None` for the size of the video. Frames
+            must have at least 16 pixels in height and width.
+        crop_to_aspect_ratio: Boolean, whether to crop to `size` instead of stretching, as for `read_video`.
+        stack: Integer, number of motions in a stack, `L`.
+        bound: Number of pixels per frame. Faster motion is clipped to it.
 
     Returns:
-        An iterator over stacks, `uint8` arrays `(height, width, 2 * L)`: to the right, downwards, to the right of the
-        next, ... 128 is stillness, 1 and 255 are `bound` pixels.
+        An iterator over stacks, `uint8` arrays `(height, width, 2 * L)`. The channels are motion to the right, motion
+        downwards, motion to the right in the next pair of frames, and so on. 128 is stillness; 1 and 255 are `bound`
+        pixels to the left and right, or up and down.
 
     Example:
 
@@ -49,8 +67,10 @@ def read_flow(path, fps=1, size=None, crop_to_aspect_ratio=False, stack=10, boun
     (4, (96, 128, 10), 13, 0)
 
     Raises:
-        TypeError, FileNotFoundError, ValueError: As `read_video`; and on `stack` or `bound` that are none of the above,
-            or smaller frames.
+        TypeError: If `path` is not a path.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If an argument is invalid. Also, while stacks are read, if the frames are too small or the file is
+            not a complete video.
         ImportError: If PyAV or OpenCV is not installed.
 
     Reference:
@@ -58,18 +78,16 @@ def read_flow(path, fps=1, size=None, crop_to_aspect_ratio=False, stack=10, boun
         - [Girdhar et al. 2017](https://arxiv.org/abs/1704.02895), section 3.3: a motion stream, pooled by NetVLAD.
         - [Kroeger et al. 2016](https://arxiv.org/abs/1603.03590): Dense Inverse Search.
     """
-    av, *reading = check_reading(path, fps, size, crop_to_aspect_ratio)
-    if isinstance(stack, bool) or not isinstance(stack, numbers.Integral) or stack < 1:
-        raise ValueError(f"`stack` must be an integer of at least 1. Received: stack={stack!r}")
-    if isinstance(bound, bool) or not isinstance(bound, numbers.Real) or not 0 < bound < float("inf"):
-        raise ValueError(f"`bound` must be a number of pixels above 0. Received: bound={bound!r}")
+    av, path, rate, sides, crop = check_reading(path, fps, size, crop_to_aspect_ratio)
+    stack = check_integer("stack", stack, 1)
+    bound = check_number("bound", bound, 0, exclusive=True)
     try:
         import cv2
     except ImportError as error:
         raise ImportError(
             "Optical flow needs OpenCV, which is not installed. Install it with `pip install 'keras_netvlad[flow]'`."
         ) from error
-    return _read(av, cv2, *reading, int(stack), float(bound))
+    return _read(av, cv2, path, rate, sides, crop, stack, bound)
 
 
 def _read(av, cv2, path, fps, size, crop, stack, bound):
@@ -78,14 +96,14 @@ def _read(av, cv2, path, fps, size, crop, stack, bound):
     def grey_frames():
         for number, (frame, time, duration) in enumerate(decode(av, path)):
             picture = to_array(frame, size, crop)
-            if min(picture.shape[:2]) < 16:
-                raise ValueError(
-                    "Optical flow needs frames of at least 16 pixels in height and width; give `size`. "
+            if min(picture.shape[:2]) < MIN_SIDE:
+                raise UnreadableVideoError(
+                    f"Optical flow needs frames of at least {MIN_SIDE} pixels in height and width; give `size`. "
                     f"Received: {picture.shape[0]} x {picture.shape[1]}, in {path}"
                 )
             yield (number, cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)), time, duration
 
-    motions = {}  # by the number of the first frame: neighbouring stacks share them
+    motions = {}  # by the number of the first frame; neighboring stacks share them
     for window in sample(_windows(grey_frames(), stack + 1), fps):
         for (number, first), (_, second) in itertools.pairwise(window):
             if number not in motions:
@@ -96,8 +114,9 @@ def _read(av, cv2, path, fps, size, crop, stack, bound):
 
 
 def _windows(timed_frames, length):
-    """Each frame with those after it, `length` in all; at the end of the video its last ones. Times are the frame's."""
-    frames, times = collections.deque(maxlen=length), collections.deque()
+    """Yields a window of `length` frames for each frame, which starts there or, near the end, ends with the video."""
+    frames: collections.deque = collections.deque(maxlen=length)
+    times: collections.deque = collections.deque()
     for frame, *time in timed_frames:
         frames.append(frame)
         times.append(time)

@@ -1,18 +1,36 @@
-"""What a record of YouTube-8M holds, at each level: how batches of them are parsed, and what is wrong with one."""
+"""The schemas of YouTube-8M's records at frame level and video level: parses batches, and explains a bad record."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from keras_netvlad.data.record_files import read_records
 
 FEATURE_DTYPES = ("uint8", "float16")
-# The versions of the data set of 2016 and 2017 call it `video_id`.
+# The versions of 2016 and 2017 of the data set name it `video_id`.
 ID_NAMES = ("id", "video_id")
 
 
 class FrameLevel:
-    """`SequenceExample`s: lists of frames of bytes."""
+    """Frame-level records: a `SequenceExample` with a list of frames for each stream, one bytes feature per frame.
 
-    def __init__(self, feature_sizes, num_classes, feature_dtype, max_frames, fixed_frames):
+    Args:
+        feature_sizes: Dict from the name of each stream to its feature size.
+        num_classes: Integer, number of classes.
+        feature_dtype: `"uint8"` or `"float16"`, the type of the values in the bytes of a frame.
+        max_frames: Integer, largest number of frames taken from a video.
+        fixed_frames: Boolean, whether every batch has `max_frames` frames.
+    """
+
+    def __init__(
+        self,
+        feature_sizes: Mapping[str, int],
+        num_classes: int,
+        feature_dtype: str,
+        max_frames: int,
+        fixed_frames: bool,
+    ) -> None:
         self.sizes, self.num_classes = feature_sizes, num_classes
         self.max_frames, self.fixed_frames = max_frames, fixed_frames
         self.dtype = tf.as_dtype(feature_dtype)
@@ -30,7 +48,7 @@ class FrameLevel:
         streams = []
         for name, size in self.sizes.items():
             is_good &= tf.reduce_all(lengths[name] == length)
-            # decode_raw cuts and fills what is longer or shorter, in silence.
+            # decode_raw silently cuts longer frames and fills shorter ones.
             is_real = tf.sequence_mask(lengths[name], tf.shape(frames[name])[1])
             num_bytes = size * self.dtype.size
             is_good &= tf.reduce_all(tf.strings.length(frames[name]) == tf.where(is_real, num_bytes, 0))
@@ -43,14 +61,14 @@ class FrameLevel:
         num_frames = tf.cast(tf.minimum(length, self.max_frames), tf.int32)
         return is_good, ids, labels, num_frames, *streams
 
-    def element(self, values, with_ids):
-        """What has been parsed, as `inputs, labels`."""
+    def element(self, values: Sequence[tf.Tensor], with_ids: bool) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Returns the parsed values of a batch as `(inputs, labels)`."""
         ids, labels, num_frames, *streams = values
         inputs = {**dict(zip(self.sizes, streams, strict=True)), "num_frames": num_frames}
         return ({**inputs, "id": ids} if with_ids else inputs), labels
 
-    def fault(self, record):
-        """What is wrong with a record, or `None`."""
+    def fault(self, record: bytes) -> str | None:
+        """Describes what is wrong with a record, or returns `None` if nothing is."""
         try:
             example = tf.train.SequenceExample.FromString(record)
         except Exception:  # protobuf's DecodeError, without a dependency on its package
@@ -79,9 +97,15 @@ class FrameLevel:
 
 
 class VideoLevel:
-    """`Example`s: the mean of each stream."""
+    """Video-level records: an `Example` with the mean of each stream.
 
-    def __init__(self, feature_sizes, num_classes, *_):
+    Args:
+        feature_sizes: Dict from the name of each stream to its feature size.
+        num_classes: Integer, number of classes.
+        *_: The other arguments of `FrameLevel`, which do not apply.
+    """
+
+    def __init__(self, feature_sizes: Mapping[str, int], num_classes: int, *_: Any) -> None:
         self.sizes = {f"mean_{name}": size for name, size in feature_sizes.items()}
         self.num_classes = num_classes
         self.dtypes = [tf.string, tf.float32, *(tf.float32 for _ in feature_sizes)]
@@ -94,14 +118,14 @@ class VideoLevel:
         ids, labels, is_good = _ids_and_labels(parsed, tf.size(records), self.num_classes)
         return is_good, ids, labels, *(parsed[name] for name in self.sizes)
 
-    def element(self, values, with_ids):
-        """What has been parsed, as `inputs, labels`."""
+    def element(self, values: Sequence[tf.Tensor], with_ids: bool) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Returns the parsed values of a batch as `(inputs, labels)`."""
         ids, labels, *means = values
         inputs = dict(zip(self.sizes, means, strict=True))
         return ({**inputs, "id": ids} if with_ids else inputs), labels
 
-    def fault(self, record):
-        """What is wrong with a record, or `None`."""
+    def fault(self, record: bytes) -> str | None:
+        """Describes what is wrong with a record, or returns `None` if nothing is."""
         try:
             example = tf.train.Example.FromString(record)
         except Exception:  # protobuf's DecodeError, without a dependency on its package
@@ -115,8 +139,8 @@ class VideoLevel:
         return _label_fault(features, self.num_classes)
 
 
-def _compiled(parse):
-    """Reading and parsing as one graph."""
+def _compiled(parse: Callable[[tf.Tensor], tuple]) -> Callable[[tf.Tensor, tf.Tensor], tuple]:
+    """Compiles reading and parsing into one graph."""
     places = [tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)]
     return tf.function(
         lambda paths, offsets: parse(read_records(paths, offsets)), input_signature=places, autograph=False
@@ -131,14 +155,14 @@ def _context_features():
 
 
 def _ids_and_labels(context, num_records, num_classes):
-    """Strings, a multi-hot matrix, and whether every label is a class."""
+    """Returns ids `(B,)`, multi-hot labels `(B, C)`, and whether every label is a class."""
     ids = tf.where(context[ID_NAMES[0]] == "", context[ID_NAMES[1]], context[ID_NAMES[0]])
     values = context["labels"].values
     is_class = (values >= 0) & (values < num_classes)
     places = tf.boolean_mask(tf.stack([context["labels"].indices[:, 0], values], axis=1), is_class)
     shape = tf.cast(tf.stack([num_records, num_classes]), tf.int64)
     counts = tf.scatter_nd(places, tf.ones([tf.shape(places)[0]]), shape)
-    return ids, tf.minimum(counts, 1.0), tf.reduce_all(is_class)  # a label may stand there twice
+    return ids, tf.minimum(counts, 1.0), tf.reduce_all(is_class)  # A record may repeat a label.
 
 
 def _label_fault(features, num_classes):
@@ -146,7 +170,7 @@ def _label_fault(features, num_classes):
         if name in features and len(features[name].bytes_list.value) != 1:
             return f"`{name}` is not one value of bytes"
     if "labels" not in features:
-        return None  # the data set's test partition has none
+        return None  # The records of the data set's test partition have no labels.
     if features["labels"].WhichOneof("kind") not in (None, "int64_list"):
         return "`labels` are not integers"
     wrong = [label for label in features["labels"].int64_list.value if not 0 <= label < num_classes]

@@ -1,4 +1,4 @@
-"""`serialize_example`: the frames of one video as a record."""
+"""`serialize_example`: serializes the frames of one video as a record."""
 
 from collections.abc import Mapping
 

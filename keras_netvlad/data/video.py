@@ -1,37 +1,54 @@
-"""Video files as frames."""
+"""`read_video`: the frames of a video file."""
 
 import contextlib
 import math
 import numbers
+import os
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from keras_netvlad.base.validation import check_path
+from keras_netvlad.base.validation import check_boolean, check_number, check_path
 
-# Formats that stand for other files or make pictures of text: a file of a user's folder is none of them.
+Frame = TypeVar("Frame")
+
+# Formats that refer to other files or render text as images. A video file of a user has none of these formats.
 FOREIGN_FORMATS = ("concat", "dash", "hls", "imf", "lavfi", "sdp", "tty")
-# Formats whose header says how long the file is; elsewhere the length is a guess from the bit rate.
+# Formats whose header states the duration. For other formats FFmpeg estimates it from the bit rate.
 FORMATS_WITH_DURATION = ("matroska", "mov", "avi")
-# Seconds by which a header may overstate a whole file, whose last packet may have no duration.
+# Seconds by which a header may overstate a complete file, because its last packet may have no duration.
 DURATION_SLACK = 1.0
 
 
-def read_video(path, fps=1, size=None, crop_to_aspect_ratio=False):
-    """Reads the frames of a video file by time, one at a time.
+class UnreadableVideoError(ValueError):
+    """A file is not a complete video that FFmpeg decodes. The message names the file, the second and the byte."""
 
-    Frame `i` is what a viewer sees `i / fps` seconds after the first frame, whatever rate the file was recorded at,
-    constant or not: a frame stays until the next one's time stamp. A rotation that the file asks for, as phones'
-    files do, is applied. However long the video is, about one frame is in memory. A picture is a video of one frame.
 
-    Needs PyAV, which brings FFmpeg's decoders: `pip install 'keras_netvlad[video]'`.
+def read_video(
+    path: str | os.PathLike[str],
+    fps: float | None = 1,
+    size: int | tuple[int, int] | None = None,
+    crop_to_aspect_ratio: bool = False,
+) -> Iterator[NDArray[np.uint8]]:
+    """Reads the frames of a video file, sampled by time.
+
+    Frame `i` is the frame that a player shows `i / fps` seconds after the first frame. This holds for files with a
+    constant and with a variable frame rate. The rotation that phones store in a file is applied. Only about one frame
+    is in memory at a time, however long the video is. An image file is a video of one frame.
+
+    Needs PyAV, which includes FFmpeg's decoders: `pip install 'keras_netvlad[video]'`.
 
     Args:
-        path: Path of a file of any format that FFmpeg reads: mp4, mkv, webm, avi, mpeg, gif, jpeg, ...
-        fps: Number above 0, frames a second, such as 1, 29.97 or 0.1; or `None` for every frame of the file.
-        size: `(height, width)` to scale frames to, or one integer for both; `None` leaves them as they are.
-        crop_to_aspect_ratio: Boolean, whether to scale to cover `size` and cut what stands out, evenly on both sides,
-            instead of stretching.
+        path: Path of a file in any format that FFmpeg reads: mp4, mkv, webm, avi, mpeg, gif, jpeg, ...
+        fps: Number of frames per second, above 0, such as 1, 29.97 or 0.1; or `None` for every frame of the file.
+        size: `(height, width)` to scale frames to, one integer for both, or `None` for the size of the video.
+        crop_to_aspect_ratio: Boolean. `False` stretches frames to `size`. `True` keeps the aspect ratio: it scales
+            frames to cover `size` and crops them around the center.
 
     Returns:
         An iterator over the frames, `uint8` arrays `(height, width, 3)` of RGB.
@@ -54,11 +71,11 @@ def read_video(path, fps=1, size=None, crop_to_aspect_ratio=False):
     (6, (24, 32, 3), 'uint8')
 
     Raises:
-        TypeError: If `path` is no path.
-        FileNotFoundError: If there is no such file.
-        ValueError: On an argument that is none of the above; and, while frames are read, if the file holds no video,
-            is none, is damaged, or ends before its time. The message names the file, the second and the byte. Frames
-            from before that place have been given by then.
+        TypeError: If `path` is not a path.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If an argument is invalid. Also, while frames are read, if the file holds no video, is not a video,
+            is damaged or is cut off. The message names the file, the second and the byte. The iterator yields all
+            frames before that position first.
         ImportError: If PyAV is not installed.
     """
     return _read(*check_reading(path, fps, size, crop_to_aspect_ratio))
@@ -69,37 +86,57 @@ def _read(av, path, fps, size, crop):
         yield to_array(frame, size, crop)
 
 
-def sample(timed_frames, fps):
-    """Picks the frame that is on screen at each multiple of 1 / fps; times are exact fractions."""
+def sample(timed_frames: Iterable[tuple[Frame, Fraction, Fraction]], fps: Fraction | None) -> Iterator[Frame]:
+    """Yields the frame that is on screen at each multiple of 1 / fps.
+
+    Args:
+        timed_frames: Iterable of `(frame, time, duration)`, at least one. Times are exact fractions of a second.
+        fps: Frames per second, or `None` for every frame.
+
+    Yields:
+        Frames. A frame is repeated if it stays on screen for several multiples.
+    """
     if fps is None:
         for frame, _, _ in timed_frames:
             yield frame
         return
-    number, shown, start, end = 0, None, None, None
-    for frame, time, duration in timed_frames:
-        start = time if start is None else start
-        while shown is not None and number < (time - start) * fps:
+    frames = iter(timed_frames)
+    shown, start, duration = next(frames)
+    number, end = 0, start + duration
+    for frame, time, duration in frames:
+        while number < (time - start) * fps:
             yield shown
             number += 1
         shown, end = frame, time + duration
-    # The last frame stays for its duration; a picture, of no duration, is there at second 0.
+    # The last frame stays for its duration. An image has no duration and is on screen at second 0.
     while number < (end - start) * fps or number == 0:
         yield shown
         number += 1
 
 
-def decode(av, path):
-    """Decodes a file's video; yields `(frame, time, duration)` in seconds, in the order of display."""
+def decode(av: ModuleType, path: Path) -> Iterator[tuple[Any, Fraction, Fraction]]:
+    """Decodes the first video stream of a file.
+
+    Args:
+        av: The module PyAV.
+        path: Path of the file.
+
+    Yields:
+        `(frame, time, duration)`: a frame of PyAV, its time stamp and its duration in seconds, in display order.
+
+    Raises:
+        UnreadableVideoError: If the file is not a complete video.
+    """
     place = _Place(path)
     with contextlib.ExitStack() as closing, place.errors(av):
-        # A file object, not the path: nothing else on this machine can be reached through what the file says.
+        # FFmpeg receives a file object instead of the path, so that the file cannot refer to other files.
         file = closing.enter_context(open(path, "rb"))
-        # Titles in another encoding are no reason to refuse a video. PyAV 19 has no such argument, and needs none.
+        # A title in another encoding is no reason to refuse a video. PyAV 19 has no such argument and needs none.
         options = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
         container = closing.enter_context(av.open(file, **options))
         formats = container.format.name.split(",")
         if set(formats) & set(FOREIGN_FORMATS):
-            raise place.error(f"a {container.format.name} file, which holds no frames of its own")
+            raise place.error(f"a {container.format.name} file, which holds no frames")
         streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
             kinds = sorted({stream.type for stream in container.streams}) or ["no streams"]
@@ -108,7 +145,7 @@ def decode(av, path):
         if stream.codec_context is None:
             raise place.error("a video that this FFmpeg has no decoder for")
         stream.thread_type = "AUTO"
-        # What can't be decoded is an error, not a picture made up from its neighbours.
+        # FFmpeg would otherwise make up a damaged frame from its neighbors.
         stream.codec_context.options = {"err_detect": "explode"}
         last_packet_end = Fraction(0)
         place.time = None
@@ -145,39 +182,48 @@ def decode(av, path):
 
 
 class _Place:
-    """How far the reading of a file has come, for messages."""
+    """The position up to which a file has been read, for messages."""
 
     def __init__(self, path):
         self.path, self.byte, self.time, self.end = path, 0, None, Fraction(0)
 
-    def error(self, what):
+    def error(self, problem):
         when = "the first frame" if self.time is None else f"second {float(self.time):.2f}"
-        return ValueError(
-            "A video must be a whole file that FFmpeg decodes; copy or convert it again. "
-            f"Received: {what}, in {self.path} at {when}, byte {self.byte}"
+        return UnreadableVideoError(
+            "A video must be a complete file that FFmpeg decodes; copy or convert it again. "
+            f"Received: {problem}, in {self.path} at {when}, byte {self.byte}"
         )
 
     @contextlib.contextmanager
     def errors(self, av):
-        """Turns FFmpeg's errors into one that says where."""
+        """Turns errors of FFmpeg into one that names the position."""
         try:
             yield
-        except (av.error.FFmpegError, OSError) as error:  # PyAV passes on what the file object raises
+        except (av.error.FFmpegError, OSError) as error:  # PyAV passes on errors of the file object.
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise self.error(reason) from error
 
 
 def _times(frame, stream, place):
-    """Time stamp and duration of a frame in seconds; where the file has none, the frames are taken as even."""
+    """Returns the time stamp and the duration of a frame in seconds; without time stamps, frames are evenly spaced."""
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     duration = Fraction(frame.duration) * frame.time_base if frame.duration else 1 / Fraction(rate)
     time = place.end if frame.pts is None else frame.pts * Fraction(frame.time_base)
-    # Time stamps that jump back, as in files that were cut, don't bring frames back.
+    # Time stamps jump back in files that were cut. The frames keep their order.
     return (time if place.time is None else max(time, place.time)), duration
 
 
-def to_array(frame, size, crop):
-    """RGB, upright, of the size asked for."""
+def to_array(frame: Any, size: tuple[int, int] | None, crop: bool) -> NDArray[np.uint8]:
+    """Converts a frame of PyAV to an upright RGB array.
+
+    Args:
+        frame: A `av.VideoFrame`.
+        size: `(height, width)` of the array, or `None` for the size of the frame.
+        crop: Boolean, whether to crop instead of stretching.
+
+    Returns:
+        `uint8` array `(height, width, 3)`.
+    """
     turn = _turn(frame)
     height, width = frame.height, frame.width
     if size is not None:
@@ -187,7 +233,7 @@ def to_array(frame, size, crop):
             scale = max(size[0] / upright[0], size[1] / upright[1])
             scaled = tuple(max(wanted, round(have * scale)) for wanted, have in zip(size, upright, strict=True))
         height, width = scaled[::-1] if turn[0] % 2 else scaled
-    # Area averaging where frames shrink: what a pixel covers counts, and thin lines don't come and go.
+    # Averaging over the area of a pixel keeps thin lines when frames shrink.
     shrinks = height <= frame.height and width <= frame.width
     image = frame.reformat(
         width=width, height=height, format="rgb24", interpolation="AREA" if shrinks else "BICUBIC"
@@ -196,14 +242,14 @@ def to_array(frame, size, crop):
     if is_mirrored:
         image = image[:, ::-1]
     image = np.rot90(image, quarters)
-    if crop:
+    if crop and size is not None:
         top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
         image = image[top : top + size[0], left : left + size[1]]
     return np.ascontiguousarray(image)
 
 
 def _turn(frame):
-    """Quarter turns against the clock, and whether the frame is mirrored before, of the file's display matrix."""
+    """Reads the display matrix: counterclockwise quarter turns, and whether the frame is mirrored first."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return 0, False
@@ -217,14 +263,19 @@ def _turn(frame):
     return round(-math.atan2(b, a) / (math.pi / 2)) % 4, is_mirrored
 
 
-def check_reading(path, fps, size, crop_to_aspect_ratio):
-    """PyAV, and the arguments of `read_video` as they are used; raises if one is wrong."""
+def check_reading(
+    path: str | os.PathLike[str], fps: float | None, size: int | tuple[int, int] | None, crop_to_aspect_ratio: bool
+) -> tuple[ModuleType, Path, Fraction | None, tuple[int, int] | None, bool]:
+    """Checks the arguments of `read_video`.
+
+    Returns:
+        The module PyAV, and the arguments in the form in which `decode`, `sample` and `to_array` take them.
+    """
     path = check_path("path", path)
-    fps = check_fps(fps)
-    size = _check_size(size)
-    if not isinstance(crop_to_aspect_ratio, bool):
-        raise ValueError(f"`crop_to_aspect_ratio` must be True or False. Received: {crop_to_aspect_ratio!r}")
-    if crop_to_aspect_ratio and size is None:
+    rate = check_fps(fps)
+    sides = _check_size(size)
+    check_boolean("crop_to_aspect_ratio", crop_to_aspect_ratio)
+    if crop_to_aspect_ratio and sides is None:
         raise ValueError("`crop_to_aspect_ratio` needs a size to crop to; give `size`. Received: size=None")
     try:
         import av
@@ -233,27 +284,26 @@ def check_reading(path, fps, size, crop_to_aspect_ratio):
             "Reading videos needs PyAV, which is not installed. Install it with `pip install 'keras_netvlad[video]'`."
         ) from error
     if not path.is_file():
-        raise FileNotFoundError(f"The video must be a file; check the path. Received: {path}, no file")
-    return av, path, fps, size, crop_to_aspect_ratio
+        raise FileNotFoundError(f"The video must be a file; check the path. Received: {path}, which is not a file")
+    return av, path, rate, sides, crop_to_aspect_ratio
 
 
-def check_fps(fps):
-    """The rate as a fraction, or `None`; raises if it is neither."""
+def check_fps(fps: float | None) -> Fraction | None:
+    """Returns the frame rate as a fraction, or `None`; raises `ValueError` if it is not a number above 0."""
     if fps is None:
         return None
-    if isinstance(fps, bool) or not isinstance(fps, numbers.Real) or not math.isfinite(fps) or fps <= 0:
-        raise ValueError(f"`fps` must be a number above 0, or None for every frame. Received: fps={fps!r}")
+    check_number("fps", fps, 0, exclusive=True, alternative="None for every frame")
     return Fraction(fps).limit_denominator(1001 * 1000)
 
 
 def _check_size(size):
     if size is None:
         return None
-    sides = (size, size) if isinstance(size, numbers.Integral) and not isinstance(size, bool) else size
+    sides = (size, size) if isinstance(size, numbers.Integral) else size
     is_pair = isinstance(sides, (tuple, list)) and len(sides) == 2
-    if not is_pair or not all(isinstance(s, numbers.Integral) and not isinstance(s, bool) and s > 0 for s in sides):
+    if not is_pair or any(isinstance(s, bool) or not isinstance(s, numbers.Integral) or s < 1 for s in sides):
         raise ValueError(
-            "`size` must be (height, width) in pixels, one integer for both, or None for the video's own. "
+            "`size` must be (height, width) in pixels, one integer for both, or None for the size of the video. "
             f"Received: size={size!r}"
         )
     return tuple(int(side) for side in sides)

@@ -1,17 +1,19 @@
-"""`youtube8m`: YouTube-8M's records as batches of bytes."""
+"""`youtube8m`: reads YouTube-8M's records as batches of bytes."""
 
 import atexit
 import contextlib
 import functools
 import gc
+import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 
-from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.base.validation import check_boolean, check_choice, check_integer
 from keras_netvlad.data.record_files import find_files, index_records, read_records
 from keras_netvlad.data.record_schemas import FEATURE_DTYPES, FrameLevel, VideoLevel
 
@@ -21,67 +23,69 @@ LEVELS = {"frame": FrameLevel, "video": VideoLevel}
 
 
 def youtube8m(
-    files,
-    batch_size,
+    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    batch_size: int,
     *,
-    num_classes=NUM_CLASSES,
-    feature_sizes=None,
-    level="frame",
-    feature_dtype="uint8",
-    max_frames=300,
-    fixed_frames=False,
-    shuffle=False,
-    seed=0,
-    epochs=1,
-    start_epoch=0,
-    start_step=0,
-    drop_remainder=False,
-    shard=(0, 1),
-    errors="raise",
-    skipped=None,
-    with_ids=False,
-):
-    """Reads YouTube-8M's records, or one's own of `write_youtube8m`, as batches for `VideoClassifier`.
+    num_classes: int = NUM_CLASSES,
+    feature_sizes: Mapping[str, int] | None = None,
+    level: Literal["frame", "video"] = "frame",
+    feature_dtype: Literal["uint8", "float16"] = "uint8",
+    max_frames: int = 300,
+    fixed_frames: bool = False,
+    shuffle: bool = False,
+    seed: int = 0,
+    epochs: int | None = 1,
+    start_epoch: int = 0,
+    start_step: int = 0,
+    drop_remainder: bool = False,
+    shard: tuple[int, int] = (0, 1),
+    errors: Literal["raise", "skip"] = "raise",
+    skipped: dict[tuple[str, int], str] | None = None,
+    with_ids: bool = False,
+) -> tf.data.Dataset:
+    """Reads records in YouTube-8M's schema as batches for `VideoClassifier`.
 
-    Features stay bytes on their way to the device, a quarter of the traffic; `input_dtype="uint8"` makes `Dequantize`
-    the model's first layer. The files are indexed by walking from one record's header to the next, so that the number
-    of batches is known from the start, and every epoch is shuffled as a whole: a permutation of all records, drawn
-    from `seed` and the number of the epoch. The same arguments give the same batches, always, and `start_epoch` and
-    `start_step` go on in the middle. Records are read one by one where they lie, which suits local and solid-state
-    disks; with `shuffle=False` they are read in the order of the files.
+    It reads the files of YouTube-8M and those that `write_youtube8m` and `keras-netvlad extract` write. Features stay
+    bytes on their way to the device, which is a quarter of the traffic of float32. With `input_dtype="uint8"` the first
+    layer of a `VideoClassifier` is `Dequantize`, which takes these bytes.
+
+    The reader first indexes the files by walking from record header to record header. The number of batches is
+    therefore known from the start, and each epoch is a permutation of all records, drawn from `seed` and the number of
+    the epoch. The same arguments always give the same batches, and `start_epoch` and `start_step` resume in the middle.
+    Records are read one by one, which suits local and solid-state disks. With `shuffle=False` they are read in the
+    order of the files.
 
     Args:
-        files: Path, pattern such as `"data/train*.tfrecord"`, or a list of those: TFRecord files, not compressed.
-        batch_size: Integer, `B`.
-        num_classes: Integer, `C`; YouTube-8M has 3862 classes since 2018.
-        feature_sizes: Dict from the name of each stream to its feature size; by default
+        files: Path, pattern such as `"data/train*.tfrecord"`, or a list of those: uncompressed TFRecord files.
+        batch_size: Integer, batch size `B`.
+        num_classes: Integer, number of classes `C`. YouTube-8M has had 3862 classes since 2018.
+        feature_sizes: Dict from the name of each stream to its feature size. The default is
             `{"rgb": 1024, "audio": 128}`.
-        level: `"frame"` for `SequenceExample`s with one list of frames a stream, one bytes feature a frame;
+        level: `"frame"` for `SequenceExample`s with a list of frames for each stream, one bytes feature per frame;
             `"video"` for `Example`s with the mean of each stream, `mean_rgb` and `mean_audio`.
-        feature_dtype: What the bytes of a frame are: `"uint8"` as in YouTube-8M, or `"float16"`, which
-            `write_youtube8m` and `keras-netvlad extract` write on demand.
-        max_frames: Integer, frames to take of a video at most, from its beginning.
-        fixed_frames: Boolean, whether every batch has `T = max_frames`, as XLA and several hosts want it, or only as
-            many as its longest video.
-        shuffle: Boolean, whether to shuffle.
-        seed: Integer, of the order.
-        epochs: Integer, how often to go through the records; or `None` for no end.
-        start_epoch: Integer, epoch to begin with, counted from 0.
-        start_step: Integer, batch of that epoch to begin with, counted from 0.
-        drop_remainder: Boolean, whether to leave out the last batch of an epoch if it is smaller.
-        shard: `(index, count)`: take every `count`-th file from the `index`-th on, as host `index` of `count` does. All
+        feature_dtype: Type of the values in the bytes of a frame: `"uint8"` as in YouTube-8M, or `"float16"`, an option
+            of `write_youtube8m` and `keras-netvlad extract`. The video level accepts `"uint8"` only.
+        max_frames: Integer, largest number of frames taken from a video, counted from its beginning.
+        fixed_frames: Boolean. `True` gives every batch `T = max_frames`, as XLA and training on several hosts need.
+            `False` gives each batch the length of its longest video.
+        shuffle: Boolean, whether to shuffle the records of each epoch.
+        seed: Integer, seed of the order.
+        epochs: Integer, number of passes over the records, or `None` for an endless dataset.
+        start_epoch: Integer, the first epoch, counted from 0.
+        start_step: Integer, the first batch of that epoch, counted from 0.
+        drop_remainder: Boolean, whether to drop the last batch of an epoch if it is smaller.
+        shard: `(index, count)`: read every `count`-th file, starting with file `index`, on host `index` of `count`. All
             hosts name the same files and get the same number of batches, that of the smallest shard.
-        errors: `"raise"` or `"skip"`: what to do about records that are damaged, cut off, of another schema, or with a
-            label of `num_classes` or more. `"skip"` makes their batches smaller; a batch of nothing but such records
-            is an error.
-        skipped: Dict that receives an entry `(file, record): reason` for each record skipped; `len(skipped)` is their
-            number. Records are counted from 0.
-        with_ids: Boolean, whether the inputs hold `id`, a string for each video, too.
+        errors: `"raise"` or `"skip"`, what to do with records that are damaged, cut off, of another schema or with a
+            label of `num_classes` or more. Skipping makes batches smaller; a batch of bad records only is an error.
+        skipped: Dict that receives an entry `(file, record): reason` for each skipped record. Records are counted from
+            0.
+        with_ids: Boolean, whether the inputs contain the string `id` of each video.
 
     Returns:
-        A `tf.data.Dataset` of known cardinality of `inputs, labels`. `inputs` is a dict of the streams, `feature_dtype`
-        `(B, T, D)`, zeros behind a video's end, and `num_frames`, `int32` `(B,)`; at video level of `mean_<stream>`,
-        `float32` `(B, D)`. `labels` is multi-hot, `float32` `(B, C)`.
+        A `tf.data.Dataset` of known cardinality with elements `(inputs, labels)`. `inputs` is a dict of the streams,
+        `feature_dtype` `(B, T, D)` with zeros after the end of a video, and `num_frames`, `int32` `(B,)`. At video
+        level it holds `mean_<stream>`, `float32` `(B, D)`. `labels` is multi-hot, `float32` `(B, C)`.
 
     Example:
 
@@ -98,13 +102,14 @@ def youtube8m(
 
     Raises:
         FileNotFoundError: If a path or pattern matches no file.
-        ValueError: On an argument that is none of the above; with `errors="raise"`, on a file that is cut off or no
-            TFRecord file. A bad record raises when its batch is due, as `tf.errors.InvalidArgumentError`, whose
-            message names the file and the record.
+        TypeError: If `files` or `skipped` has the wrong type.
+        ValueError: If an argument is invalid; with `errors="raise"`, also if a file is cut off or is not a TFRecord
+            file. A bad record raises `tf.errors.InvalidArgumentError` when its batch is read; the message names the
+            file and the record.
 
     Reference:
-        - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675); the schema stands on the data set's
-          [page](https://research.google.com/youtube8m/download.html).
+        - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675). The data set's
+          [page](https://research.google.com/youtube8m/download.html) describes the schema.
     """
     batch_size = check_integer("batch_size", batch_size, 1)
     num_classes = check_integer("num_classes", num_classes, 1)
@@ -119,33 +124,27 @@ def youtube8m(
         ("with_ids", with_ids),
     ):
         check_boolean(name, value)
-    feature_sizes = _check_feature_sizes(feature_sizes)
-    if level not in list(LEVELS):
-        raise ValueError(f"`level` must be one of {list(LEVELS)}. Received: level={level!r}")
-    if feature_dtype not in FEATURE_DTYPES or (level, feature_dtype) == ("video", "float16"):
-        raise ValueError(
-            f"`feature_dtype` must be one of {list(FEATURE_DTYPES)}, at video level the first. "
-            f"Received: feature_dtype={feature_dtype!r}, level={level!r}"
-        )
-    if errors not in ("raise", "skip"):
-        raise ValueError(f"`errors` must be 'raise' or 'skip'. Received: errors={errors!r}")
+    sizes = _check_feature_sizes(feature_sizes)
+    check_choice("level", level, LEVELS)
+    check_choice("feature_dtype", feature_dtype, FEATURE_DTYPES if level == "frame" else FEATURE_DTYPES[:1])
+    check_choice("errors", errors, ("raise", "skip"))
     if errors == "skip" and drop_remainder:
         raise ValueError(
-            "`drop_remainder` promises batches of one size, which `errors='skip'` can't keep; choose one of the two. "
+            "`drop_remainder` gives all batches one size, but `errors='skip'` makes batches smaller; choose one. "
             "Received: drop_remainder=True, errors='skip'"
         )
     if skipped is not None and not isinstance(skipped, dict):
         raise TypeError(f"`skipped` must be a dict to write into. Received: skipped={skipped!r}")
-    skipped = {} if skipped is None else skipped
+    skipped_records = {} if skipped is None else skipped
 
     records, num_steps = _index(find_files(files), batch_size, drop_remainder, _check_shard(shard, drop_remainder))
     for (path, number), reason in records.faults.items():
         if errors == "raise":
             raise ValueError(
-                f"{path}, record {number}: {reason}. Remove or replace the file, or leave out the rest of it with "
+                f"{path}, record {number}: {reason}. Remove or replace the file, or skip the rest of it with "
                 "errors='skip'."
             )
-        skipped[path, number] = reason
+        skipped_records[path, number] = reason
     if not num_steps:
         raise ValueError(
             f"The files must hold enough records for a batch. Received: {len(records.offsets)} records, "
@@ -156,7 +155,7 @@ def youtube8m(
             f"`start_epoch` must be below epochs={epochs}, and `start_step` below the {num_steps} batches of an epoch. "
             f"Received: start_epoch={start_epoch}, start_step={start_step}"
         )
-    schema = _schema(level, tuple(feature_sizes.items()), num_classes, feature_dtype, max_frames, fixed_frames)
+    schema = _schema(level, tuple(sizes.items()), num_classes, feature_dtype, max_frames, fixed_frames)
 
     @functools.lru_cache(maxsize=2)
     def order(epoch):
@@ -167,7 +166,7 @@ def youtube8m(
         with _LOADS.one():
             epoch, step = divmod(int(step), num_steps)
             rows = order(epoch)[step * batch_size : (step + 1) * batch_size]
-            return [np.asarray(values) for values in _load_rows(rows, records, schema, errors, skipped)]
+            return [np.asarray(values) for values in _load_rows(rows, records, schema, errors, skipped_records)]
 
     def batch(step):
         values = tf.numpy_function(load, [step], schema.dtypes)
@@ -183,13 +182,13 @@ def youtube8m(
     return data.prefetch(tf.data.AUTOTUNE)
 
 
-@functools.lru_cache(maxsize=8)  # readers of one kind share their graph
+@functools.lru_cache(maxsize=8)  # Readers with the same arguments share their graph.
 def _schema(level, feature_sizes, *arguments):
     return LEVELS[level](dict(feature_sizes), *arguments)
 
 
 class _Loads:
-    """Loads that run in TensorFlow's threads: one that is under way when Python ends would keep it from ending."""
+    """Counts the loads in TensorFlow's threads, and waits for them when Python ends; otherwise Python would hang."""
 
     def __init__(self):
         self.running, self.is_ending, self.lock = 0, False, threading.Lock()
@@ -209,7 +208,7 @@ class _Loads:
 
     def end(self):
         self.is_ending = True
-        gc.collect()  # iterators that nothing but a cycle holds
+        gc.collect()  # Ends iterators that only a reference cycle keeps alive.
         for _ in range(100):
             if not self.running:
                 break
@@ -220,7 +219,7 @@ _LOADS = _Loads()
 
 
 class _Records:
-    """Where the records lie: `paths`, and of each record its file, its number in there, and its offset."""
+    """The positions of records: for each record its file, its number in that file, and its offset."""
 
     def __init__(self, paths):
         indexes = [index_records(path) for path in paths]
@@ -236,13 +235,13 @@ class _Records:
         return self.paths[self.files[row]], int(self.numbers[row])
 
     def where(self, rows):
-        """Files and offsets of some records, as `read_records` wants them."""
+        """Returns paths and offsets of records as the tensors that `read_records` takes."""
         paths = tf.constant([self.paths[file] for file in self.files[rows]], tf.string)
         return paths, tf.constant(self.offsets[rows], tf.int64)
 
 
 def _index(paths, batch_size, drop_remainder, shard):
-    """The records of this shard, and the number of batches in an epoch, the same for all shards."""
+    """Returns the records of this shard, and the number of batches in an epoch, which all shards share."""
     index, count = shard
     if count > len(paths):
         raise ValueError(f"There must be a file for every shard. Received: {len(paths)} files, shard={shard}")
@@ -252,7 +251,7 @@ def _index(paths, batch_size, drop_remainder, shard):
 
 
 def _load_rows(rows, records, schema, errors, skipped):
-    """Reads and parses a batch at once; only if that fails, each record is looked at by itself."""
+    """Reads and parses a batch in one step. If that fails, it examines each record and parses the good ones."""
     try:
         is_good, *values = schema.load(*records.where(rows))
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
@@ -263,14 +262,14 @@ def _load_rows(rows, records, schema, errors, skipped):
 
 
 def _good_rows(rows, records, schema, errors, skipped):
-    """Those of a batch that can be used; the others are put down, or raise."""
+    """Returns the rows of a batch whose records are good. Bad records raise, or are noted in `skipped`."""
     faults = {}
     for row in rows:
         try:
             record = read_records(*records.where([row]))[0].numpy()
             fault = schema.fault(record)
         except tf.errors.DataLossError:
-            fault = "the record is damaged (its sum is wrong)"
+            fault = "the record is damaged (its checksum is wrong)"
         if fault:
             path, number = records.place(row)
             if errors == "raise":

@@ -1,36 +1,43 @@
-"""`write_youtube8m`: features of one's own as records in YouTube-8M's schema."""
+"""`write_youtube8m`: writes features as records in YouTube-8M's schema."""
 
+import os
 from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from keras_netvlad.base.atomic_files import staged
 from keras_netvlad.base.quantization import quantize
-from keras_netvlad.base.validation import check_path
+from keras_netvlad.base.validation import check_choice, check_path
 from keras_netvlad.data.record_schemas import FEATURE_DTYPES
 from keras_netvlad.data.sequence_example import serialize_example
 
 
-def write_youtube8m(path, videos, level="frame", feature_dtype="uint8"):
-    """Writes one TFRecord file in YouTube-8M's schema, which `youtube8m` reads.
+def write_youtube8m(
+    path: str | os.PathLike[str],
+    videos: Iterable[Mapping[str, Any]],
+    level: Literal["frame", "video"] = "frame",
+    feature_dtype: Literal["uint8", "float16"] = "uint8",
+) -> int:
+    """Writes one TFRecord file in YouTube-8M's schema, for `youtube8m` and `keras-netvlad train`.
 
-    Floats are clipped to -2 to 2 and quantized to 256 levels, the nearest that `Dequantize` gives: an error of at most
-    2/255 within that range. Features should be scaled so that most of them lie there, as YouTube-8M's do.
+    Floats are clipped to -2 to 2 and quantized to the nearest of the 256 levels of `Dequantize`. Within that range the
+    error is at most 2/255. Scale features so that most of them lie in it, as those of YouTube-8M do.
 
-    The file appears whole or not at all.
+    The file appears only when it is complete.
 
     Args:
-        path: Path of the file, which does not exist yet, such as `"train0000.tfrecord"`.
-        videos: Iterable of dicts, each a video: `id`, a string; `labels`, a list of integers, which may be empty; and
-            the streams by name, all with one number of frames: `uint8` `(T, D)` as they are, floats `(T, D)` to be
-            quantized. At video level streams are floats `(D,)`, stored as `mean_<stream>`.
+        path: Path of a file that does not exist yet, such as `"train0000.tfrecord"`.
+        videos: Iterable of dicts, one per video: `id`, a string; `labels`, a list of integers, which may be empty; and
+            the streams by name, all with the same number of frames. `uint8` streams `(T, D)` are written unchanged;
+            float streams `(T, D)` are quantized. At video level streams are floats `(D,)`, written as `mean_<stream>`.
         level: `"frame"` or `"video"`.
-        feature_dtype: `"uint8"`, or `"float16"` for floats of any scale in twice the room, which are read with
-            `youtube8m(..., feature_dtype="float16")`; at frame level only.
+        feature_dtype: `"uint8"`, or, at frame level, `"float16"` for floats of any scale, which take twice the space
+            and are read with `youtube8m(..., feature_dtype="float16")`.
 
     Returns:
-        Integer, how many were written.
+        Integer, the number of videos written.
 
     Example:
 
@@ -44,20 +51,17 @@ def write_youtube8m(path, videos, level="frame", feature_dtype="uint8"):
 
     Raises:
         FileExistsError: If the path exists.
-        TypeError: If `path` is no path, or `videos` no iterable.
-        ValueError: If a video is not as above, or its streams are not those of the first; nothing is written.
+        TypeError: If `path` is not a path, or `videos` is not iterable.
+        ValueError: If an argument or a video is invalid, or a video has other streams than the first. Nothing is
+            written.
     """
     path = check_path("path", path)
     if not isinstance(videos, Iterable):
-        raise TypeError(f"`videos` must be an iterable of dicts, one a video. Received: videos={videos!r}")
-    if level not in ("frame", "video"):
-        raise ValueError(f"`level` must be 'frame' or 'video'. Received: level={level!r}")
-    if feature_dtype not in FEATURE_DTYPES or (level, feature_dtype) == ("video", "float16"):
-        raise ValueError(
-            f"`feature_dtype` must be one of {list(FEATURE_DTYPES)}, at video level the first. "
-            f"Received: feature_dtype={feature_dtype!r}, level={level!r}"
-        )
-    expected, number = None, -1
+        raise TypeError(f"`videos` must be an iterable of dicts, one per video. Received: videos={videos!r}")
+    check_choice("level", level, ("frame", "video"))
+    check_choice("feature_dtype", feature_dtype, FEATURE_DTYPES if level == "frame" else FEATURE_DTYPES[:1])
+    expected: dict[str, int] = {}
+    number = -1
     with staged(path) as stage, tf.io.TFRecordWriter(str(stage)) as writer:
         for number, video in enumerate(videos):
             context, streams = _check_video(number, video, level, feature_dtype)
@@ -80,7 +84,7 @@ def write_youtube8m(path, videos, level="frame", feature_dtype="uint8"):
 
 
 def _check_video(number, video, level, feature_dtype):
-    """The context as features, and the streams as arrays."""
+    """Checks a video; returns its context as features and its streams as arrays."""
     if not isinstance(video, Mapping) or not {"id", "labels"} < set(video):
         received = sorted(video) if isinstance(video, Mapping) else video
         raise ValueError(

@@ -1,9 +1,12 @@
-"""The directory of a training run: its lock, its settings, and the state from which it resumes."""
+"""The directory of a training run: its lock, its settings, and the checkpoint from which it resumes."""
 
 import contextlib
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,8 +18,19 @@ SETTINGS, STATE, LOCK, MODEL, SERVED = "settings.json", "state.json", "lock", "m
 
 
 @contextlib.contextmanager
-def run_directory(output):
-    """Makes the directory of a run and locks it against other processes during the block."""
+def run_directory(output: Path) -> Iterator[None]:
+    """Creates the directory of a run and locks it against other processes during the block.
+
+    If the block raises before the first checkpoint of a new run, the directory is removed.
+
+    Args:
+        output: The directory.
+
+    Raises:
+        FileExistsError: If the directory holds something other than a run.
+        NotADirectoryError: If its parent is a file.
+        OSError: If another process holds the lock.
+    """
     is_new = not output.exists()
     if not is_new and not (output / LOCK).exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"`output` must be a new directory or one of a run of `train`. Received: {output}")
@@ -24,18 +38,27 @@ def run_directory(output):
         output.mkdir(parents=True, exist_ok=True)
     except NotADirectoryError:
         raise NotADirectoryError(f"`output` must lie in a directory. Received: {output}, in a file") from None
-    in_use = f"`output` is in use by another run; wait for its end or choose another. Received: {output}"
+    in_use = f"`output` is in use by another run; wait until it ends or choose another. Received: {output}"
     with exclusive(output / LOCK, in_use):
         try:
             yield
         except BaseException:
             if is_new and not (output / STATE).exists():
-                shutil.rmtree(output)  # a mistake found before the first round leaves nothing
+                shutil.rmtree(output)
             raise
 
 
-def check_settings(output, settings, name):
-    """Writes the settings of a new run, or raises if a run is resumed with other settings."""
+def check_settings(output: Path, settings: Mapping[str, Any], name: str) -> None:
+    """Writes the settings of a new run, or compares them with those of the run that is resumed.
+
+    Args:
+        output: Directory of the run.
+        settings: Dict of JSON values.
+        name: Name under which the finished model is published.
+
+    Raises:
+        ValueError: If the run has ended, its settings file is damaged, or it had other settings.
+    """
     if (output / SERVED / name / "1").exists():
         raise ValueError(f"The run in `output` has ended; choose another directory for a new one. Received: {output}")
     path = output / SETTINGS
@@ -48,41 +71,50 @@ def check_settings(output, settings, name):
     if changed:
         differences = ", ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())
         raise ValueError(
-            "A run goes on with the settings that it began with; give those, or another `output`. "
+            "A run resumes with the settings it was started with; give those, or another `output`. "
             f"Received: {differences}"
         )
 
 
 class Rounds(keras.callbacks.Callback):
-    """Writes after each round what to go on from; tells when to stop."""
+    """Writes a checkpoint after each round, keeps that of the best validation, and stops when `patience` runs out.
 
-    def __init__(self, output, patience, skipped):
+    Args:
+        output: Directory of the run.
+        patience: Number of validations without a better GAP after which training stops, or `None`.
+        skipped: Dict to which the reader adds the records that it skips.
+
+    Raises:
+        ValueError: If `output` holds a damaged checkpoint.
+    """
+
+    def __init__(self, output: Path, patience: int | None, skipped: Mapping[tuple[str, int], str]) -> None:
         super().__init__()
         self.output, self.patience, self.skipped = output, patience, skipped
-        self.state = {"rounds": 0, "weights": None, "best": None, "waited": 0}
+        self.state: dict[str, Any] = {"rounds": 0, "weights": None, "best": None, "waited": 0}
         if (output / STATE).exists():
             self.state = _read(output / STATE)
 
     @property
-    def has_ended(self):
-        """Whether `patience` validations in a row have not been better than the best."""
+    def has_ended(self) -> bool:
+        """Whether the last `patience` validations were not better than the best one."""
         return self.patience is not None and self.state["waited"] >= self.patience
 
-    def restore(self, model):
-        """Brings a model to the end of the last round written; returns the number of rounds behind it."""
+    def restore(self, model: keras.Model) -> int:
+        """Loads the last checkpoint, if there is one, and returns the number of rounds that it contains."""
         model.optimizer.build(model.trainable_variables)
         if self.state["weights"]:
             _load(model, self.output / self.state["weights"])
         return self.state["rounds"]
 
-    def load_best(self, model):
-        """Gives a model the weights, or their moving average, of the best validation, or of the last round."""
+    def load_best(self, model: keras.Model) -> None:
+        """Loads the checkpoint of the best validation, or the last one. A moving average replaces the weights."""
         best = self.state["best"]
         _load(model, self.output / (best["weights"] if best else self.state["weights"]))
         model.optimizer.finalize_variable_values(model.trainable_variables)
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Writes the state after a round and removes the states that are no longer needed."""
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Writes the checkpoint of a round and removes checkpoints that are no longer needed."""
         name = f"round{epoch + 1}.npz"
         state = {**self.state, "rounds": epoch + 1, "weights": name}
         gap = (logs or {}).get("val_gap", (logs or {}).get("val_scores_gap"))
@@ -107,7 +139,7 @@ class Rounds(keras.callbacks.Callback):
 
 
 def _variables(model):
-    """All that a step changes. Keras's weights files lack the state of random numbers (Keras 3.15)."""
+    """Returns everything that a step changes. Keras's weights files lack the seed generators' state (Keras 3.15)."""
     return [*model.variables, *model.optimizer.variables]
 
 
@@ -129,4 +161,4 @@ def _read(path):
 
 
 def _damaged(path):
-    return ValueError(f"What the run in `output` goes on from is damaged or lost; begin another. Received: {path}")
+    return ValueError(f"The checkpoint in `output` is damaged or missing. Start a new run. Received: {path}")

@@ -1,19 +1,29 @@
-"""`ScalarLogs`: figures of a training for TensorBoard."""
+"""`ScalarLogs`: the metrics of a training run for TensorBoard."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 
 class ScalarLogs(keras.callbacks.Callback):
-    """Logs of each round as scalars: `train/loss`, `validation/gap` and so on."""
+    """Logs the metrics of each round as scalars: `train/loss`, `validation/gap` and so on.
 
-    def __init__(self, directory):
+    `keras.callbacks.TensorBoard` and `tf.summary.scalar` need the package `tensorboard`; this callback does not.
+
+    Args:
+        directory: Directory for the event files; created if it does not exist.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
         super().__init__()
         self.writer = tf.summary.create_file_writer(str(directory))
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Writes the figures of an epoch."""
-        # What `tf.summary.scalar` writes; that one, and Keras's callback, need the package `tensorboard`.
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Writes the metrics of an epoch."""
+        # The metadata that `tf.summary.scalar` writes.
         metadata = tf.compat.v1.SummaryMetadata(
             plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR"
         )

@@ -1,4 +1,4 @@
-"""`train`: a preset on YouTube-8M's records, from files to a served artefact."""
+"""`train`: trains a preset on YouTube-8M's records and publishes it."""
 
 import contextlib
 import gc
@@ -6,82 +6,86 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
 from keras_netvlad.base.atomic_files import replaced
-from keras_netvlad.base.validation import check_boolean, check_integer, check_path
+from keras_netvlad.base.validation import check_boolean, check_integer, check_number, check_path
 from keras_netvlad.data import youtube8m
 from keras_netvlad.data.record_files import find_files
-from keras_netvlad.export import publish
+from keras_netvlad.export import Report, publish
 from keras_netvlad.metrics import GlobalAveragePrecision
 from keras_netvlad.models import VideoClassifier
 from keras_netvlad.training.run_directory import MODEL, SERVED, Rounds, check_settings, run_directory
 from keras_netvlad.training.tensorboard import ScalarLogs
 
+MAX_SEED = 2**32 - 1  # of NumPy and Keras
+
 
 def train(
-    train_files,
-    output,
+    train_files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
     *,
-    preset="gated_netvlad",
-    validation_files=None,
-    num_classes=3862,
-    feature_sizes=None,
-    overrides=None,
-    epochs=5,
-    batch_size=80,
-    max_frames=300,
-    learning_rate=2e-4,
-    learning_rate_decay=0.8,
-    decay_examples=4_000_000,
-    ema_momentum=None,
-    mixed_precision=False,
-    patience=None,
-    save_every=None,
-    errors="raise",
-    seed=0,
-    verbose="auto",
-):
-    """Trains a preset of `VideoClassifier` on frame-level records, and publishes it.
+    preset: str = "gated_netvlad",
+    validation_files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    num_classes: int = 3862,
+    feature_sizes: Mapping[str, int] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    epochs: int = 5,
+    batch_size: int = 80,
+    max_frames: int = 300,
+    learning_rate: float = 2e-4,
+    learning_rate_decay: float = 0.8,
+    decay_examples: int = 4_000_000,
+    ema_momentum: float | None = None,
+    mixed_precision: bool = False,
+    patience: int | None = None,
+    save_every: int | None = None,
+    errors: Literal["raise", "skip"] = "raise",
+    seed: int = 0,
+    verbose: Literal["auto", 0, 1, 2] = "auto",
+) -> Report:
+    """Trains a preset of `VideoClassifier` on frame-level records and publishes it.
 
-    Training goes in rounds, an epoch each, or `save_every` batches. After every round everything that training needs
-    is written, whole or not at all. When the process is killed, at whatever step, the same call goes on from there and
-    comes to the weights that it would have had: order of the records, random numbers and the optimizer's state
-    included. Loss: binary cross-entropy, summed over the classes. Optimizer: Adam, gradients clipped to norm 1 a
-    variable, learning rate falling by steps, as in Miech et al.'s code, by default with its figures.
+    Training proceeds in rounds. A round is an epoch, or `save_every` batches. A complete checkpoint is written after
+    every round: weights, optimizer, random numbers and the position in the records. If the process is killed at any
+    step, calling `train` again with the same arguments resumes and ends with the weights of an uninterrupted run.
 
-    In `output` appear
+    The loss is binary cross-entropy, summed over the classes. The optimizer is Adam, with the gradient of each variable
+    clipped to norm 1 and a learning rate that decays in steps. The defaults are those of Miech et al.'s code.
 
-    - `logs/`: for TensorBoard;
-    - `state.json`, `round*.npz`: to go on from, and the round of the best validation;
-    - `model.keras`: the model for floats, of the best validation if there was one, else of the end;
-    - `served/<preset>/1/`: what `publish` made of it, with its parity table.
+    `output` receives
+
+    - `logs/`: event files for TensorBoard;
+    - `settings.json`, `state.json`, `round*.npz`: the checkpoint, and the round of the best validation;
+    - `model.keras`: the model with float inputs, from the best validation, or from the end if there is no validation;
+    - `served/<preset>/1/`: the SavedModel that `publish` wrote and verified.
 
     Args:
-        train_files: Path, pattern or list of those, as of `youtube8m`.
-        output: Directory of the run; made if it does not exist.
+        train_files: Path, pattern such as `"data/train*.tfrecord"`, or a list of those, as for `youtube8m`.
+        output: Directory of the run; created if it does not exist.
         preset: Name of a preset of `VideoClassifier.from_preset`.
-        validation_files: As `train_files`, to compute GAP on after every epoch; or `None`.
-        num_classes: Integer, `C`.
-        feature_sizes: Dict from the name of each stream to its feature size; by default YouTube-8M's.
-        overrides: Dict of further arguments of `VideoClassifier`, in place of the preset's.
-        epochs: Integer. With `save_every`, what is missing to a whole round is trained, too.
-        batch_size: Integer, videos in a batch.
-        max_frames: Integer, frames of a video at most.
-        learning_rate: Number, to start with.
-        learning_rate_decay: Number, by which the rate is multiplied every `decay_examples` videos.
-        decay_examples: Integer.
-        ema_momentum: `None`, or a number from 0 to 1 such as 0.9999: the moving average of the weights with that
-            momentum is what is validated, saved and published.
-        mixed_precision: Boolean, whether to compute in bfloat16 where Keras's policy does.
-        patience: `None`, or an integer: to stop after so many validations without a better GAP.
-        save_every: `None` for an epoch, or an integer, batches in a round.
-        errors: `"raise"` or `"skip"`, as of `youtube8m`, for the training records.
-        seed: Integer, of weights, order and dropout.
-        verbose: As of `keras.Model.fit`.
+        validation_files: Files on which to compute GAP after every epoch, or `None`.
+        num_classes: Integer, number of classes `C`.
+        feature_sizes: Dict from the name of each stream to its feature size. The default is that of YouTube-8M.
+        overrides: Dict of arguments of `VideoClassifier` that replace those of the preset.
+        epochs: Integer, number of epochs. With `save_every`, training continues to the end of the last round.
+        batch_size: Integer, number of videos in a batch.
+        max_frames: Integer, largest number of frames read from a video.
+        learning_rate: Initial learning rate, above 0.
+        learning_rate_decay: Factor by which the learning rate is multiplied after every `decay_examples` videos.
+        decay_examples: Integer, number of videos.
+        ema_momentum: Momentum of a moving average of the weights, between 0 and 1, such as 0.9999. The average is
+            validated, saved and published. `None` uses the weights themselves.
+        mixed_precision: Boolean, whether to use Keras's policy `mixed_bfloat16`.
+        patience: Integer, number of validations without a better GAP after which training stops, or `None`.
+        save_every: Integer, number of batches in a round, or `None` for an epoch.
+        errors: `"raise"` or `"skip"`, what to do with bad training records, as for `youtube8m`.
+        seed: Integer from 0 to 2**32 - 1, for the initial weights, the order of the records and dropout.
+        verbose: As for `keras.Model.fit`.
 
     Returns:
         The `Report` of `publish`.
@@ -105,16 +109,16 @@ def train(
     (True, ['gated_netvlad'])
 
     Raises:
-        ValueError: On an argument that is none of the above, a bad record, or an `output` whose run had other settings,
-            has ended, or is damaged. Nothing is overwritten.
-        TypeError: If files, `output` or `overrides` are of another type.
+        ValueError: If an argument is invalid, a record is bad, or the run in `output` has ended, is damaged or had
+            other settings. Nothing is overwritten.
+        TypeError: If files, `output` or `overrides` have the wrong type.
         FileNotFoundError: If a pattern matches no file.
-        OSError: If `output` is in use by another run, holds something else, or can't be written.
+        OSError: If another run uses `output`, or it holds something else, or it cannot be written to.
 
     Reference:
-        - [Miech et al. 2017](https://arxiv.org/abs/1706.06905). The figures are those of
+        - [Miech et al. 2017](https://arxiv.org/abs/1706.06905). The defaults are those of
           [their code](https://github.com/antoine77340/Youtube-8M-WILLOW): batches of 80 videos, learning rate 0.0002
-          and its factor 0.8 in the commands of `README.md`; Adam, decay every 4 million videos and gradients of norm 1
+          with factor 0.8 in the commands of `README.md`; Adam, a decay every 4 million videos and gradients of norm 1
           in `train.py`.
     """
     output = check_path("output", output)
@@ -128,25 +132,31 @@ def train(
         "epochs": check_integer("epochs", epochs, 1),
         "batch_size": check_integer("batch_size", batch_size, 1),
         "max_frames": check_integer("max_frames", max_frames, 1),
-        "learning_rate": _check_number("learning_rate", learning_rate),
-        "learning_rate_decay": _check_number("learning_rate_decay", learning_rate_decay),
+        "learning_rate": check_number("learning_rate", learning_rate, 0, exclusive=True),
+        "learning_rate_decay": check_number("learning_rate_decay", learning_rate_decay, 0, exclusive=True),
         "decay_examples": check_integer("decay_examples", decay_examples, 1),
-        "ema_momentum": ema_momentum if ema_momentum is None else _check_number("ema_momentum", ema_momentum, 1),
+        "ema_momentum": None if ema_momentum is None else _check_momentum(ema_momentum),
         "mixed_precision": check_boolean("mixed_precision", mixed_precision),
-        "patience": patience if patience is None else check_integer("patience", patience, 1),
-        "save_every": save_every if save_every is None else check_integer("save_every", save_every, 1),
+        "patience": None if patience is None else check_integer("patience", patience, 1),
+        "save_every": None if save_every is None else check_integer("save_every", save_every, 1),
         "errors": errors,
-        "seed": check_integer("seed", seed, 0),
+        "seed": check_integer("seed", seed, 0, MAX_SEED),
     }
     if patience is not None and validation_files is None:
         raise ValueError("`patience` counts validations; give `validation_files`. Received: validation_files=None")
-    reading = {
+    reading: dict[str, Any] = {
         "num_classes": num_classes,
         "feature_sizes": feature_sizes,
         "max_frames": max_frames,
     }
-    training = {**reading, "shuffle": True, "seed": seed, "errors": errors, "drop_remainder": errors == "raise"}
-    skipped = {}
+    training: dict[str, Any] = {
+        **reading,
+        "shuffle": True,
+        "seed": seed,
+        "errors": errors,
+        "drop_remainder": errors == "raise",
+    }
+    skipped: dict[tuple[str, int], str] = {}
     num_steps = len(youtube8m(train_files, batch_size, skipped=skipped, **training))
     validation = None if validation_files is None else youtube8m(validation_files, batch_size, **reading)
     settings["train_files"] = [os.path.basename(path) for path in find_files(train_files)]
@@ -155,7 +165,7 @@ def train(
     keras.utils.set_random_seed(seed)
     model = _make_model(settings)
     with run_directory(output):
-        # As they will be read again.
+        # The JSON values that `settings.json` will hold.
         settings = json.loads(json.dumps(settings, default=keras.saving.serialize_keras_object))
         check_settings(output, settings, model.name)
         round_steps = save_every or num_steps
@@ -166,7 +176,7 @@ def train(
         data = youtube8m(
             train_files, batch_size, epochs=None, start_epoch=epoch, start_step=step, skipped=skipped, **training
         )
-        # A validation after each round that an epoch ends in.
+        # Validation takes place after each round in which an epoch ends.
         ends = [r + 1 for r in range(num_rounds) if (r + 1) * round_steps // num_steps > r * round_steps // num_steps]
         callbacks = [ScalarLogs(output / "logs")]
         if ema_momentum is not None and validation is not None:
@@ -181,7 +191,7 @@ def train(
                     validation_data=validation,
                     validation_freq=ends,
                     callbacks=[*callbacks, rounds],
-                    shuffle=False,  # the reader does
+                    shuffle=False,  # The reader shuffles.
                     verbose=verbose,
                 )
         rounds.load_best(model)
@@ -189,6 +199,10 @@ def train(
         with replaced(output / MODEL, suffix=".keras") as part:
             published.save(part)
         return publish(published, output / SERVED, version=1)
+
+
+def _check_momentum(momentum):
+    return check_number("ema_momentum", momentum, 0, 1, exclusive=True, exclusive_maximum=True)
 
 
 def _make_model(settings):
@@ -199,7 +213,7 @@ def _make_model(settings):
         overrides["dtype"] = "mixed_bfloat16"
     taken = {"input_dtype", "num_classes"} & set(overrides)
     if taken:
-        raise ValueError(f"`overrides` can't hold what `train` sets itself. Received: {sorted(taken)}")
+        raise ValueError(f"`overrides` cannot contain arguments that `train` sets itself. Received: {sorted(taken)}")
     model = VideoClassifier.from_preset(
         settings["preset"], num_classes=settings["num_classes"], input_dtype="uint8", **overrides
     )
@@ -214,10 +228,10 @@ def _make_model(settings):
     model.compile(
         keras.optimizers.Adam(rate, clipnorm=1.0, **average),
         loss={"scores": "binary_crossentropy"},
-        # Keras's mean over the classes becomes their sum, beside which the papers' penalties were chosen.
+        # Turns Keras's mean over the classes into the papers' sum, for which their penalties were chosen.
         loss_weights={"scores": float(settings["num_classes"])},
         metrics={"scores": [GlobalAveragePrecision()]},
-        # Batches are as long as their longest video: XLA would compile again for each.
+        # Each batch is as long as its longest video, so XLA would compile again for each batch.
         jit_compile=False,
     )
     return model
@@ -225,22 +239,14 @@ def _make_model(settings):
 
 @contextlib.contextmanager
 def _clear_errors():
-    """What the reader says of a bad record, without TensorFlow's stack traces around it."""
+    """Raises the reader's message about a bad record without the TensorFlow error around it."""
     try:
         yield
     except tf.errors.OpError as error:
         said = re.search(r"ValueError: (.*, record \d+: .*)", str(error))
         if said is None:
             raise
-        # Frames of the traceback hold the iterator, whose threads would keep Python from ending.
+        # The traceback refers to the iterator, whose threads would keep Python from ending.
         traceback.clear_frames(error.__traceback__)
         gc.collect()
         raise ValueError(f"{said[1]}. Repair or remove it, or leave it out with errors='skip'.") from None
-
-
-def _check_number(name, value, limit=None):
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < (limit or float("inf")):
-        span = "above 0" if limit is None else f"between 0 and {limit}"
-        raise ValueError(f"`{name}` must be a number {span}. Received: {name}={value!r}")
-    return float(value)

@@ -276,7 +276,7 @@ def test_damaged_and_cut_off_files(tmp_path):
         assert sum(len(batch) for batch in ids(read(path, errors="skip"))) == 5
 
     path.write_text("id,labels\n" * 20)
-    with pytest.raises(ValueError, match=r"a.tfrecord, record 0: the file is no TFRecord file"):
+    with pytest.raises(ValueError, match=r"a.tfrecord, record 0: the file is not a TFRecord file"):
         read(path)
 
 
@@ -285,8 +285,8 @@ def test_damaged_and_cut_off_files(tmp_path):
     [
         ({"batch_size": 0}, "`batch_size` must be a positive integer. Received: batch_size=0"),
         ({"level": "shot"}, "`level` must be one of"),
-        ({"errors": "ignore"}, "`errors` must be 'raise' or 'skip'"),
-        ({"errors": "skip", "drop_remainder": True}, "`drop_remainder` promises batches of one size"),
+        ({"errors": "ignore"}, r"`errors` must be one of \['raise', 'skip'\]"),
+        ({"errors": "skip", "drop_remainder": True}, "`drop_remainder` gives all batches one size"),
         ({"shard": (2, 2), "drop_remainder": True}, "an index below the count"),
         ({"shard": (0, 2)}, "set `drop_remainder=True`"),
         ({"shard": (0, 4), "drop_remainder": True}, "There must be a file for every shard. Received: 3 files"),

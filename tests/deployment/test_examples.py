@@ -90,7 +90,7 @@ def test_real_weights_know_what_a_clip_shows(monkeypatch):
 
     weights = next(Path(sys.prefix, "weights").rglob("mobilenet_v2-b0353104.pth"), None)
     if weights is None:
-        pytest.skip("make backends brings the weights")
+        pytest.skip("`make backends` installs the weights")
     encoder = FrameEncoder(torchvision_mobilenet(224, weights, include_top=True), "torchvision")
     pictures = np.stack(list(read_video(clip("carphone_pristine"), size=224, crop_to_aspect_ratio=True)))
     assert set(np.argmax(encoder(pictures[None])[0], axis=-1)) <= {834, 785}

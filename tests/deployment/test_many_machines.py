@@ -1,4 +1,4 @@
-"""Training on several devices and in several processes: losses and weights of one, also after one was killed."""
+"""Training on several devices and in several processes equals training in one, also after a process was killed."""
 
 import importlib.util
 import os
@@ -20,7 +20,7 @@ EPOCHS = 4
 TOLERANCE = 5e-6
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.engines,
     pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs JAX: make engines"),
 ]
 

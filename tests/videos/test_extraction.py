@@ -2,6 +2,7 @@
 
 import multiprocessing
 import shutil
+import threading
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from make_videos import clip, grey, write_video
 from keras_netvlad.__main__ import main
 from keras_netvlad.data import read_video, youtube8m
 from keras_netvlad.layers import Dequantize
-from keras_netvlad.videos.extraction import extract_features
+from keras_netvlad.videos import extract_features
 
 SIZE = 32
 
@@ -48,7 +49,7 @@ def read_record(path):
     return example.context.feature["id"].bytes_list.value[0].decode(), frames
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+@pytest.mark.parametrize("dtype", ["uint8", pytest.param("float16", marks=pytest.mark.slow)])
 def test_records_hold_the_features_and_nothing_is_done_twice(tmp_path, folder, weights, dtype):
     model, file = weights
     seen = []
@@ -70,7 +71,7 @@ def test_records_hold_the_features_and_nothing_is_done_twice(tmp_path, folder, w
     assert extract_features(folder, tmp_path / "out", **arguments) == []
     (tmp_path / "out" / "grey.mkv.tfrecord").unlink()
     assert [r.video.name for r in extract_features(folder, tmp_path / "out", **arguments)] == ["grey.mkv"]
-    with pytest.raises(ValueError, match="made alike; give another `output`"):
+    with pytest.raises(ValueError, match="must be made with the same settings; choose another `output`"):
         extract_features(folder, tmp_path / "out", **{**arguments, "fps": 2})
 
 
@@ -85,6 +86,27 @@ def test_youtube8m_reads_what_was_extracted(tmp_path, folder, weights):
         assert [frame.tobytes() for frame in frames[: len(expected)]] == expected
 
 
+def test_two_calls_in_two_threads_do_not_disturb_each_other(tmp_path, folder):
+    forms = {"uint8": {"fps": 1, "size": SIZE}, "float16": {"fps": 5, "size": 2 * SIZE}}
+    results = {}
+
+    def extract(dtype):
+        results[dtype] = extract_features(folder, tmp_path / dtype, "MobileNet", None, dtype=dtype, **forms[dtype])
+
+    threads = [threading.Thread(target=extract, args=(dtype,)) for dtype in forms]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for dtype, lengths in {"uint8": [5, 2], "float16": [21, 10]}.items():
+        assert [result.num_frames for result in results[dtype]] == lengths
+        for name, length in zip(("below/phone.mp4", "grey.mkv"), lengths, strict=True):
+            _, frames = read_record(tmp_path / dtype / f"{name}.tfrecord")
+            assert {len(frame) for frame in frames} == {1024 * np.dtype(dtype).itemsize}
+            assert len(frames) == length
+
+
+@pytest.mark.slow
 def test_maps_are_rows_in_the_order_of_time_height_and_width(tmp_path, folder, weights):
     settings = {"backbone": "MobileNet", "weights": weights[1], "size": 64, "dtype": "float16"}
     results = extract_features(folder, tmp_path / "maps", pooling=None, **settings)
@@ -151,7 +173,7 @@ def test_after_a_worker_was_killed_the_same_call_goes_on(tmp_path):
     def kill_one(result, total):
         multiprocessing.active_children()[0].kill()
 
-    with pytest.raises(RuntimeError, match=r"A worker died, .* run again, .* finished videos are kept"):
+    with pytest.raises(RuntimeError, match=r"A worker process was killed, .* Run again .* finished videos are kept"):
         extract_features(tmp_path / "videos", tmp_path / "out", progress=kill_one, **arguments)
     kept = {path.name for path in (tmp_path / "out").glob("*.tfrecord")}
     assert 0 < len(kept) < 12
@@ -160,14 +182,21 @@ def test_after_a_worker_was_killed_the_same_call_goes_on(tmp_path):
     assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 12
 
 
+def test_damaged_settings_are_named(tmp_path, folder):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "extraction.json").write_text("{")
+    with pytest.raises(ValueError, match=r"settings in `output` are damaged; .* Received: .*extraction\.json"):
+        extract_features(folder, tmp_path / "out", "MobileNet", None, size=SIZE)
+
+
 def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`backbone` must be the name of a model"):
         extract_features(tmp_path, tmp_path / "out", backbone="MobileNet9")
-    with pytest.raises(ValueError, match="`pooling` must be 'avg', 'max', or None for maps"):
+    with pytest.raises(ValueError, match=r"`pooling` must be one of \['avg', 'max', None\]"):
         extract_features(tmp_path, tmp_path / "out", pooling="none")
-    with pytest.raises(ValueError, match="`dtype` must be 'uint8' or 'float16'"):
+    with pytest.raises(ValueError, match=r"`dtype` must be one of \['uint8', 'float16'\]"):
         extract_features(tmp_path, tmp_path / "out", dtype="int8")
-    with pytest.raises(ValueError, match="`workers` must be an integer of at least 1"):
+    with pytest.raises(ValueError, match="`workers` must be a positive integer"):
         extract_features(tmp_path, tmp_path / "out", workers=0)
     with pytest.raises(NotADirectoryError, match="`folder` must be a directory of videos"):
         extract_features(tmp_path / "none", tmp_path / "out")
@@ -177,11 +206,11 @@ def test_wrong_arguments_are_refused(tmp_path):
         extract_features(tmp_path, None)
     with pytest.raises(TypeError, match=r"`weights` must be a path\. Received: weights=3"):
         extract_features(tmp_path, tmp_path / "out", weights=3)
-    with pytest.raises(FileNotFoundError, match="`weights` must be 'imagenet', a file, or None"):
+    with pytest.raises(FileNotFoundError, match="`weights` must be 'imagenet', an existing file, or None"):
         extract_features(tmp_path, tmp_path / "out", weights=str(tmp_path / "none.weights.h5"))
-    with pytest.raises(ValueError, match="`stream` must be a name, other than 'id' and 'labels'"):
+    with pytest.raises(ValueError, match="`stream` must be a name other than 'id' and 'labels'"):
         extract_features(tmp_path, tmp_path / "out", stream="id")
-    with pytest.raises(ValueError, match="`fps` must be a number above 0"):
+    with pytest.raises(ValueError, match="`fps` must be a finite number above 0"):
         extract_features(tmp_path, tmp_path / "out", fps=0)
     with pytest.raises(ValueError, match="`folder` must hold video files"):
         extract_features(tmp_path, tmp_path / "out")

@@ -1,0 +1,202 @@
+"""The commands: each calls one function of the library, prints the result and returns an exit code.
+
+A command imports what it needs when it runs, so that `--help` and `search` start without TensorFlow.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from keras_netvlad.cli.errors import DIFFERS, DONE, UNREADABLE
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Trains, exports and verifies on the packaged speech frames."""
+    from keras_netvlad.demo import run_demo
+
+    def write():
+        run_demo(options.output, options.epochs, options.seed)  # prints its reports itself
+        return []
+
+    return _write(options, write)
+
+
+def export(options: argparse.Namespace) -> int:
+    """Writes a `.keras` model as SavedModel and ONNX."""
+    from keras_netvlad.export import export_model
+    from keras_netvlad.models import load_model
+
+    def write():
+        model = load_model(options.model)
+        settings = (options.format, options.opset, options.precision)
+        return export_model(model, options.output, *settings, **_checks(options), metadata=_metadata(options))
+
+    return _write(options, write)
+
+
+def publish(options: argparse.Namespace) -> int:
+    """Writes a `.keras` model as the next version of a server."""
+    from keras_netvlad.export import publish, publish_triton
+    from keras_netvlad.models import load_model
+
+    is_default = options.precision == "float32" and options.device == "gpu" and not options.tensorrt
+    if options.server != "triton" and not is_default:
+        raise ValueError(
+            "TensorFlow Serving runs the model as it is, on any device; `--precision`, `--device` and `--tensorrt` "
+            "go with `--server triton`."
+        )
+
+    def write():
+        model = load_model(options.model)
+        settings = {**_checks(options), "metadata": _metadata(options)}
+        if options.server == "triton":
+            settings.update(precision=options.precision, device=options.device, tensorrt=options.tensorrt)
+        writer: Callable[..., Any] = publish_triton if options.server == "triton" else publish
+        return [writer(model, options.base, options.name, options.version, **settings)]
+
+    return _write(options, write)
+
+
+def train(options: argparse.Namespace) -> int:
+    """Trains a preset on YouTube-8M's records and publishes it."""
+    from keras_netvlad.training import train
+
+    return _write(
+        options,
+        lambda: [
+            train(
+                options.train,
+                options.output,
+                preset=options.preset,
+                validation_files=options.validation,
+                num_classes=options.num_classes,
+                feature_sizes=options.feature_sizes,
+                overrides=options.overrides,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                max_frames=options.max_frames,
+                learning_rate=options.learning_rate,
+                learning_rate_decay=options.learning_rate_decay,
+                decay_examples=options.decay_examples,
+                ema_momentum=options.ema,
+                mixed_precision=options.mixed_precision,
+                patience=options.patience,
+                save_every=options.save_every,
+                errors=options.errors,
+                seed=options.seed,
+            )
+        ],
+    )
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compares artifacts with their model."""
+    from keras_netvlad.export import verify
+    from keras_netvlad.models import load_model
+
+    model = load_model(options.model)
+    reports = [verify(model, path, **_checks(options)) for path in options.artefact]
+    for report in reports:
+        print(report)  # cli
+    return DONE if all(report.ok for report in reports) else DIFFERS
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Describes artifacts without running them."""
+    from keras_netvlad.export.inspection import find_artefacts, inspect_artefact
+
+    for path in find_artefacts(options.path):
+        print(inspect_artefact(path))  # cli
+    return DONE
+
+
+def extract(options: argparse.Namespace) -> int:
+    """Writes the frame features of a folder of videos."""
+    import keras
+
+    from keras_netvlad.videos import extract_features
+
+    bar = None
+
+    def progress(result, total):
+        nonlocal bar
+        bar = bar or keras.utils.Progbar(total, unit_name="video")
+        bar.add(1)
+        if result.error:
+            print(f"\nkeras-netvlad extract: {result.error}", file=sys.stderr)  # cli
+
+    results = extract_features(
+        options.folder,
+        options.output,
+        options.backbone,
+        None if options.weights == "none" else options.weights,
+        options.size,
+        options.fps,
+        None if options.pooling == "none" else options.pooling,
+        options.dtype,
+        workers=options.workers,
+        progress=progress,
+    )
+    failed = sum(result.error is not None for result in results)
+    num_frames = sum(result.num_frames for result in results)
+    print(f"{len(results) - failed} videos extracted, {num_frames} frames; {failed} could not be read")  # cli
+    clipped = sum(result.clipped * result.num_frames for result in results) / max(num_frames, 1)
+    if clipped:
+        print(f"{clipped:.1%} of the values lie outside -2 to 2 and were clipped; --dtype float16 keeps them")  # cli
+    return UNREADABLE if failed else DONE
+
+
+def search(options: argparse.Namespace) -> int:
+    """Prints the clips whose descriptors are most similar to that of a given clip."""
+    from keras_netvlad.retrieval import DescriptorIndex, index_records
+
+    if options.model is None and not Path(options.clips).is_file():
+        raise ValueError(
+            "Searching records needs --model, an ONNX file that computes their descriptors. A saved index needs no "
+            f"model. Received: {options.clips}"
+        )
+    if options.model is None:
+        index = DescriptorIndex.load(options.clips)
+    else:
+        index = index_records(options.clips, options.model)
+    if options.save_index is not None:
+        index.save(options.save_index)
+    ids, similarities = index.search(index.descriptor(options.id)[None], options.count + 1)
+    nearest = [pair for pair in zip(ids[0], similarities[0], strict=True) if pair[0] != options.id]
+    for name, similarity in nearest[: options.count]:
+        print(f"{similarity:7.4f}  {name}")  # cli
+    return DONE
+
+
+def _write(options: argparse.Namespace, write: Callable[[], Iterable[object]]) -> int:
+    """Calls a function that writes artifacts and prints the reports that it returns."""
+    from keras_netvlad.export import ParityError
+
+    try:
+        reports = write()
+    except ParityError as error:
+        print(f"keras-netvlad {options.command_name}: {error}", file=sys.stderr)  # cli
+        return DIFFERS
+    for report in reports:
+        print(report)  # cli
+    return DONE
+
+
+def _checks(options):
+    return {"tolerance": options.tolerance, "data": options.data, "min_agreement": options.min_agreement}
+
+
+def _metadata(options):
+    metadata = {}
+    if options.labels:
+        try:
+            metadata["labels"] = Path(options.labels).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"`--labels` must be a text file in UTF-8; convert it. Received: {options.labels} ({error})"
+            ) from error
+    if options.trained_on:
+        metadata["trained_on"] = options.trained_on
+    return metadata

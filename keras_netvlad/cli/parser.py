@@ -1,0 +1,203 @@
+"""The arguments of the command line."""
+
+import argparse
+import json
+from typing import Any
+
+from keras_netvlad.cli import commands
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 an artifact differs from its model, or a video could not be read; 2 wrong use; 3 internal "
+    "error, which is a bug in keras_netvlad."
+)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser. It stores the function of the chosen command as `command` and its name as `command_name`."""
+    parser = argparse.ArgumentParser(
+        prog="keras-netvlad",
+        description="NetVLAD video models: extract features, train, export to SavedModel and ONNX, and verify that an "
+        "artifact computes what its model computes.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--debug", action="store_true", help="print the stack trace of an error")
+    subparsers = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
+    for add in (_demo, _export, _publish, _train, _verify, _inspect, _extract, _search):
+        subparser = add(subparsers)
+        # Without a default here, the value that was parsed before the command stays.
+        subparser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _demo(subparsers):
+    demo = subparsers.add_parser("demo", help="train, export, verify and serve a small model on real speech frames")
+    demo.add_argument("--output", required=True, metavar="DIR", help="directory to create; it must not exist")
+    demo.add_argument("--epochs", type=int, default=30, help="epochs of each training (default %(default)s)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of each training (default %(default)s)")
+    demo.set_defaults(command=commands.demo)
+    return demo
+
+
+def _export(subparsers):
+    export = subparsers.add_parser("export", help="write a .keras model as SavedModel and ONNX, verified")
+    export.add_argument("model", metavar="MODEL.keras", help="a model saved by Keras, with named inputs")
+    export.add_argument("output", metavar="DIR", help="directory to create; it must not exist")
+    export.add_argument(
+        "--format",
+        nargs="+",
+        default=["saved_model", "onnx"],
+        metavar="FORMAT",
+        help="saved_model (to DIR/NAME/1/), onnx (to DIR/model.onnx), or both, the default",
+    )
+    export.add_argument("--opset", type=int, default=18, help="ONNX operator set, 13 to 18 (default %(default)s)")
+    _add_precision(export)
+    _add_checks(export)
+    _add_metadata(export)
+    export.set_defaults(command=commands.export)
+    return export
+
+
+def _publish(subparsers):
+    publish = subparsers.add_parser("publish", help="write a .keras model as a server's next version, verified")
+    publish.add_argument("model", metavar="MODEL.keras", help="a model saved by Keras, with named inputs")
+    publish.add_argument("base", metavar="BASE", help="directory of the server's models; created if it does not exist")
+    publish.add_argument(
+        "--server",
+        choices=["tensorflow-serving", "triton"],
+        default="tensorflow-serving",
+        help="server whose layout to write: BASE/NAME/VERSION/, with config.pbtxt for Triton (default %(default)s)",
+    )
+    publish.add_argument("--name", help="name under which the server offers the model (default: its own)")
+    publish.add_argument("--version", type=int, help="version to write (default: the next free one)")
+    publish.add_argument(
+        "--device", choices=["gpu", "cpu"], default="gpu", help="Triton: what runs the model (default %(default)s)"
+    )
+    publish.add_argument("--tensorrt", action="store_true", help="Triton: let TensorRT run the model")
+    _add_precision(publish)
+    _add_checks(publish)
+    _add_metadata(publish)
+    publish.set_defaults(command=commands.publish)
+    return publish
+
+
+def _train(subparsers):
+    train = subparsers.add_parser(
+        "train", help="train a preset on YouTube-8M's records and publish it; a killed run resumes"
+    )
+    train.add_argument("--preset", default="gated_netvlad", help="published model to train (default %(default)s)")
+    train.add_argument("--train", nargs="+", required=True, metavar="FILES", help="files or quoted patterns")
+    train.add_argument("--validation", nargs="+", metavar="FILES", help="the same, for GAP after each epoch")
+    train.add_argument("--output", required=True, metavar="DIR", help="directory of the run, new or to resume")
+    train.add_argument("--num-classes", type=int, default=3862, help="number of classes (default %(default)s)")
+    train.add_argument("--feature-sizes", type=_json_object, metavar="JSON", help='default {"rgb": 1024, "audio": 128}')
+    train.add_argument(
+        "--overrides", type=_json_object, metavar="JSON", help='arguments of VideoClassifier, as {"hidden_units": 512}'
+    )
+    train.add_argument("--epochs", type=int, default=5, help="default %(default)s")
+    train.add_argument("--batch-size", type=int, default=80, help="videos per batch (default %(default)s)")
+    train.add_argument("--max-frames", type=int, default=300, help="most frames per video (default %(default)s)")
+    train.add_argument("--learning-rate", type=float, default=2e-4, help="initial rate (default %(default)s)")
+    train.add_argument(
+        "--learning-rate-decay", type=float, default=0.8, help="factor every --decay-examples (default %(default)s)"
+    )
+    train.add_argument("--decay-examples", type=int, default=4_000_000, help="videos (default %(default)s)")
+    train.add_argument("--ema", type=float, metavar="MOMENTUM", help="publish the moving average of the weights")
+    train.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16")
+    train.add_argument("--patience", type=int, help="stop after this many validations without a better GAP")
+    train.add_argument("--save-every", type=int, metavar="BATCHES", help="write a checkpoint (default: every epoch)")
+    train.add_argument("--errors", choices=["raise", "skip"], default="raise", help="bad records (default %(default)s)")
+    train.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    train.set_defaults(command=commands.train)
+    return train
+
+
+def _verify(subparsers):
+    verify = subparsers.add_parser("verify", help="compare artifacts with the .keras model they were made from")
+    verify.add_argument("model", metavar="MODEL.keras", help="the model")
+    verify.add_argument("artefact", nargs="+", metavar="ARTIFACT", help="a SavedModel directory or an .onnx file")
+    _add_checks(verify)
+    verify.set_defaults(command=commands.verify)
+    return verify
+
+
+def _inspect(subparsers):
+    inspect = subparsers.add_parser("inspect", help="describe an artifact without running it")
+    inspect.add_argument("path", metavar="PATH", help="a SavedModel, an .onnx file, or a directory that holds some")
+    inspect.set_defaults(command=commands.inspect)
+    return inspect
+
+
+def _extract(subparsers):
+    extract = subparsers.add_parser("extract", help="write frame features of a folder of videos as YouTube-8M records")
+    extract.add_argument("folder", metavar="FOLDER", help="directory of videos, searched with its subdirectories")
+    extract.add_argument("output", metavar="DIR", help="directory of the records; existing records are kept")
+    extract.add_argument("--backbone", default="MobileNetV2", help="model of keras.applications (default %(default)s)")
+    extract.add_argument(
+        "--weights", default="imagenet", help="imagenet, a file of weights without top, or none (default %(default)s)"
+    )
+    extract.add_argument("--size", type=int, default=224, help="height and width of images (default %(default)s)")
+    extract.add_argument("--fps", type=float, default=1.0, help="frames per second (default %(default)s)")
+    extract.add_argument(
+        "--pooling",
+        choices=["avg", "max", "none"],
+        default="avg",
+        help="of the feature maps; none writes one row per position (default %(default)s)",
+    )
+    extract.add_argument("--dtype", choices=["uint8", "float16"], default="uint8", help="default %(default)s")
+    extract.add_argument("--workers", type=int, default=1, help="processes (default %(default)s)")
+    extract.set_defaults(command=commands.extract)
+    return extract
+
+
+def _search(subparsers):
+    search = subparsers.add_parser("search", help="find the clips whose descriptors are nearest to that of a clip")
+    search.add_argument(
+        "clips",
+        metavar="RECORDS",
+        help="directory or pattern of YouTube-8M records, as extract writes them; without --model, a saved index",
+    )
+    search.add_argument("id", metavar="ID", help="the clip to search for, by the id in its record")
+    search.add_argument("--model", metavar="MODEL.onnx", help="model that computes the descriptors of the records")
+    search.add_argument("--save-index", metavar="NPZ", help="file to save the descriptors to, for later searches")
+    search.add_argument("--count", type=int, default=5, help="clips to print (default %(default)s)")
+    search.set_defaults(command=commands.search)
+    return search
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, such as '{{\"name\": 512}}'. Received: {text}")
+    return value
+
+
+def _add_precision(parser):
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "float16", "int8"],
+        default="float32",
+        help="of the weights of the large projections in ONNX (default %(default)s: as in the model)",
+    )
+
+
+def _add_checks(parser):
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest relative difference allowed (default 1e-4; 2e-2 with 16-bit layers; more for int8)",
+    )
+    parser.add_argument("--data", metavar="NPZ", help="real inputs to compare on as well: one array for each input")
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        metavar="FRACTION",
+        help="share of the rows of --data on which artifact and model must name the same class",
+    )
+
+
+def _add_metadata(parser):
+    parser.add_argument("--labels", metavar="TXT", help="names of the classes, one per line, stored in the artifact")
+    parser.add_argument("--trained-on", metavar="TEXT", help="name of the training data, stored in the artifact")

@@ -1,0 +1,205 @@
+"""Files and directories that appear complete: after an error, a kill and in the order in which they reach the disk."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from keras_netvlad.base import atomic_files
+from keras_netvlad.base.atomic_files import replaced, staged
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """Names of the files that are flushed and renamed, in order."""
+    recorded = []
+    real = {name: getattr(os, name) for name in ("rename", "replace")}
+
+    def flush(path):
+        recorded.append(("flush", Path(path).name))
+
+    def renaming(name):
+        def rename(source, target):
+            recorded.append(("rename", Path(target).name))
+            real[name](source, target)
+
+        return rename
+
+    monkeypatch.setattr(atomic_files, "_flush", flush)
+    for name in real:
+        monkeypatch.setattr(os, name, renaming(name))
+    return recorded
+
+
+def test_a_staged_file_appears_when_the_block_ends(tmp_path):
+    target = tmp_path / "a" / "b" / "model.onnx"
+    with staged(target) as path:
+        assert path.name == "model.onnx"
+        path.write_text("weights")
+        assert not target.exists()
+    assert target.read_text() == "weights"
+    assert names(target.parent) == ["model.onnx"]
+
+
+def test_a_staged_directory_appears_with_all_that_it_holds(tmp_path):
+    with staged(tmp_path / "1") as path:
+        (path / "variables").mkdir(parents=True)
+        (path / "variables" / "data").write_text("weights")
+        assert names(tmp_path) != ["1"]
+    assert (tmp_path / "1" / "variables" / "data").read_text() == "weights"
+    # A server that runs as another user reads the directory.
+    assert (tmp_path / "1").stat().st_mode & 0o755 == 0o755
+
+
+def test_a_stage_lies_on_the_file_system_of_its_target_and_is_hidden(tmp_path):
+    with staged(tmp_path / "model.onnx") as path:
+        assert path.parent.parent == tmp_path
+        assert path.parent.name.startswith(".model.onnx.")
+        assert path.parent.name.endswith(".partial")
+        assert path.parent.stat().st_dev == tmp_path.stat().st_dev
+        path.touch()
+
+
+def test_a_file_and_its_companions_are_flushed_before_the_first_rename_and_the_target_comes_last(tmp_path, events):
+    with staged(tmp_path / "model.onnx") as path:
+        path.write_text("graph")
+        path.with_name("model.onnx.data").write_text("weights")
+        path.with_name("zebra.txt").write_text("notes")
+    renames = [name for event, name in events if event == "rename"]
+    assert renames == ["model.onnx.data", "zebra.txt", "model.onnx"]
+    first_rename = events.index(("rename", renames[0]))
+    assert {name for _, name in events[:first_rename]} == set(renames)
+    assert events[-1] == ("flush", tmp_path.name)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_nothing_is_left_of_a_stage_whose_block_raises(tmp_path, error):
+    def write():
+        with staged(tmp_path / "model.onnx") as path:
+            path.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert names(tmp_path) == []
+
+
+def test_a_target_that_exists_is_refused_before_the_block_runs(tmp_path):
+    (tmp_path / "model.onnx").write_text("old")
+    entered = []
+    (tmp_path / "dangling").symlink_to(tmp_path / "absent")
+    for name in ("model.onnx", "dangling"):
+        message = rf"The output must not exist yet; .* Received: .*{name}"
+        with pytest.raises(FileExistsError, match=message), staged(tmp_path / name):
+            entered.append(name)
+    assert not entered
+    assert (tmp_path / "model.onnx").read_text() == "old"
+
+
+def test_a_directory_that_another_process_finished_first_is_kept(tmp_path):
+    def write():
+        with staged(tmp_path / "1") as path:
+            path.mkdir()
+            (path / "mine").touch()
+            (tmp_path / "1").mkdir()
+            (tmp_path / "1" / "theirs").touch()
+
+    with pytest.raises(FileExistsError, match="must not exist yet"):
+        write()
+    assert names(tmp_path) == ["1"]
+    assert names(tmp_path / "1") == ["theirs"]
+
+
+def test_a_parent_that_cannot_hold_the_target_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"must be one that can be written to. Received: .*file \("):
+        staged(tmp_path / "file" / "model.onnx").__enter__()
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic_files, "_flush", full)
+    with pytest.raises(OSError, match="No space left"), staged(tmp_path / "model.onnx") as path:
+        path.write_text("weights")
+    with pytest.raises(OSError, match="No space left"), replaced(tmp_path / "state.json") as path:
+        path.write_text("{}")
+    assert names(tmp_path) == []
+
+
+def test_a_file_is_replaced_when_the_block_ends(tmp_path):
+    target = tmp_path / "state.json"
+    for text in ("first", "second"):
+        with replaced(target) as path:
+            path.write_text(text)
+            assert path.parent == tmp_path
+        assert target.read_text() == text
+        assert names(tmp_path) == ["state.json"]
+
+
+def test_a_replaced_file_is_flushed_before_it_is_renamed(tmp_path, events):
+    with replaced(tmp_path / "model.keras", suffix=".keras") as path:
+        assert path.suffix == ".keras"
+        path.write_text("weights")
+    assert events == [("flush", path.name), ("rename", "model.keras"), ("flush", tmp_path.name)]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_the_old_file_stays_if_the_block_raises(tmp_path, error):
+    (tmp_path / "state.json").write_text("old")
+
+    def write():
+        with replaced(tmp_path / "state.json") as path:
+            path.write_text("half of the n")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert (tmp_path / "state.json").read_text() == "old"
+    assert names(tmp_path) == ["state.json"]
+
+
+def test_a_file_name_without_a_directory_is_replaced_in_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with replaced("state.json") as path:
+        path.write_text("{}")
+    assert names(tmp_path) == ["state.json"]
+
+
+def test_a_process_that_is_killed_within_the_block_leaves_the_target_as_it_was(tmp_path):
+    (tmp_path / "state.json").write_text("old")
+    program = textwrap.dedent(
+        """
+        import os, signal, sys
+        from pathlib import Path
+        from keras_netvlad.base.atomic_files import replaced, staged
+
+        root = Path(sys.argv[1])
+        with replaced(root / "state.json") as state, staged(root / "model.onnx") as model:
+            state.write_text("half of the n")
+            model.write_text("half of the w")
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "state.json").read_text() == "old"
+    visible = [name for name in names(tmp_path) if not name.startswith(".")]
+    assert visible == ["state.json"]
+    # The next process is not disturbed by what the killed one left behind.
+    with staged(tmp_path / "model.onnx") as path:
+        path.write_text("weights")
+    with replaced(tmp_path / "state.json") as path:
+        path.write_text("new")
+    assert (tmp_path / "model.onnx").read_text() == "weights"
+    assert (tmp_path / "state.json").read_text() == "new"
