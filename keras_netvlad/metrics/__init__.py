@@ -15,3 +15,6 @@ __all__ = [
     "RecallAtN",
     "RetrievalMeanAveragePrecision",
 ]
+
+# Importing one of the packages that define serializable classes registers all of them.
+import keras_netvlad.registration  # noqa: F401
