@@ -128,7 +128,7 @@ class VideoClassifier(ScoringModel):
         num_mixtures: int | None = None,
         classifier_regularizer: str | dict[str, Any] | keras.Regularizer | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         # === Arguments ===
         check_keywords(type(self), kwargs, args)
         num_classes = check_integer("num_classes", num_classes, 1)

@@ -103,7 +103,7 @@ class VideoEncoder(keras.Model):
         input_batch_normalization: bool = False,
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         check_keywords(type(self), kwargs)
         feature_sizes = check_feature_sizes(feature_sizes)
         clusters = check_num_clusters(num_clusters, list(feature_sizes))
