@@ -20,6 +20,8 @@ def ensemble(
     The result is one Keras graph that is saved, loaded, evaluated, exported and verified like any model. Inputs of the
     same name are shared. It contains the models themselves, not copies, so training one also trains the other.
 
+    Save the result as `.keras`. Keras cannot load operations of a functional model from `.h5`, its legacy format.
+
     Args:
         models: Two or more functional models with dicts of named inputs and an output `scores` `(B, C)`, such as
             `VideoClassifier`. Poolings, sizes and streams may differ; inputs of the same name must have the same shape

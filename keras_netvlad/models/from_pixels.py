@@ -29,6 +29,8 @@ def from_pixels(
     Two streams, such as appearance and motion in ActionVLAD, need two frame encoders and a model with two streams. For
     late fusion, make a model of each stream and join them with `ensemble`.
 
+    Save the result as `.keras`. Keras cannot load operations of a functional model from `.h5`, its legacy format.
+
     Args:
         encoders: Dict from each stream of the model to its `FrameEncoder`; for one stream, the frame encoder itself.
             The encoders of several streams must return maps of equal size.
@@ -93,7 +95,7 @@ def from_pixels(
             )
         if None in space:
             raise ValueError(
-                "The backbone of a model from pixels must have a fixed picture size, such as input_shape=(224, 224, 3). "
+                "The backbone of a model from pixels must have a fixed picture size, such as (224, 224, 3). "
                 f"Received: a backbone of {encoders[stream].backbone.input_shape}"
             )
         positions[stream] = space[0] * space[1] if space else 1

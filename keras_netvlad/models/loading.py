@@ -34,19 +34,19 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         TypeError: If `path` is not a path.
         ValueError: If the file is not a complete `.keras` file, or needs layers that are not registered.
     """
-    path = check_path("path", path)
-    if not path.is_file():
-        raise FileNotFoundError(f"The model must be a .keras file written by model.save(). Received: {path}, no file")
-    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+    file = check_path("path", path)
+    if not file.is_file():
+        raise FileNotFoundError(f"The model must be a .keras file written by model.save(). Received: {file}, no file")
+    if file.suffix != ".keras" or not zipfile.is_zipfile(file):
         raise ValueError(
-            f"The model must be a whole .keras file written by model.save(); save it again. Received: {path}"
+            f"The model must be a whole .keras file written by model.save(); save it again. Received: {file}"
         )
     try:
-        return keras.saving.load_model(path)
+        return keras.saving.load_model(file)
     except Exception as error:
         # Keras raises different exceptions depending on which part is damaged.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removeprefix("\x1b[1m").strip()
         raise ValueError(
             "The model could not be rebuilt from its .keras file; save it again, or import what registers its "
-            f"layers first. Received: {path} ({reason})"
+            f"layers first. Received: {file} ({reason})"
         ) from error

@@ -1,5 +1,6 @@
 """`ScoringModel`: a functional model whose plain labels belong to its output `scores`."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,21 @@ class ScoringModel(keras.Model):
         if cls is not ScoringModel and len(args) == 2 and all(map(_is_dict_of_tensors, args)):
             return ScoringModel(*args, **kwargs)
         return super().__new__(cls, *args, **kwargs)
+
+    def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Saves the model as Keras does, and refuses `.h5` files that Keras could not load again.
+
+        Raises:
+            ValueError: If the path ends in `.h5` and the graph contains operations that are not layers.
+        """
+        # Keras looks up the operation `Multiply` of an `.h5` file among the layers and finds another class.
+        is_h5 = str(filepath).endswith((".h5", ".hdf5"))
+        if is_h5 and type(self) is ScoringModel and not all(isinstance(op, keras.Layer) for op in self.operations):
+            raise ValueError(
+                "A model with operations between its layers must be saved as .keras, because Keras cannot load it from "
+                f"an .h5 file. Received: {filepath}"
+            )
+        super().save(filepath, *args, **kwargs)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
