@@ -48,9 +48,10 @@ class VideoEncoder(keras.Model):
               `"max"` or `"attention"`. The layer is named `<stream>_<pooling>`.
             - A layer with `call(frames, mask=None)` that maps `(B, T, D)` and a boolean mask `(B, T)` to `(B, F)`, for
               example `keras.layers.GlobalAveragePooling1D()` or your own. It must ignore frames where the mask is
-              `False`. Register your own class with `keras.saving.register_keras_serializable`, so that files of the
-              model load. One stream uses the layer itself, with its weights and name. Several streams use new copies
-              made from its configuration, named `<stream>_<name>`.
+              `False`. Your own class should set `supports_masking = True` and return `None` from `compute_mask`, and be
+              registered with `keras.saving.register_keras_serializable`, so that files of the model load. One stream
+              uses the layer itself, with its weights and name. Several streams use new copies made from its
+              configuration, named `<stream>_<name>`.
             - A dict with a name or a layer for each stream. Each layer is used itself.
         num_clusters: Integer, `K`; or a dict with the number of clusters of each stream. Poolings without clusters
             and given layers ignore it.
@@ -138,7 +139,7 @@ class VideoEncoder(keras.Model):
                 normalize = keras.layers.BatchNormalization(dtype=output_dtype, name=f"{name}_batch_normalization")
                 frames = normalize(frames, mask=mask)
             layers[name] = pooling_layer(name, poolings[name], clusters[name], options[name], dtype_policy)
-            pooled.append(_check_pooled(layers[name], layers[name](frames, mask=mask)))
+            pooled.append(_pooled(layers[name], frames, mask))
 
         # === Descriptor ===
         joined = pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(dtype=dtype_policy)(pooled)
@@ -244,11 +245,18 @@ def check_feature_sizes(feature_sizes: Any) -> dict[str, int]:
     return {name: check_integer(f"feature_sizes[{name!r}]", size, 1) for name, size in feature_sizes.items()}
 
 
-def _check_pooled(layer: keras.Layer, output: Any) -> keras.KerasTensor:
+def _pooled(layer: keras.Layer, frames: keras.KerasTensor, mask: keras.KerasTensor) -> keras.KerasTensor:
+    """Calls a pooling layer, and raises if the result is not a descriptor."""
+    output = layer(frames, mask=mask)
     shape = getattr(output, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] is None:
         raise ValueError(
             "A `pooling` layer must return one descriptor (B, F) of known size F for each video. "
             f"Received: {layer.name!r}, which returns {shape if shape is not None else type(output).__name__}"
+        )
+    if layer.supports_masking and layer.compute_mask(frames, mask) is not None:
+        raise ValueError(
+            "A `pooling` layer that supports masking must return None from `compute_mask`, because a mask of frames "
+            f"does not fit the descriptor. Received: {layer.name!r}, which passes the mask on"
         )
     return output

@@ -28,6 +28,7 @@ class PowerPooling(keras.Layer):
     def __init__(self, power=2.0, **kwargs):
         super().__init__(**kwargs)
         self.power = power
+        self.supports_masking = True
 
     def build(self, input_shape):
         self.exponent = self.add_weight(name="exponent", initializer=keras.initializers.Constant(self.power))
@@ -39,6 +40,9 @@ class PowerPooling(keras.Layer):
         values = ops.where(weights > 0, values, 1.0)
         mean = ops.sum(weights * values**self.exponent, axis=1) / ops.maximum(ops.sum(weights, axis=1), 1.0)
         return self.scale * ops.maximum(mean, 1e-9) ** (1.0 / self.exponent)
+
+    def compute_mask(self, inputs, previous_mask):
+        return None
 
     def get_config(self):
         return {**super().get_config(), "power": self.power}
@@ -213,6 +217,11 @@ class Frames(keras.Layer):
         return frames
 
 
+class PassesMask(MeanPooling):
+    def compute_mask(self, inputs, previous_mask):
+        return previous_mask
+
+
 def built(layer, size):
     layer.build((None, None, size))
     return layer
@@ -226,6 +235,7 @@ SHARED = MeanPooling()
     [
         ({"pooling": NoMask()}, ValueError, r"must have an argument `mask` in `call\(frames, mask=None\)`.*NoMask"),
         ({"pooling": {"rgb": Frames(), "audio": "mean"}}, ValueError, r"one descriptor \(B, F\).*\(None, None, 6\)"),
+        ({"pooling": PassesMask(name="mine")}, ValueError, r"must return None from `compute_mask`.*'rgb_mine'"),
         ({"pooling": NetVLAD}, ValueError, r"`pooling` must be one of .*, a Keras layer, or a dict"),
         ({"pooling": {"rgb": "mean"}}, ValueError, r"entry for each stream of \['audio', 'rgb'\]. Received: \['rgb'\]"),
         ({"pooling": {"rgb": "mean", "audio": "vlad"}}, ValueError, r"`pooling` must be one of .*pooling='vlad'"),
