@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from keras_netvlad.base.validation import check_integer
 from keras_netvlad.cluster_statistics import cluster_shares
 from keras_netvlad.plot.drawing import (
     as_numbers,
     check_image,
-    check_positive,
     check_range,
     color_map,
     new_figure,
@@ -62,8 +62,8 @@ def plot_assignment_maps(
         ImportError: If Matplotlib is not installed.
     """
     assignments = _check_maps(assignments, map_shape)
-    max_clusters = check_positive("max_clusters", max_clusters)
-    num_columns = check_positive("num_columns", num_columns)
+    max_clusters = check_integer("max_clusters", max_clusters, 1)
+    num_columns = check_integer("num_columns", num_columns, 1)
     picture = None if image is None else check_image("image", image)
     rows, columns, num_clusters = assignments.shape
     shares = cluster_shares(assignments)
@@ -129,12 +129,12 @@ def _check_maps(assignments: Any, map_shape: Any) -> NDArray[np.float64]:
             map_rows, map_columns = map_shape
         except (TypeError, ValueError):
             raise ValueError(f"`map_shape` must be (height, width). Received: map_shape={map_shape!r}") from None
-        map_shape = check_positive("map_shape[0]", map_rows), check_positive("map_shape[1]", map_columns)
+        map_shape = check_integer("map_shape[0]", map_rows, 1), check_integer("map_shape[1]", map_columns, 1)
     if assignments.ndim == 2:
         side = round(len(assignments) ** 0.5)
         if map_shape is None and side * side != len(assignments):
             raise ValueError(
-                "`map_shape` must give the height and width of the map, because the rows of `assignments` are not a square map. "
+                "`map_shape` must be given, because the number of rows of `assignments` is not a square. "
                 f"Received: {len(assignments)} rows"
             )
         map_shape = map_shape or (side, side)

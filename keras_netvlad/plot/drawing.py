@@ -7,8 +7,6 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_netvlad.base.validation import check_integer
-
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
@@ -71,11 +69,6 @@ def check_range(assignments: NDArray[np.float64]) -> NDArray[np.float64]:
             f"Received: values from {np.nanmin(assignments):.3g} to {np.nanmax(assignments):.3g}"
         )
     return assignments
-
-
-def check_positive(name: str, value: Any) -> int:
-    """Returns the value, or raises if it is not a positive integer."""
-    return check_integer(name, value, 1)
 
 
 def check_image(name: str, image: Any) -> NDArray[Any]:
