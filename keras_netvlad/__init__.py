@@ -15,15 +15,16 @@ from keras_netvlad._version import __version__
 
 if TYPE_CHECKING:
     from keras_netvlad.layers import NetVLAD
-    from keras_netvlad.models import VideoClassifier
+    from keras_netvlad.models import VideoClassifier, VideoEncoder
     from keras_netvlad.stream import NetVLADStream
 
-__all__ = ["NetVLAD", "NetVLADStream", "VideoClassifier", "__version__"]
+__all__ = ["NetVLAD", "NetVLADStream", "VideoClassifier", "VideoEncoder", "__version__"]
 
 _HOMES = {
     "NetVLAD": "keras_netvlad.layers",
     "NetVLADStream": "keras_netvlad.stream",
     "VideoClassifier": "keras_netvlad.models",
+    "VideoEncoder": "keras_netvlad.models",
 }
 _REGISTERED = ("layers", "losses", "metrics", "models")
 _PACKAGES = (*_REGISTERED, "callbacks", "convert", "data", "export", "plot", "retrieval", "training", "videos")

@@ -1,32 +1,37 @@
-"""`ensemble`: several models as one."""
+"""`ensemble`: joins several models into one."""
 
 import math
-import numbers
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 
 from keras_netvlad.base.names import SCORES
 from keras_netvlad.models.scoring_model import ScoringModel
 
 
-def ensemble(models, weights=None, name="ensemble"):
-    """Joins models into one model, whose scores are the weighted mean of theirs.
+def ensemble(
+    models: Sequence[keras.Model], weights: Sequence[float] | None = None, name: str = "ensemble"
+) -> ScoringModel:
+    """Joins models into one model whose scores are the weighted mean of their scores.
 
-    The result is one Keras graph: inputs that bear the same name are shared, and it is saved, loaded, evaluated,
-    exported and verified as any model. It holds the models themselves, not copies: what trains one trains the other.
+    The result is one Keras graph that is saved, loaded, evaluated, exported and verified like any model. Inputs of the
+    same name are shared. It contains the models themselves, not copies, so training one also trains the other.
+
+    Save the result as `.keras`. Keras cannot load operations of a functional model from `.h5`, its legacy format.
 
     Args:
         models: Two or more functional models with dicts of named inputs and an output `scores` `(B, C)`, such as
-            `VideoClassifier`. Poolings, sizes and even streams may differ; inputs of the same name must have the same
-            shape and dtype. Among models of the same name all but the first get a number, for a file keeps their
+            `VideoClassifier`. Poolings, sizes and streams may differ; inputs of the same name must have the same shape
+            and dtype. Models with the same name are renamed: all except the first get a number, because files store
             weights by name.
-        weights: Positive numbers, one a model; by default all alike. Only their ratios count.
+        weights: Positive numbers, one for each model. Only their ratios matter. By default all are equal.
         name: Name of the result.
 
     Returns:
-        A functional `keras.Model` with the output `scores` `(B, C)`. Labels that are no dict belong to it.
+        A functional `keras.Model` with the output `scores` `(B, C)`. Labels that are not a dict belong to it.
 
     Example:
 
@@ -41,9 +46,9 @@ def ensemble(models, weights=None, name="ensemble"):
     True
 
     Raises:
-        ValueError: If there are fewer than two models, if one lacks the output `scores`, if inputs or numbers of
-            classes disagree, or if the weights are none of the above.
-        TypeError: If `models` is no list, or an item no functional model with named inputs.
+        ValueError: If there are fewer than two models, if a model lacks the output `scores`, if inputs or numbers of
+            classes differ, or if the weights are invalid.
+        TypeError: If `models` is not a list of functional models with named inputs.
 
     Reference:
         - [Skalic & Austin 2018](https://github.com/miha-skalic/youtube8mchallenge), `graph_ensemble.py`.
@@ -52,7 +57,7 @@ def ensemble(models, weights=None, name="ensemble"):
         raise TypeError(f"`models` must be a list of models. Received: a {type(models).__name__}")
     models = list(models)
     weights = _check(models, weights)
-    inputs = {}
+    inputs: dict[str, Any] = {}
     for model in models:
         for key, tensor in model.input.items():
             shared = inputs.setdefault(key, keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=key))
@@ -63,7 +68,7 @@ def ensemble(models, weights=None, name="ensemble"):
                     f"Received: {key!r} of {shared.shape} {shared.dtype}, and of {tensor.shape} {tensor.dtype}"
                 )
     _number_equal_names(models)
-    # Float32 or better, as each model's own.
+    # Float32 or better, as in each model.
     dtype = models[0].output[SCORES].dtype
     scores = [
         weight * model({key: inputs[key] for key in model.input})[SCORES]
@@ -73,8 +78,8 @@ def ensemble(models, weights=None, name="ensemble"):
     return ScoringModel(inputs, {SCORES: scores}, name=name)
 
 
-def _check(models, weights):
-    """Returns the weights, which then sum to 1."""
+def _check(models: list[Any], weights: Any) -> list[float]:
+    """Returns the weights, divided by their sum."""
     if len(models) < 2:
         raise ValueError(f"An ensemble takes two models or more. Received: {len(models)}")
     for model in models:
@@ -91,17 +96,19 @@ def _check(models, weights):
     if len(set(shapes)) > 1:
         raise ValueError(f"The models of an ensemble must score the same classes. Received: scores of shapes {shapes}")
     weights = [1] * len(models) if weights is None else list(weights)
-    is_number = [
-        isinstance(w, numbers.Real) and not isinstance(w, bool) and math.isfinite(w) and w > 0 for w in weights
-    ]
-    if len(weights) != len(models) or not all(is_number):
+    if len(weights) != len(models) or not all(map(_is_positive, weights)):
         raise ValueError(
             f"`weights` must be {len(models)} positive numbers, one for each model. Received: weights={weights}"
         )
     return [float(weight) / sum(weights) for weight in weights]
 
 
-def _number_equal_names(models):
+def _is_positive(value: Any) -> bool:
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0
+
+
+def _number_equal_names(models: list[Any]) -> None:
     names = Counter(model.name for model in models)
     taken = set(names)
     for name in (name for name, count in names.items() if count > 1):

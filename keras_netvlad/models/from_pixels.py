@@ -1,37 +1,46 @@
-"""`from_pixels`: a classifier of features, and what makes the features of pictures, as one model."""
+"""`from_pixels`: frame encoders and a model of features, joined into one model of pictures."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_netvlad.base.names import NUM_FRAMES
+from keras_netvlad.base.names import NUM_FRAMES, SCORES
 from keras_netvlad.layers import FrameEncoder, FrameMask
 from keras_netvlad.models.scoring_model import ScoringModel
 from keras_netvlad.models.video_classifier import VideoClassifier
+from keras_netvlad.models.video_encoder import VideoEncoder
 
 
-def from_pixels(encoders, classifier, name="from_pixels"):
-    """Joins frame encoders and a `VideoClassifier` into one model, from pictures to scores, trainable end to end.
+def from_pixels(
+    encoders: FrameEncoder | Mapping[str, FrameEncoder],
+    model: VideoClassifier | VideoEncoder,
+    name: str = "from_pixels",
+) -> keras.Model:
+    """Joins frame encoders and a `VideoClassifier` or `VideoEncoder` into one model that trains end to end.
 
-    Maps are pooled over time and space: each position of each real frame is a descriptor. The classifier is not
-    changed and not copied. Alone, behind an encoder's artefact, it gives the same answers: its streams are then
-    the features `(B, T, D)`, or the maps with time and space in one axis, `(B, T * H' * W', D)`, and its
-    `num_frames` is the number of real frames times `H' * W'`.
+    The result maps pictures to the outputs of `model`. Maps are pooled over time and space: each position of each real
+    frame is a feature. The result contains `model` itself, not a copy. `model` alone, fed with the output of an
+    exported frame encoder, gives the same answers: its streams are then the features `(B, T, D)`, or the maps
+    with time and space in one axis, `(B, T * H' * W', D)`, and its `num_frames` is the number of real frames times
+    `H' * W'`.
 
-    Two streams, such as ActionVLAD's appearance and motion, are two encoders and a classifier of two streams; for
-    their late fusion, join a model of each with `ensemble`.
+    Two streams, such as appearance and motion in ActionVLAD, need two frame encoders and a model with two streams. For
+    late fusion, make a model of each stream and join them with `ensemble`.
+
+    Save the result as `.keras`. Keras cannot load operations of a functional model from `.h5`, its legacy format.
 
     Args:
-        encoders: Dict from each stream of the classifier to its `FrameEncoder`, or for one stream the encoder alone.
-            Encoders of several streams give maps of equal size.
-        classifier: A `VideoClassifier` whose `feature_sizes` are those that the encoders give.
-        name: Name of the model.
+        encoders: Dict from each stream of the model to its `FrameEncoder`; for one stream, the frame encoder itself.
+            The encoders of several streams must return maps of equal size.
+        model: A `VideoClassifier` or `VideoEncoder` whose `feature_sizes` are those that the frame encoders return.
+        name: Name of the result.
 
     Returns:
-        A functional `keras.Model`. Inputs: pictures `uint8` `(B, T, H, W, C)`, named as the streams, or `images` of an
-        encoder alone, and `num_frames`, integer `(B,)`. Outputs: the classifier's. Frames beyond
-        `num_frames` may hold anything. Zero frames give a descriptor of zeros.
+        A functional `keras.Model`. Inputs: pictures `uint8` `(B, T, H, W, C)`, named after the streams, or `images` if
+        the frame encoder was given alone, and `num_frames`, integer `(B,)`. Outputs: those of `model`. Frames beyond
+        `num_frames` may contain anything. Zero frames give a descriptor of zeros.
 
     Example:
 
@@ -47,49 +56,55 @@ def from_pixels(encoders, classifier, name="from_pixels"):
     ((2, 3), (2, 32))
 
     Raises:
-        TypeError: If an encoder is no `FrameEncoder`, or the classifier no `VideoClassifier` of floats.
-        ValueError: If streams, feature sizes or sizes of maps don't fit.
+        TypeError: If an encoder is not a `FrameEncoder`, or `model` not a `VideoClassifier` or `VideoEncoder` that
+            takes floats.
+        ValueError: If streams, feature sizes or sizes of maps do not match.
 
     Reference:
         - [Girdhar et al. 2017](https://arxiv.org/abs/1704.02895), sections 3.1 and 3.3 (two streams).
     """
-    if not isinstance(classifier, VideoClassifier) or classifier.stream_dtype == "uint8":
+    if not isinstance(model, (VideoClassifier, VideoEncoder)) or model.stream_dtype == "uint8":
         raise TypeError(
-            "`classifier` must be a VideoClassifier that takes floats; `with_input_dtype` makes one of one for bytes. "
-            f"Received: {type(classifier).__name__}"
+            "`model` must be a VideoClassifier or VideoEncoder that takes floats; `with_input_dtype` converts one that "
+            f"takes bytes. Received: {type(model).__name__}"
         )
-    streams = list(classifier.feature_sizes)
+    streams = list(model.feature_sizes)
     is_alone = not isinstance(encoders, Mapping)
-    if is_alone:
+    if not isinstance(encoders, Mapping):
         encoders = dict.fromkeys(streams[:1], encoders)
     if set(encoders) != set(streams):
-        raise ValueError(f"`encoders` must have one for each stream of {streams}. Received: {list(encoders)}")
+        raise ValueError(
+            f"`encoders` must have a FrameEncoder for each stream of {streams}. Received: {list(encoders)}"
+        )
     for encoder in encoders.values():
         if not isinstance(encoder, FrameEncoder):
             raise TypeError(f"`encoders` must be FrameEncoder layers. Received: {type(encoder).__name__}")
     num_frames = keras.Input((), name=NUM_FRAMES, dtype="int32")
-    inputs, features, positions = {}, {}, {}
+    inputs: dict[str, Any] = {}
+    features: dict[str, Any] = {}
+    positions: dict[str, int] = {}
     for stream in streams:
         key = "images" if is_alone else stream
         images = keras.Input((None, *encoders[stream].backbone.input_shape[1:]), name=key, dtype="uint8")
         encoded = encoders[stream](images)
         size, space = encoded.shape[-1], encoded.shape[2:-1]
-        if size != classifier.feature_sizes[stream]:
+        if size != model.feature_sizes[stream]:
             raise ValueError(
-                f"The encoder of {stream!r} must give the classifier's feature size. "
-                f"Received: {size}, where the classifier has {classifier.feature_sizes[stream]}"
+                f"The encoder of {stream!r} must return features of the model's size. "
+                f"Received: {size}, where the model has {model.feature_sizes[stream]}"
             )
         if None in space:
             raise ValueError(
-                "The backbone of a model from pixels must say its picture size, such as input_shape=(224, 224, 3). "
+                "The backbone of a model from pixels must have a fixed picture size, such as (224, 224, 3). "
                 f"Received: a backbone of {encoders[stream].backbone.input_shape}"
             )
         positions[stream] = space[0] * space[1] if space else 1
         inputs[key] = images
         features[stream] = keras.layers.Reshape((-1, size))(encoded) if space else encoded
     if len(set(positions.values())) > 1:
-        raise ValueError(f"Encoders of several streams must give maps of equal size. Received: positions {positions}")
-    # Real frames counted from a mask: the product can't overflow, whatever count a client sends.
+        raise ValueError(f"Encoders of several streams must return maps of equal size. Received: positions {positions}")
+    # The mask limits the count to T, so that the product cannot overflow.
     real = ops.sum(ops.cast(FrameMask()(num_frames, images), "int32"), axis=1) * positions[streams[0]]
-    outputs = classifier({**features, NUM_FRAMES: real})
-    return ScoringModel({**inputs, NUM_FRAMES: num_frames}, dict(outputs), name=name)
+    outputs = dict(model({**features, NUM_FRAMES: real}))
+    make_model = ScoringModel if SCORES in outputs else keras.Model
+    return make_model({**inputs, NUM_FRAMES: num_frames}, outputs, name=name)

@@ -1,5 +1,6 @@
-"""`load_model`: a `.keras` file, or a sentence that says why not."""
+"""`load_model`: loads a `.keras` file, or explains in one sentence why it cannot."""
 
+import os
 import zipfile
 
 import keras
@@ -7,8 +8,10 @@ import keras
 from keras_netvlad.base.validation import check_path
 
 
-def load_model(path):
-    """Loads a model from a `.keras` file in safe mode: nothing in the file is executed.
+def load_model(path: str | os.PathLike[str]) -> keras.Model:
+    """Loads a model from a `.keras` file in safe mode, which executes no code from the file.
+
+    `keras.models.load_model` also loads `.h5` files, the legacy format of Keras.
 
     Args:
         path: Path of a file that `model.save("name.keras")` wrote.
@@ -27,23 +30,23 @@ def load_model(path):
     {'frames': 8}
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        TypeError: If `path` is no path.
-        ValueError: If it is no whole `.keras` file, or needs layers that are not registered here.
+        FileNotFoundError: If the file does not exist.
+        TypeError: If `path` is not a path.
+        ValueError: If the file is not a complete `.keras` file, or needs layers that are not registered.
     """
-    path = check_path("path", path)
-    if not path.is_file():
-        raise FileNotFoundError(f"The model must be a .keras file written by model.save(). Received: {path}, no file")
-    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+    file = check_path("path", path)
+    if not file.is_file():
+        raise FileNotFoundError(f"The model must be a .keras file written by model.save(). Received: {file}, no file")
+    if file.suffix != ".keras" or not zipfile.is_zipfile(file):
         raise ValueError(
-            f"The model must be a whole .keras file written by model.save(); save it again. Received: {path}"
+            f"The model must be a whole .keras file written by model.save(); save it again. Received: {file}"
         )
     try:
-        return keras.saving.load_model(path)
+        return keras.saving.load_model(file)
     except Exception as error:
-        # Keras raises whatever the damaged part happens to break; the cause stays attached.
+        # Keras raises different exceptions depending on which part is damaged.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removeprefix("\x1b[1m").strip()
         raise ValueError(
             "The model could not be rebuilt from its .keras file; save it again, or import what registers its "
-            f"layers first. Received: {path} ({reason})"
+            f"layers first. Received: {file} ({reason})"
         ) from error

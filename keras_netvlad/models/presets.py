@@ -1,16 +1,17 @@
-"""Published models of YouTube-8M as arguments of `VideoClassifier`: data, no class each.
+"""Published models of YouTube-8M as arguments of `VideoClassifier`.
 
-What each is, where the settings stand, and what its authors measured: docs/presets.md.
+docs/presets.md describes each model, the source of its settings, and what its authors measured.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
 YOUTUBE_8M = {"rgb": 1024, "audio": 128}
 
-# Miech et al. 2017: everything but the pooling. Their penalty `l2` is half a sum of squares.
-_GATED = {
+# Miech et al. 2017, all settings except the pooling. Their penalty `l2` is half a sum of squares.
+_GATED: dict[str, Any] = {
     "feature_sizes": YOUTUBE_8M,
     "hidden_units": 1024,
     "input_batch_normalization": True,
@@ -20,11 +21,11 @@ _GATED = {
     "num_mixtures": 2,
     "classifier_regularizer": keras.regularizers.L2(0.5e-6),
 }
-_NORMALIZED = {"pooling_options": {"assignment_batch_normalization": True}}
+_NORMALIZED: dict[str, Any] = {"pooling_options": {"assignment_batch_normalization": True}}
 # Skalic & Austin's Soft-DBoWs gate neither projection nor scores.
 _SOFT_DBOW = {**_GATED, **_NORMALIZED, "pooling": "soft_dbow", "gate_features": False, "gate_scores": False}
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "gated_netvlad": {**_GATED, **_NORMALIZED, "pooling": "netvlad", "num_clusters": {"rgb": 256, "audio": 128}},
     "gated_netrvlad": {**_GATED, **_NORMALIZED, "pooling": "netrvlad", "num_clusters": {"rgb": 256, "audio": 128}},
     "gated_netfv": {**_GATED, **_NORMALIZED, "pooling": "netfv", "num_clusters": {"rgb": 128, "audio": 64}},
@@ -33,7 +34,7 @@ PRESETS = {
         "feature_sizes": YOUTUBE_8M,
         "pooling": "nextvlad",
         "num_clusters": {"rgb": 128, "audio": 64},
-        # Batch normalization of the descriptor takes the place of its normalization.
+        # Batch normalization of the descriptor replaces its L2 normalization.
         "pooling_options": {
             "rgb": {"groups": 8, "expansion": 2, "output_normalization": False},
             "audio": {"groups": 4, "expansion": 2, "output_normalization": False},
@@ -73,19 +74,19 @@ PRESETS = {
 }
 
 
-def preset_settings(preset, feature_sizes=None):
-    """The arguments of `VideoClassifier` that a preset stands for.
+def preset_settings(preset: Any, feature_sizes: Any = None) -> dict[str, Any]:
+    """Returns the arguments of `VideoClassifier` for a preset.
 
     Args:
         preset: String, one of `PRESETS`.
-        feature_sizes: The streams, if they are not YouTube-8M's; one that is not called `audio` takes what the preset
-            has for `rgb`.
+        feature_sizes: The streams, if they are not YouTube-8M's. A stream that is not named `audio` takes the settings
+            of `rgb`.
 
     Returns:
         Dict of arguments.
 
     Raises:
-        ValueError: If there is no such preset.
+        ValueError: If the preset does not exist.
     """
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"The preset must be one of {list(PRESETS)}. Received: {preset!r}")
@@ -97,5 +98,5 @@ def preset_settings(preset, feature_sizes=None):
     }
 
 
-def _is_by_stream(value):
+def _is_by_stream(value: Any) -> bool:
     return isinstance(value, Mapping) and set(value) == set(YOUTUBE_8M)

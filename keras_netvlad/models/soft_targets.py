@@ -1,27 +1,30 @@
-"""`soft_targets`: labels mixed with a teacher's scores, for distillation as an ordinary `fit`."""
+"""`soft_targets`: mixes labels with the scores of a teacher, for distillation with an ordinary `fit`."""
 
-import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from keras_netvlad.base.names import SCORES
 
+if TYPE_CHECKING:
+    import tensorflow as tf
 
-def soft_targets(teacher, factor=0.5):
-    """Makes a transformation of datasets that mixes the labels with a teacher's scores.
+
+def soft_targets(teacher: keras.Model, factor: float = 0.5) -> "Callable[[tf.data.Dataset], tf.data.Dataset]":
+    """Returns a transformation of datasets that mixes the labels with the scores of a teacher.
 
         labels = (1 - factor) * labels + factor * teacher(inputs)
 
-    A student that fits these learns from both: binary cross-entropy is linear in its labels, so its loss is the same
-    mixture of that of the labels and that of the scores. Each batch is scored when it is asked for, on the device that
-    Keras runs on, and none is kept; `.cache()` behind it spares later epochs the teacher. Metrics of `fit` see the soft
-    targets, too: GAP counts labels of 0.5 and more, so with a factor below 0.5 it is that of the labels, and validation
-    data keep theirs anyway.
+    Binary cross-entropy is linear in the labels, so the loss of a student is the same mixture of two losses: that of
+    the labels and that of the scores. The teacher scores each batch when it is requested, on the device that Keras
+    uses. Append `.cache()` to score once and not in every epoch. The metrics of `fit` also receive the soft targets:
+    `GlobalAveragePrecision` counts labels of 0.5 and more as positive, so with a factor below 0.5 it is that of the
+    labels. Validation data are not changed.
 
     Args:
-        teacher: Model that scores the inputs of the dataset, such as an `ensemble`; its output `scores` or, if it has
-            no dict of outputs, its only output. It is not trained.
+        teacher: Model that scores the inputs of the dataset, such as an `ensemble`. Its output `scores` is used or, if
+            it has no dict of outputs, its only output. It is not trained.
         factor: Number from 0 to 1, share of the teacher's scores.
 
     Returns:
@@ -41,9 +44,9 @@ def soft_targets(teacher, factor=0.5):
     >>> history = student.fit(data.apply(soft_targets(teacher)), verbose=0)
 
     Raises:
-        ValueError: If `factor` is out of range; on application, if the dataset yields something else, or
-            not what the teacher takes.
-        TypeError: If `teacher` is no model.
+        ValueError: If `factor` is out of range; when applied, if the dataset yields something else or inputs that the
+            teacher does not accept.
+        TypeError: If `teacher` is not a model.
 
     Reference:
         - [Hinton et al. 2015](https://arxiv.org/abs/1503.02531).
@@ -51,10 +54,10 @@ def soft_targets(teacher, factor=0.5):
     """
     if not isinstance(teacher, keras.Model):
         raise TypeError(f"The teacher must be a Keras model that scores videos. Received: a {type(teacher).__name__}")
-    if isinstance(factor, bool) or not isinstance(factor, numbers.Real) or not 0 <= factor <= 1:
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 <= factor <= 1:
         raise ValueError(f"`factor` must be a number from 0 to 1. Received: factor={factor!r}")
 
-    def transform(dataset):
+    def transform(dataset: Any) -> Any:
         import tensorflow as tf
 
         spec = dataset.element_spec
@@ -70,7 +73,7 @@ def soft_targets(teacher, factor=0.5):
         _check_inputs(teacher, spec[0])
         dtype = labels_spec.dtype.as_numpy_dtype if labels_spec.dtype.is_floating else "float32"
 
-        def batches():
+        def batches() -> Any:
             for inputs, labels, *sample_weights in dataset.as_numpy_iterator():
                 scores = keras.ops.convert_to_numpy(_scores(teacher.predict_on_batch(_known(teacher, inputs))))
                 yield inputs, (1 - factor) * labels.astype(dtype) + factor * scores.astype(dtype), *sample_weights
@@ -83,12 +86,12 @@ def soft_targets(teacher, factor=0.5):
     return transform
 
 
-def _scores(outputs):
+def _scores(outputs: Any) -> Any:
     return outputs[SCORES] if isinstance(outputs, Mapping) else outputs
 
 
-def _check_inputs(teacher, spec):
-    """Raises where Keras would take bytes for features, which it casts in silence, or not find an input at all."""
+def _check_inputs(teacher: keras.Model, spec: Any) -> None:
+    """Raises if an input is missing, or if Keras would cast bytes to features without a warning."""
     if not isinstance(teacher.input, Mapping):
         return
     taken = {name: keras.backend.standardize_dtype(tensor.dtype) for name, tensor in teacher.input.items()}
@@ -101,6 +104,6 @@ def _check_inputs(teacher, spec):
         )
 
 
-def _known(teacher, inputs):
-    """The inputs that the teacher takes: a student may take more."""
+def _known(teacher: keras.Model, inputs: Any) -> Any:
+    """Returns the inputs that the teacher takes. A student may take more."""
     return {name: inputs[name] for name in teacher.input} if isinstance(teacher.input, Mapping) else inputs

@@ -1,4 +1,4 @@
-"""Pictures of what was learnt (needs the extra `plot`)."""
+"""Pictures of learned clusters and descriptors. They need Matplotlib: `pip install 'keras_netvlad[plot]'`."""
 
 from keras_netvlad.plot.assignment_maps import plot_assignment_maps
 from keras_netvlad.plot.assignments import plot_assignments

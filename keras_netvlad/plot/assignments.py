@@ -1,52 +1,56 @@
-"""`plot_assignments`: soft assignments of one video over time."""
+"""`plot_assignments`: draws the soft assignments of one video over time."""
 
-import numbers
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from keras_netvlad.base.validation import check_integer, check_number
 from keras_netvlad.cluster_statistics import cluster_shares, entropies
 from keras_netvlad.plot.drawing import (
     BLUE,
     check_assignments,
     check_image,
-    check_positive,
     color_map,
     new_figure,
     wrapped,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MOST_THUMBNAILS = 8
-# Shares are float32 numbers of a softmax; what is missing to 1 by more than rounding went elsewhere.
+# A float32 softmax sums to 1 within rounding. A larger rest was assigned to ghost clusters or removed by a weight.
 LEAST_REST = 1e-3
 
 
 def plot_assignments(
-    assignments,
-    title="Soft assignments of frames to clusters",
+    assignments: ArrayLike,
+    title: str = "Soft assignments of frames to clusters",
     *,
-    frames=None,
-    num_frames=None,
-    seconds_per_frame=None,
-    max_clusters=64,
-):
+    frames: ArrayLike | None = None,
+    num_frames: int | None = None,
+    seconds_per_frame: float | None = None,
+    max_clusters: int = 64,
+) -> "Figure":
     """Draws the soft assignments of one video over time.
 
-    Clusters stand from top to bottom in the order in which they peak, frames from left to right. Above them is the
-    number of clusters that share each frame, the exponential of the entropy. Frames that a mask left out, and frames
-    with NaN, are grey. Where rows do not sum to 1, a last row holds the rest: what ghost clusters took, or what a
-    weight below 1 took away.
+    Frames run from left to right. Clusters are sorted from top to bottom by the time of their peak. A curve above them
+    shows how many clusters share each frame, the exponential of the entropy. Masked frames and frames with NaN are
+    gray. If assignments do not sum to 1, a last row `rest` shows the remainder, which was assigned to ghost clusters or
+    removed by a frame weight below 1.
 
     Args:
         assignments: Array `(N, K)`, one video of `NetVLAD.assign`, frame by frame.
         title: String.
-        frames: Optional. Images `(N, H, W, 3)` or `(N, H, W)` of the frames, bytes or floats from 0 to 1; up to eight
-            of them are shown above the moments they belong to.
-        num_frames: Optional integer, the number of real frames; what is beyond is not drawn.
+        frames: Optional. Images `(N, H, W, 3)` or `(N, H, W)` of the frames, bytes or floats from 0 to 1. Up to eight
+            of them are drawn above their time.
+        num_frames: Optional integer, the number of real frames. Later frames are not drawn.
         seconds_per_frame: Optional number, for an axis in seconds.
-        max_clusters: Integer, clusters to show at most, those with the largest shares.
+        max_clusters: Integer, the largest number of clusters to show. Those with the largest shares are shown.
 
     Returns:
-        A `matplotlib.figure.Figure`, without any state of pyplot; `figure.savefig(path)` writes it.
+        A `matplotlib.figure.Figure`, which `figure.savefig(path)` writes. pyplot is not used.
 
     Example:
 
@@ -58,41 +62,41 @@ def plot_assignments(
     ['clusters\\nper frame', 'cluster']
 
     Raises:
-        ValueError: If `assignments` are not of rank 2, empty or negative, or if another argument does not suit them.
-        TypeError: If what should be an array of numbers is none.
+        ValueError: If `assignments` are not of rank 2, are empty or negative, or if another argument is invalid.
+        TypeError: If `assignments` is not an array of numbers.
         ImportError: If Matplotlib is not installed.
     """
-    assignments = check_assignments(assignments, "layer.assign(frames)[0]")
-    max_clusters = check_positive("max_clusters", max_clusters)
+    values = check_assignments(assignments, "layer.assign(frames)[0]")
+    max_clusters = check_integer("max_clusters", max_clusters, 1)
     if frames is not None and len(np.shape(frames)) not in (3, 4):
         raise ValueError(
             f"`frames` must be images, (frames, height, width, 3). Received: shape {tuple(np.shape(frames))}"
         )
-    if frames is not None and len(frames) != len(assignments):
+    if frames is not None and np.shape(frames)[0] != len(values):
         raise ValueError(
-            f"`frames` must hold an image for each of the {len(assignments)} rows of `assignments`. "
-            f"Received: {len(frames)} images"
+            f"`frames` must hold an image for each of the {len(values)} rows of `assignments`. "
+            f"Received: {np.shape(frames)[0]} images"
         )
     if num_frames is not None:
-        num_frames = min(check_positive("num_frames", num_frames), len(assignments))
-        assignments = assignments[:num_frames]
+        num_frames = min(check_integer("num_frames", num_frames, 1), len(values))
+        values = values[:num_frames]
     step = _check_seconds(seconds_per_frame)
     figure = new_figure(7.5, 4.5 if frames is None else 5.3)
     from matplotlib.ticker import MaxNLocator
 
-    count, num_clusters = assignments.shape
-    is_counted = np.isfinite(assignments).all(axis=1) & (assignments.sum(axis=1) > 0)
-    drawn = np.where(is_counted[:, None], assignments, np.nan)
+    count, num_clusters = values.shape
+    is_counted = np.isfinite(values).all(axis=1) & (values.sum(axis=1) > 0)
+    drawn = np.where(is_counted[:, None], values, np.nan)
     chosen = np.arange(num_clusters)
     if num_clusters > max_clusters:
-        chosen = np.sort(np.argsort(-cluster_shares(assignments), kind="stable")[:max_clusters])
-    peaks = np.where(is_counted[:, None], assignments, -1.0)[:, chosen].argmax(axis=0)
+        chosen = np.sort(np.argsort(-cluster_shares(values), kind="stable")[:max_clusters])
+    peaks = np.where(is_counted[:, None], values, -1.0)[:, chosen].argmax(axis=0)
     chosen = chosen[np.argsort(peaks, kind="stable")]
     rows, names = drawn[:, chosen].T, [str(cluster) for cluster in chosen]
     rest = 1 - drawn.sum(axis=1)
     if is_counted.any() and np.nanmax(rest) > LEAST_REST:
         rows, names = np.vstack([rows, np.clip(rest, 0, None)]), [*names, "rest"]
-    perplexity = np.where(is_counted, np.exp(entropies(np.where(is_counted[:, None], assignments, 0.0))), np.nan)
+    perplexity = np.where(is_counted, np.exp(entropies(np.where(is_counted[:, None], values, 0.0))), np.nan)
 
     heights = (1, 4) if frames is None else (0.9, 1, 4)
     *top, above, below = figure.subplots(len(heights), 1, height_ratios=heights)
@@ -120,7 +124,7 @@ def plot_assignments(
     below.set(xlabel="frame" if seconds_per_frame is None else "time (s)", ylabel=label, xlim=extent[:2])
     if not is_counted.all():
         left_out = int((~is_counted).sum())
-        below.set_xlabel(f"{below.get_xlabel()}      grey: {left_out} of {count} without assignment (masked or NaN)")
+        below.set_xlabel(f"{below.get_xlabel()}      gray: {left_out} of {count} without assignment (masked or NaN)")
     below.xaxis.set_major_locator(MaxNLocator(integer=seconds_per_frame is None, min_n_ticks=1))
     stride = -(-len(names) // 20)
     ticks = list(range(0, len(names), stride))
@@ -136,16 +140,16 @@ def plot_assignments(
     return figure
 
 
-def _draw_thumbnails(strip, below, frames, count, step):
-    """Images side by side over the heat map's width, each joined to its moment by a line."""
+def _draw_thumbnails(strip: Any, below: Any, frames: Any, count: int, step: float) -> None:
+    """Draws images side by side over the width of the heat map, each connected to its time by a line."""
     from matplotlib.patches import ConnectionPatch
 
     strip.set_axis_off()
     shown = min(count, MOST_THUMBNAILS)
     for place in range(shown):
-        # The middle frame of each of `shown` equal parts, below which the image stands.
+        # The middle frame of each of `shown` equal parts.
         frame = int((place + 0.5) * count / shown)
-        # Insets are placed in the axes, so that they stay over the heat map whatever the layout.
+        # Insets are placed in the axes, so that they stay above the heat map in every layout.
         inset = strip.inset_axes((place / shown + 0.004, 0, 1 / shown - 0.008, 1), anchor="S")
         inset.imshow(check_image("frames", frames[frame]), cmap="gray", aspect="equal")
         inset.set(xticks=[], yticks=[])
@@ -157,12 +161,7 @@ def _draw_thumbnails(strip, below, frames, count, step):
         below.figure.add_artist(line)
 
 
-def _check_seconds(seconds_per_frame):
+def _check_seconds(seconds_per_frame: Any) -> float:
     if seconds_per_frame is None:
         return 1
-    is_number = isinstance(seconds_per_frame, numbers.Real) and not isinstance(seconds_per_frame, bool)
-    if not is_number or not 0 < seconds_per_frame < float("inf"):
-        raise ValueError(
-            f"`seconds_per_frame` must be a number above 0. Received: seconds_per_frame={seconds_per_frame!r}"
-        )
-    return float(seconds_per_frame)
+    return check_number("seconds_per_frame", seconds_per_frame, minimum=0, exclusive=True)

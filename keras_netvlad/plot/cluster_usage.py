@@ -1,6 +1,9 @@
-"""`plot_cluster_usage`: how much of the data each cluster takes."""
+"""`plot_cluster_usage`: draws the share of the data that each cluster receives."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_netvlad.cluster_statistics import (
     assignment_entropy,
@@ -12,23 +15,27 @@ from keras_netvlad.cluster_statistics import (
 )
 from keras_netvlad.plot.drawing import BLUE, ORANGE, VERMILLION, as_numbers, check_range, new_figure, wrapped
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 MOST_NAMES = 40
 
 
-def plot_cluster_usage(assignments, title="Use of the clusters"):
-    """Draws each cluster's share of all assignments, from the largest to the smallest.
+def plot_cluster_usage(assignments: ArrayLike, title: str = "Use of the clusters") -> "Figure":
+    """Draws the share of all assignments of each cluster, from the largest to the smallest.
 
-    A cluster is dead if it has less than a hundredth of an even share, and dominant if it has more than five even
-    shares (of few clusters, more than halfway from an even share to all). Many dead clusters, or one dominant, say that
-    the assignment has collapsed: start from `adapt`, or train with a smaller learning rate.
+    A cluster is dead if it has less than a hundredth of an even share. It is dominant if it has more than five even
+    shares or, with few clusters, more than half of the difference between an even share and all. Many dead clusters or
+    one dominant cluster mean that the assignment has collapsed: start from `adapt`, or train with a smaller learning
+    rate.
 
     Args:
-        assignments: Array `(..., K)` of `NetVLAD.assign`: of one video or of a whole batch, `(B, N, K)`. Frames that a
-            mask left out, and frames with NaN, do not count.
+        assignments: Array `(..., K)` of `NetVLAD.assign`, of one video or of a batch `(B, N, K)`. Masked frames and
+            frames with NaN do not count.
         title: String.
 
     Returns:
-        A `matplotlib.figure.Figure`, without any state of pyplot.
+        A `matplotlib.figure.Figure`. pyplot is not used.
 
     Example:
 
@@ -40,18 +47,18 @@ def plot_cluster_usage(assignments, title="Use of the clusters"):
     '68 frames'
 
     Raises:
-        ValueError: If `assignments` are of rank below 2, empty or negative, or if no frame counts.
-        TypeError: If what should be an array of numbers is none.
+        ValueError: If `assignments` are of rank below 2, are empty or negative, or if no frame counts.
+        TypeError: If `assignments` is not an array of numbers.
         ImportError: If Matplotlib is not installed.
     """
-    assignments = as_numbers("assignments", assignments)
-    if assignments.ndim < 2 or not assignments.size:
+    values = as_numbers("assignments", assignments)
+    if values.ndim < 2 or not values.size:
         raise ValueError(
             "`assignments` must be (..., frames, clusters), such as layer.assign(frames). "
-            f"Received: shape {assignments.shape}"
+            f"Received: shape {values.shape}"
         )
-    check_range(assignments)
-    num_counted = len(counted_rows(assignments))
+    check_range(values)
+    num_counted = len(counted_rows(values))
     if not num_counted:
         raise ValueError(
             "`assignments` must have a frame that is neither masked nor NaN. Received: zeros or NaN in every row"
@@ -59,7 +66,7 @@ def plot_cluster_usage(assignments, title="Use of the clusters"):
     figure = new_figure(7.5, 3.8)
     from matplotlib.lines import Line2D
 
-    shares = cluster_shares(assignments)
+    shares = cluster_shares(values)
     num_clusters = len(shares)
     order = np.argsort(-shares, kind="stable")
     percents = 100 * shares[order]
@@ -73,7 +80,7 @@ def plot_cluster_usage(assignments, title="Use of the clusters"):
             label = f"{chosen.sum()} {kind}".strip() if kind else f"{chosen.sum()} neither dominant nor dead"
             axes.bar(places[chosen], percents[chosen], width=0.85, color=color, label=label)
     if is_dead.any():
-        # Bars without height can't be seen.
+        # Bars without height are invisible.
         dead = places[is_dead], percents[is_dead]
         axes.plot(*dead, "x", color=VERMILLION, label=f"{is_dead.sum()} dead", clip_on=False)
     even = 100 / num_clusters
@@ -92,8 +99,8 @@ def plot_cluster_usage(assignments, title="Use of the clusters"):
     axes.legend([handles[place] for place in bars_first], [names[place] for place in bars_first], loc="best")
     unit = "frame" if num_counted == 1 else "frames"
     axes.set_title(
-        f"{num_counted} {unit}: {np.exp(usage_entropy(assignments)):.1f} of {num_clusters} clusters in use, "
-        f"{np.exp(assignment_entropy(assignments)):.1f} share a frame",
+        f"{num_counted} {unit}: {np.exp(usage_entropy(values)):.1f} of {num_clusters} clusters in use, "
+        f"{np.exp(assignment_entropy(values)):.1f} share a frame",
         fontsize="medium",
     )
     figure.suptitle(wrapped(title, 7.5), fontsize="large")

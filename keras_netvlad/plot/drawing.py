@@ -1,39 +1,47 @@
-"""What every picture starts from: a figure of its own, colours, images as they are drawn."""
+"""Figures, colors, and checks of arrays and images for all plots."""
 
-import numbers
+import textwrap
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-BLUE, ORANGE, VERMILLION, GREY = "#0072B2", "#E69F00", "#D55E00", "#BBBBBB"
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+# Colors of Okabe and Ito, which color-blind readers can distinguish.
+BLUE, ORANGE, VERMILLION, GRAY = "#0072B2", "#E69F00", "#D55E00", "#BBBBBB"
 
 
-def check_installed():
+def check_installed() -> None:
     """Raises an ImportError that names the extra if Matplotlib is not installed."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise ImportError("Pictures need Matplotlib: pip install 'keras_netvlad[plot]'") from error
+        raise ImportError(
+            "Pictures need Matplotlib, which is not installed. Install it with `pip install 'keras_netvlad[plot]'`."
+        ) from error
 
 
-def new_figure(width, height):
-    """A figure that pyplot does not know: it needs no display and goes when the last reference goes."""
+def new_figure(width: float, height: float) -> "Figure":
+    """Returns a figure that is not registered with pyplot, so that it needs no display and is freed normally."""
     check_installed()
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def color_map(name="viridis"):
-    """A colour map that shows what there is no value for in grey."""
+def color_map(name: str = "viridis") -> "Colormap":
+    """Returns a color map that shows NaN in gray."""
     import matplotlib
 
-    return matplotlib.colormaps[name].with_extremes(bad=GREY)
+    return matplotlib.colormaps[name].with_extremes(bad=GRAY)
 
 
-def as_numbers(name, values):
-    """Values as a float64 array, also those of a tensor that gradients flow through."""
+def as_numbers(name: str, values: Any) -> NDArray[np.float64]:
+    """Returns values, also those of a tensor with gradients, as a float64 array."""
     try:
         return np.asarray(keras.ops.convert_to_numpy(values) if keras.ops.is_tensor(values) else values, "float64")
     except (TypeError, ValueError):
@@ -42,8 +50,8 @@ def as_numbers(name, values):
         ) from None
 
 
-def check_assignments(assignments, call):
-    """Assignments of one video `(N, K)` as float64; `call` shows how to get them."""
+def check_assignments(assignments: Any, call: str) -> NDArray[np.float64]:
+    """Returns the assignments of one video `(N, K)` as float64. `call` shows in the message how to get them."""
     assignments = as_numbers("assignments", assignments)
     if assignments.ndim != 2 or not assignments.size:
         raise ValueError(
@@ -53,8 +61,8 @@ def check_assignments(assignments, call):
     return check_range(assignments)
 
 
-def check_range(assignments):
-    """The assignments, or an error where one is negative or infinite. NaN may stand where there is none."""
+def check_range(assignments: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the assignments, or raises if one is negative or infinite. NaN marks frames without assignment."""
     if (assignments < 0).any() or np.isinf(assignments).any():
         raise ValueError(
             "`assignments` must be finite and 0 or more, as `layer.assign` gives them. "
@@ -63,15 +71,8 @@ def check_range(assignments):
     return assignments
 
 
-def check_positive(name, value):
-    """The value, or an error if it is no integer above 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
-    return int(value)
-
-
-def check_image(name, image):
-    """An image `(H, W)` or `(H, W, 3)` that Matplotlib draws as it is: bytes, or floats from 0 to 1."""
+def check_image(name: str, image: Any) -> NDArray[Any]:
+    """Returns an image `(H, W)` or `(H, W, 3)` of bytes or of floats from 0 to 1, as Matplotlib expects it."""
     image = keras.ops.convert_to_numpy(image) if keras.ops.is_tensor(image) else np.asarray(image)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
@@ -88,14 +89,12 @@ def check_image(name, image):
     return image
 
 
-def shortened(text, length):
-    """A label of at most `length` characters; what tells long names apart is mostly at their end."""
+def shortened(text: object, length: int) -> str:
+    """Returns a label of at most `length` characters. It keeps more of the end, where long names mostly differ."""
     text = " ".join(str(text).split())
     return text if len(text) <= length else f"{text[: length // 3]}…{text[len(text) - length + length // 3 + 1 :]}"
 
 
-def wrapped(title, width):
-    """A title broken into lines that a figure of `width` inches holds."""
-    import textwrap
-
+def wrapped(title: object, width: float) -> str:
+    """Returns a title broken into lines that fit a figure of `width` inches."""
     return "\n".join(textwrap.wrap(str(title), max(20, int(10 * width)), max_lines=3, placeholder=" …"))

@@ -196,15 +196,15 @@ def test_wrong_arguments_are_refused():
             FrameEncoder(backbone(), name)
     with pytest.raises(ValueError, match=r"`inputs` must be videos .* Received: shape \(4, 24, 24, 3\)"):
         encoder(pictures()[0])
-    with pytest.raises(TypeError, match="`classifier` must be a VideoClassifier that takes floats"):
+    with pytest.raises(TypeError, match="`model` must be a VideoClassifier or VideoEncoder that takes floats"):
         from_pixels(encoder, VideoClassifier({"frames": 6}, num_classes=3, input_dtype="uint8"))
-    with pytest.raises(ValueError, match=r"one for each stream of \['frames'\]. Received: \['rgb'\]"):
+    with pytest.raises(ValueError, match=r"a FrameEncoder for each stream of \['frames'\]. Received: \['rgb'\]"):
         from_pixels({"rgb": encoder}, classifier)
     with pytest.raises(TypeError, match=r"must be FrameEncoder layers. Received: Sequential"):
         from_pixels(backbone(), classifier)
-    with pytest.raises(ValueError, match=r"must give the classifier's feature size. Received: 7, where .* has 6"):
+    with pytest.raises(ValueError, match=r"must return features of the model's size. Received: 7, where .* has 6"):
         from_pixels(FrameEncoder(backbone(7)), classifier)
-    with pytest.raises(ValueError, match="must say its picture size"):
+    with pytest.raises(ValueError, match="must have a fixed picture size"):
         from_pixels(
             FrameEncoder(keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(6, 3)])), classifier
         )

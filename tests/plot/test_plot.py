@@ -39,7 +39,7 @@ def test_assignments_are_drawn_cluster_by_frame(tmp_path):
     assert (tmp_path / "assignments.png").stat().st_size > 5000
 
 
-def test_masked_frames_are_grey_and_ghosts_have_a_row():
+def test_masked_frames_are_gray_and_ghosts_have_a_row():
     layer = NetVLAD(3, num_ghost_clusters=2)
     frames = np.random.default_rng(0).normal(size=(1, 6, 4)).astype("float32")
     assignments = np.array(layer.assign(frames, mask=np.arange(6)[None] < 4))[0]
@@ -130,7 +130,7 @@ def test_similarities_are_cosines_grouped_by_label():
             np.testing.assert_allclose(picture[row, column], cosine, atol=1e-12)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "a"]
     np.testing.assert_allclose(figure.axes[0].get_yticks(), [1, 3.5])
-    assert figure.axes[0].get_xlabel() == "grey: 1 of 5 without frames or with NaN"
+    assert figure.axes[0].get_xlabel() == "gray: 1 of 5 without frames or with NaN"
 
 
 @pytest.mark.parametrize("count", [1, 2, 60, 300])
@@ -157,7 +157,7 @@ def test_any_size_is_laid_out_without_a_warning(shape):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_video_without_assignments_is_all_grey():
+def test_a_video_without_assignments_is_all_gray():
     for values in (np.zeros((4, 3)), np.full((4, 3), np.nan)):
         for figure in (plot_assignments(values), plot_assignment_maps(values), plot_similarity(values)):
             figure.canvas.draw()
@@ -193,7 +193,7 @@ def test_anything_but_one_video_is_refused(shape):
         (plot_assignments, {"assignments": soft(4, 2), "frames": np.zeros(4)}, r"`frames` must be images.*\(4,\)"),
         (plot_assignments, {"assignments": soft(4, 2), "frames": np.zeros((4, 2, 2, 4))}, r"\(height, width, 3\)"),
         (plot_assignments, {"assignments": soft(4, 2), "frames": np.full((4, 2, 2), 9.0)}, r"from 0 to 1.*from 9 to 9"),
-        (plot_assignment_maps, {"assignments": soft(6, 2)}, r"`map_shape` must say.*6 rows"),
+        (plot_assignment_maps, {"assignments": soft(6, 2)}, r"`map_shape` must be given.*6 rows"),
         (plot_assignment_maps, {"assignments": soft(6, 2), "map_shape": (2, 2)}, r"has rows, 6.*map_shape=\(2, 2\)"),
         (plot_assignment_maps, {"assignments": soft(6, 2), "map_shape": 6}, r"\(height, width\).*map_shape=6"),
         (plot_assignment_maps, {"assignments": np.ones((2, 2, 2)), "map_shape": (1, 4)}, r"that of `assignments`"),

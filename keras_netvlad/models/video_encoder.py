@@ -1,0 +1,262 @@
+"""`VideoEncoder`: frame features in, a descriptor out."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+from keras_netvlad.base.names import DESCRIPTOR, NUM_FRAMES, SCORES
+from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.layers import Dequantize, FrameMask
+from keras_netvlad.models.model_registration import register_model
+from keras_netvlad.models.poolings import (
+    check_keywords,
+    check_num_clusters,
+    check_pooling_options,
+    deserialize_pooling,
+    plain,
+    pooling_by_stream,
+    pooling_layer,
+    serialize_pooling,
+)
+from keras_netvlad.models.weights import copy_weights
+
+INPUT_DTYPES = ("float32", "uint8")
+PoolingName = Literal["netvlad", "netrvlad", "netfv", "soft_dbow", "nextvlad", "mean", "mean_std", "max", "attention"]
+
+
+@register_model
+class VideoEncoder(keras.Model):
+    """Turns the frame features of a video into one descriptor: a pooling layer for each stream, concatenated.
+
+    Use it alone for retrieval, with `index_records`, `Embed` and `from_pixels`; or as the first part of a
+    `VideoClassifier`. It is a functional `keras.Model` with one input for each stream and the input `num_frames`, the
+    number of real frames of each video:
+
+        frames -> dequantize -> batch norm -> pooling -> descriptor
+
+    Limits: `keras.models.clone_model` returns a plain `keras.Model` of the same graph with new weights;
+    `VideoEncoder.from_config(encoder.get_config())` returns a new `VideoEncoder`.
+
+    Args:
+        feature_sizes: Dict from the name of each stream to its feature size, such as `{"frames": 1152}` or
+            `{"rgb": 1024, "audio": 128}`. All streams share the time axis and `num_frames`.
+        pooling: The pooling layer of the streams. One of:
+
+            - A name: `"netvlad"`, `"netrvlad"`, `"netfv"`, `"soft_dbow"`, `"nextvlad"`, `"mean"`, `"mean_std"`,
+              `"max"` or `"attention"`. The layer is named `<stream>_<pooling>`.
+            - A layer with `call(frames, mask=None)` that maps `(B, T, D)` and a boolean mask `(B, T)` to `(B, F)`, for
+              example `keras.layers.GlobalAveragePooling1D()` or your own. It must ignore frames where the mask is
+              `False`. Your own class should set `supports_masking = True` and return `None` from `compute_mask`, and be
+              registered with `keras.saving.register_keras_serializable`, so that files of the model load. One stream
+              uses the layer itself, with its weights and name. Several streams use new copies made from its
+              configuration, named `<stream>_<name>`.
+            - A dict with a name or a layer for each stream. Each layer is used itself.
+        num_clusters: Integer, `K`; or a dict with the number of clusters of each stream. Poolings without clusters
+            and given layers ignore it.
+        pooling_options: Dict of further arguments of poolings given by name, such as
+            `{"assignment_batch_normalization": True}`; or a dict of such dicts, one for each stream.
+        product_dtype: `None` or `"bfloat16"`, as in `NetVLAD`.
+        input_dtype: `"float32"` (float64 under a float64 policy), or `"uint8"` for streams of bytes, which
+            `Dequantize` turns into features. Bytes are a quarter of the traffic to a training device.
+        input_batch_normalization: Boolean, whether to batch-normalize the features of each stream. The statistics
+            exclude padding.
+        dtype: Dtype or dtype policy of the layers.
+        **kwargs: `name` and `trainable` of the model.
+
+    Call arguments:
+        inputs: Dict of each stream, `(B, T, D)` of `input_dtype`, and `num_frames`, integer `(B,)`. A `num_frames` of
+            zero or less gives a descriptor of zeros; more than `T` means `T`. Frames beyond `num_frames` may contain
+            anything.
+
+    Output shape:
+        Dict of `descriptor` `(B, F)`, float32 or better. `F` is the sum of the sizes that the poolings return, `K * D`
+        for `NetVLAD`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_netvlad import VideoEncoder
+    >>> encoder = VideoEncoder({"frames": 64}, num_clusters=8)
+    >>> frames = np.random.default_rng(0).normal(size=(2, 30, 64)).astype("float32")
+    >>> tuple(encoder({"frames": frames, "num_frames": np.array([30, 12], "int32")})["descriptor"].shape)
+    (2, 512)
+
+    Raises:
+        ValueError: If an argument is invalid.
+        TypeError: If an argument is unknown.
+
+    Reference:
+        - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), section 3 (the descriptor).
+        - [Miech et al. 2017](https://arxiv.org/abs/1706.06905), figure 1 (one pooling for each stream).
+    """
+
+    def __init__(
+        self,
+        feature_sizes: Mapping[str, int],
+        pooling: PoolingName | keras.Layer | Mapping[str, PoolingName | keras.Layer] = "netvlad",
+        *,
+        num_clusters: int | Mapping[str, int] = 64,
+        pooling_options: Mapping[str, Any] | None = None,
+        product_dtype: Literal["bfloat16"] | None = None,
+        input_dtype: Literal["float32", "uint8"] = "float32",
+        input_batch_normalization: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_keywords(type(self), kwargs)
+        feature_sizes = check_feature_sizes(feature_sizes)
+        clusters = check_num_clusters(num_clusters, list(feature_sizes))
+        poolings = pooling_by_stream(pooling, list(feature_sizes))
+        options = check_pooling_options(poolings, pooling_options, product_dtype)
+        if input_dtype not in INPUT_DTYPES:
+            raise ValueError(
+                f"`input_dtype` must be one of {list(INPUT_DTYPES)}. Received: input_dtype={input_dtype!r}"
+            )
+        check_boolean("input_batch_normalization", input_batch_normalization)
+        dtype_policy = keras.dtype_policies.get(dtype)
+        # The outputs of a mixed-precision model are float32: float16 has three digits.
+        output_dtype = "float64" if dtype_policy.compute_dtype == "float64" else "float32"
+
+        # === Inputs ===
+        stream_dtype = "uint8" if input_dtype == "uint8" else output_dtype
+        streams = {
+            name: keras.Input((None, size), name=name, dtype=stream_dtype) for name, size in feature_sizes.items()
+        }
+        num_frames = keras.Input((), name=NUM_FRAMES, dtype="int32")
+
+        # === Pooling of each stream ===
+        pooled, layers = [], {}
+        for name, frames in streams.items():
+            mask = FrameMask(name=f"{name}_mask")(num_frames, frames)
+            if input_dtype == "uint8":
+                frames = Dequantize(dtype=output_dtype, name=f"{name}_dequantize")(frames)
+            if input_batch_normalization:
+                # The pooling selects real frames itself, but only after the batch normalization has seen the padding,
+                # and the gradient of its weights would be 0 * NaN.
+                frames = ops.where(ops.expand_dims(mask, -1), frames, 0.0)
+                normalize = keras.layers.BatchNormalization(dtype=output_dtype, name=f"{name}_batch_normalization")
+                frames = normalize(frames, mask=mask)
+            layers[name] = pooling_layer(name, poolings[name], clusters[name], options[name], dtype_policy)
+            pooled.append(_pooled(layers[name], frames, mask))
+
+        # === Descriptor ===
+        joined = pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(dtype=dtype_policy)(pooled)
+        descriptor = keras.layers.Activation("linear", dtype=output_dtype, name=DESCRIPTOR)(joined)
+        super().__init__(inputs={**streams, NUM_FRAMES: num_frames}, outputs={DESCRIPTOR: descriptor}, **kwargs)
+
+        # === Configuration ===
+        self.feature_sizes = feature_sizes
+        self.num_clusters = dict(clusters) if isinstance(num_clusters, Mapping) else num_clusters
+        self.pooling_options = pooling_options
+        self.product_dtype = product_dtype
+        self.stream_dtype = input_dtype  # Keras uses the name `input_dtype` for casts.
+        self.input_batch_normalization = input_batch_normalization
+        self._pooling_name = pooling if isinstance(pooling, str) else None
+        self._pooling_names = {name: value if isinstance(value, str) else None for name, value in poolings.items()}
+        self._pooling_layer_names = {name: layer.name for name, layer in layers.items()}
+        self._inner_dtype_policy = dtype_policy
+
+    @property
+    def pooling(self) -> Any:
+        """The name of the pooling, or a dict with the name or the layer of each stream."""
+        if self._pooling_name is not None:
+            return self._pooling_name
+        return {stream: name or self.pooling_layers[stream] for stream, name in self._pooling_names.items()}
+
+    @property
+    def pooling_layers(self) -> dict[str, keras.Layer]:
+        """The pooling layer of each stream, for example to call `adapt`."""
+        return {stream: self.get_layer(name) for stream, name in self._pooling_layer_names.items()}
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self._inner_dtype_policy),
+            "feature_sizes": dict(self.feature_sizes),
+            "num_clusters": plain(self.num_clusters),
+            "product_dtype": self.product_dtype,
+            "pooling": serialize_pooling(self.pooling),
+            "pooling_options": keras.saving.serialize_keras_object(plain(self.pooling_options)),
+            "input_dtype": self.stream_dtype,
+            "input_batch_normalization": self.input_batch_normalization,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> "VideoEncoder":
+        """Makes a new encoder with the arguments that `get_config` returned."""
+        return cls(**deserialize_arguments(config, custom_objects))
+
+    def with_input_dtype(self, input_dtype: Literal["float32", "uint8"]) -> "VideoEncoder":
+        """Makes the same encoder for inputs of another dtype, with a copy of the weights.
+
+        Train on bytes and publish for floats: the artifact of the float model also has a signature for bytes.
+
+        Args:
+            input_dtype: `"float32"` or `"uint8"`.
+
+        Returns:
+            A `VideoEncoder`; it is not compiled.
+
+        Example:
+
+        >>> from keras_netvlad import VideoEncoder
+        >>> encoder = VideoEncoder({"rgb": 8}, num_clusters=2, input_dtype="uint8")
+        >>> encoder.with_input_dtype("float32").input["rgb"].dtype
+        'float32'
+
+        Raises:
+            ValueError: If `input_dtype` is invalid.
+        """
+        copy = type(self).from_config({**self.get_config(), "input_dtype": input_dtype})
+        copy_weights(self, copy)
+        return copy
+
+
+def deserialize_arguments(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the arguments that a configuration describes, with their layers and regularizers."""
+    arguments = dict(config)
+    with keras.saving.custom_object_scope(dict(custom_objects or {})):
+        if arguments.get("pooling_options"):
+            arguments["pooling_options"] = keras.saving.deserialize_keras_object(arguments["pooling_options"])
+        if "pooling" in arguments:
+            arguments["pooling"] = deserialize_pooling(arguments["pooling"])
+    return arguments
+
+
+def check_feature_sizes(feature_sizes: Any) -> dict[str, int]:
+    """Returns the feature sizes of the streams, or raises if a name or a size is invalid."""
+    if not isinstance(feature_sizes, Mapping) or not feature_sizes:
+        raise ValueError(
+            "`feature_sizes` must be a dict from the name of each stream to its feature size, such as "
+            f'{{"frames": 1152}}. Received: feature_sizes={feature_sizes!r}'
+        )
+    for name in feature_sizes:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(
+                "The name of a stream must consist of letters, digits and underscores, because it names a model input. "
+                f"Received: {name!r}"
+            )
+        if name in (NUM_FRAMES, SCORES, DESCRIPTOR):
+            raise ValueError(f"A stream must not have the name of another input or output. Received: {name!r}")
+    return {name: check_integer(f"feature_sizes[{name!r}]", size, 1) for name, size in feature_sizes.items()}
+
+
+def _pooled(layer: keras.Layer, frames: keras.KerasTensor, mask: keras.KerasTensor) -> keras.KerasTensor:
+    """Calls a pooling layer, and raises if the result is not a descriptor."""
+    output = layer(frames, mask=mask)
+    shape = getattr(output, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] is None:
+        raise ValueError(
+            "A `pooling` layer must return one descriptor (B, F) of known size F for each video. "
+            f"Received: {layer.name!r}, which returns {shape if shape is not None else type(output).__name__}"
+        )
+    if layer.supports_masking and layer.compute_mask(frames, mask) is not None:
+        raise ValueError(
+            "A `pooling` layer that supports masking must return None from `compute_mask`, because a mask of frames "
+            f"does not fit the descriptor. Received: {layer.name!r}, which passes the mask on"
+        )
+    return output
