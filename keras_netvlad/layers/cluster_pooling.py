@@ -95,7 +95,7 @@ class ClusterPooling(FramePooling):
         True
         """
         x, a = self._assigned(inputs, mask, training)
-        return cluster_sums(a, self._statistics(ops.cast(x, self.sum_dtype)))
+        return cluster_sums(a, *self._statistics(ops.cast(x, self.sum_dtype)))
 
     def describe(self, first_sum: ArrayLike, second_sum: ArrayLike) -> keras.KerasTensor:
         """Turns the sums of `aggregate` into the descriptor.
@@ -128,14 +128,6 @@ class ClusterPooling(FramePooling):
         batch, size = self.compute_output_shape(input_shape)  # the descriptor has as many values as the first sum
         return (batch, self.num_clusters, size // self.num_clusters), (batch, self.num_clusters)
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "num_clusters": self.num_clusters,
-            "intra_normalization": self.intra_normalization,
-            "output_normalization": self.output_normalization,
-        }
-
     def _assigned(self, inputs, mask, training):
         raise NotImplementedError
 
@@ -143,7 +135,7 @@ class ClusterPooling(FramePooling):
         raise NotImplementedError
 
     def _statistics(self, x):
-        return x
+        return (x,)
 
     def _check_sums(self, first_shape, second_shape):
         if not self.built:

@@ -44,9 +44,6 @@ class FramePooling(keras.Layer):
         self._check_call(inputs, mask)
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "normalize_input": self.normalize_input, "data_format": self.data_format}
-
     @property
     def channel_axis(self) -> int:
         """The axis of the features in a map: -1 or -3."""

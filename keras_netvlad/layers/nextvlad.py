@@ -118,12 +118,7 @@ class NeXtVLAD(ClusterPooling):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            num_clusters,
-            normalize_input,
-            intra_normalization,
-            output_normalization,
-            data_format,
-            **kwargs,
+            num_clusters, normalize_input, intra_normalization, output_normalization, data_format, **kwargs
         )
         self.groups = check_integer("groups", groups, 1)
         self.expansion = check_integer("expansion", expansion, 1)
@@ -168,11 +163,16 @@ class NeXtVLAD(ClusterPooling):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            **weight_config(self, "kernel", "bias", "centroids"),
+            "num_clusters": self.num_clusters,
             "groups": self.groups,
             "expansion": self.expansion,
             "use_bias": self.use_bias,
             "assignment_batch_normalization": self.assignment_batch_normalization,
+            "normalize_input": self.normalize_input,
+            "intra_normalization": self.intra_normalization,
+            "output_normalization": self.output_normalization,
+            "data_format": self.data_format,
+            **weight_config(self, "kernel", "bias", "centroids"),
         }
 
     def _assigned(self, inputs, mask, training):

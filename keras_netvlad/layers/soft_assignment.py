@@ -7,7 +7,7 @@ from keras import ops
 from keras_netvlad.base.validation import check_boolean, check_integer
 from keras_netvlad.layers.kmeans import assignment_from_centroids
 from keras_netvlad.layers.vlad_ops import matmul
-from keras_netvlad.layers.weight_options import add_weight, set_weight_options, weight_config
+from keras_netvlad.layers.weight_options import add_weight
 
 # The default of Keras, named because `adapt` undoes the normalization.
 BATCH_NORMALIZATION_EPSILON = 1e-3
@@ -16,22 +16,20 @@ BATCH_NORMALIZATION_EPSILON = 1e-3
 class SoftAssignment:
     """Mixin for poolings that assign their features to clusters with a linear map and a softmax.
 
-    The layer sets `num_clusters`, calls `_set_assignment` in `__init__` and `_build_assignment` in `build`, and adds
-    `_assignment_config` to its configuration. `call` starts with `_assigned`.
+    The layer sets `num_clusters` and the options of `kernel` and `bias`, and calls `_set_assignment` in `__init__`,
+    `_build_assignment` in `build`, `_assigned` in `call` and `_assignment_config` in `get_config`.
     """
 
     product_dtype: str | None = None
 
-    def _set_assignment(self, num_ghost_clusters, assignment, use_bias, batch_normalization, data_format, kernel, bias):
-        """Sets the options; `kernel` and `bias` are triples of initializer, regularizer and constraint."""
+    def _set_assignment(self, num_ghost_clusters, assignment, use_bias, batch_normalization, data_format):
+        """Checks and sets the options of the assignment."""
         # `None` remains for a dense assignment, which does not depend on `keras.config.image_data_format()`.
         self.data_format = _check_data_format(assignment, data_format)
         self.num_ghost_clusters = check_integer("num_ghost_clusters", num_ghost_clusters, 0)
         self.assignment = assignment
         self.use_bias = check_boolean("use_bias", use_bias)
         self.assignment_batch_normalization = check_boolean("assignment_batch_normalization", batch_normalization)
-        set_weight_options(self, "kernel", *kernel)
-        set_weight_options(self, "bias", *bias)
 
     def _build_assignment(self):
         """Creates `kernel` and, as the options say, `bias` or `batch_normalization`."""
@@ -49,7 +47,6 @@ class SoftAssignment:
             "assignment": self.assignment,
             "use_bias": self.use_bias,
             "assignment_batch_normalization": self.assignment_batch_normalization,
-            **weight_config(self, "kernel", "bias"),
         }
 
     def _assigned(self, inputs, mask, training):

@@ -10,7 +10,13 @@ from keras_netvlad.base.validation import check_boolean, check_integer
 from keras_netvlad.layers.frame_pooling import FramePooling, Shape
 from keras_netvlad.layers.soft_assignment import SoftAssignment
 from keras_netvlad.layers.vlad_ops import normalize
-from keras_netvlad.layers.weight_options import ConstraintLike, InitializerLike, RegularizerLike
+from keras_netvlad.layers.weight_options import (
+    ConstraintLike,
+    InitializerLike,
+    RegularizerLike,
+    set_weight_options,
+    weight_config,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
@@ -87,15 +93,9 @@ class SoftDBoW(SoftAssignment, FramePooling):
     ) -> None:
         super().__init__(normalize_input, data_format or "channels_last", **kwargs)
         self.num_clusters = check_integer("num_clusters", num_clusters, 1)
-        self._set_assignment(
-            num_ghost_clusters,
-            assignment,
-            use_bias,
-            assignment_batch_normalization,
-            data_format,
-            kernel=(kernel_initializer, kernel_regularizer, kernel_constraint),
-            bias=(bias_initializer, bias_regularizer, bias_constraint),
-        )
+        self._set_assignment(num_ghost_clusters, assignment, use_bias, assignment_batch_normalization, data_format)
+        set_weight_options(self, "kernel", kernel_initializer, kernel_regularizer, kernel_constraint)
+        set_weight_options(self, "bias", bias_initializer, bias_regularizer, bias_constraint)
         self.output_normalization = check_boolean("output_normalization", output_normalization)
 
     def build(self, input_shape: Shape) -> None:
@@ -120,7 +120,10 @@ class SoftDBoW(SoftAssignment, FramePooling):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            **self._assignment_config(),
             "num_clusters": self.num_clusters,
+            **self._assignment_config(),
+            "normalize_input": self.normalize_input,
             "output_normalization": self.output_normalization,
+            "data_format": self.data_format,
+            **weight_config(self, "kernel", "bias"),
         }
