@@ -3,56 +3,33 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast backends runtimes engines lint bench clean
+.PHONY: demo test slow backends runtimes engines lint bench clean
 
 demo: .venv/.demo
 	rm -rf build/demo
 	$(BIN)/keras-netvlad demo --output build/demo
 
+# Every public feature, in about five minutes. The marks of the other selections stand next to the tests.
 test: .venv/.test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
-# Without the tests that start processes or export large models.
-test-fast: .venv/.test
-	$(BIN)/pytest -m "not slow"
+# Many processes, kills, large models, long trainings.
+slow: .venv/.test
+	$(BIN)/pytest -m "slow and not runtimes and not engines"
 
-# The layers once more, on the other two backends of Keras; and what needs those themselves.
-BACKEND_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
-	adapt \
-	context_gating \
-	dequantize \
-	ensemble \
-	frame_mask \
-	from_pixels \
-	metrics \
-	mixture_of_experts \
-	netvlad \
-	netvlad_properties \
-	pca_whitening \
-	poolings \
-	presets \
-	product_dtype \
-	ranking_losses \
-	retrieval_metrics \
-	stream \
-	video_classifier \
-	vlad \
-))
+# The layers and models once more on the other two backends of Keras, and what needs torch itself.
 backends: .venv/.backends
-	KERAS_BACKEND=jax $(BIN)/pytest $(BACKEND_TESTS)
-	KERAS_BACKEND=torch $(BIN)/pytest $(BACKEND_TESTS)
-	$(BIN)/pytest tests/test_convert.py tests/test_examples.py::test_real_weights_know_what_a_clip_shows \
-		tests/test_benchmarks.py::test_the_gpu_script_runs_on_the_cpu
+	KERAS_BACKEND=jax $(BIN)/pytest -n 2 -m "backends and not needs_torch"
+	KERAS_BACKEND=torch $(BIN)/pytest -n 2 -m "backends and not needs_torch"
+	$(BIN)/pytest -m needs_torch
 
-# Artefacts in every other runtime that a package index offers: OpenVINO, tract, Node, Triton's own server.
-RUNTIME_TESTS := $(addprefix tests/test_,runtimes.py triton.py warmup.py serving_files.py serving_grpc_client.py clients.py)
+# Artifacts in every other runtime that a package index offers: OpenVINO, tract, Node, Triton's own server.
 runtimes: .venv/.runtimes
-	$(BIN)/pytest $(RUNTIME_TESTS) tests/test_precision.py::test_other_runtimes_compute_the_same
+	$(BIN)/pytest -m runtimes
 
 # Descriptors and training on engines for many machines: Ray, Spark (which needs Java), Beam, several JAX processes.
-ENGINE_TESTS := $(addprefix tests/test_,embed.py many_machines.py)
 engines: .venv/.engines
-	$(BIN)/pytest $(ENGINE_TESTS)
+	$(BIN)/pytest -m engines
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -11,6 +11,8 @@ from paths import FILES
 import keras_netvlad  # noqa: F401
 from keras_netvlad.layers import NetFV
 
+pytestmark = pytest.mark.backends
+
 GOLDEN = FILES / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.keras"))
 # Largest differences, relative to the largest value. On a processor that rounds as the one that wrote the files all

@@ -40,7 +40,7 @@ ALLOWED = {
     "usage": {"cluster_statistics"},
 }
 # The rooms of `export`, from the bottom to the top. A room may import those before it.
-ROOMS = ("", "verification", "saved_model", "onnx", "model_export", "serving", "inspection")
+ROOMS = ("", "verification", "saved_model", "onnx", "serving", "model_export", "description", "inspection")
 HEAVY = ("keras", "tensorflow", "onnx", "onnxruntime", "tf2onnx", "sklearn", "matplotlib", "av", "h5py", "scipy", "cv2")
 # What importing a package may load of these besides what Keras itself loads.
 LOADS = {"export": {"onnx", "tf2onnx"}, "training": {"onnx", "tf2onnx"}}

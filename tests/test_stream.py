@@ -14,6 +14,8 @@ from keras_netvlad import NetVLAD
 from keras_netvlad.layers.vlad import VLAD
 from keras_netvlad.stream import NetVLADStream
 
+pytestmark = pytest.mark.backends
+
 # In chunks beside at once, values of at most 1: measured 1.0e-7 at worst over splits, orders and backends, headroom 9.
 TOLERANCE = 1e-6
 

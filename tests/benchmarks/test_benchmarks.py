@@ -92,6 +92,7 @@ def test_without_a_gpu_it_says_so():
     assert finished.stderr == "A GPU is needed for these measurements: tensorflow finds none.\n"
 
 
+@pytest.mark.needs_torch
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_the_gpu_script_runs_on_the_cpu(backend, tmp_path):

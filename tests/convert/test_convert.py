@@ -277,6 +277,7 @@ def test_a_missing_gamma_is_one_also_in_a_layer_that_had_another():
     np.testing.assert_array_equal(layer.batch_normalization.gamma, np.ones(K))
 
 
+@pytest.mark.needs_torch
 def test_loupe_checkpoints_of_other_pooling_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"cluster_weights and cluster_weights2; .*Received: .*cluster_weights"):
         from_loupe(without({**LOUPE, **BIAS}, "cluster_weights2"))  # NetRVLAD
@@ -297,7 +298,7 @@ CHANNELS_FIRST = MAPS.transpose(0, 3, 1, 2).astype("float64")
 
 
 def save_torch(path, content):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="`make backends` installs torch")
 
     def as_tensors(value):
         if isinstance(value, dict):
@@ -382,8 +383,9 @@ def test_a_prefix_says_which_of_several():
         from_pytorch(both, prefix="x")
 
 
+@pytest.mark.needs_torch
 def test_pytorch_half_precision_is_read():
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="`make backends` installs torch")
     state = {name: torch.from_numpy(value).bfloat16().requires_grad_() for name, value in TORCH.items()}
     np.testing.assert_allclose(from_pytorch(state).centroids, TORCH["centroids"], rtol=2**-8)
 
@@ -398,8 +400,9 @@ class Malicious:
         return open, (str(self.path), "w")
 
 
+@pytest.mark.needs_torch
 def test_code_in_a_pytorch_file_is_refused_and_not_run(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="`make backends` installs torch")
     trace = tmp_path / "trace"
     message = "must hold tensors only.*could run code.*save `model.state_dict\\(\\)` alone.*Received: .*other objects"
     torch.save({**TORCH, "x": Malicious(trace)}, tmp_path / "new.pth")
@@ -426,16 +429,18 @@ def test_code_in_an_npz_file_is_refused_and_not_run(tmp_path):
     assert not trace.exists()
 
 
+@pytest.mark.needs_torch
 def test_an_unsafe_pytorch_is_refused(tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="`make backends` installs torch")
     path = save_torch(tmp_path / "weights.pth", TORCH)
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(ImportError, match=r"needs PyTorch 2\.6 or newer.*Received: 2\.5\.1"):
         from_pytorch(path)
 
 
+@pytest.mark.needs_torch
 def test_pytorch_files_of_something_else(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="`make backends` installs torch")
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match=r"must hold a state_dict.*Received: .*list\.pth, which holds a list"):
         from_pytorch(tmp_path / "list.pth")

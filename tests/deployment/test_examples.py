@@ -81,10 +81,11 @@ def test_video_from_files(tmp_path):
     assert (tmp_path / "video.onnx").is_file()
 
 
+@pytest.mark.needs_torch
 @pytest.mark.slow
 def test_real_weights_know_what_a_clip_shows(monkeypatch):
     """The man in the car: ImageNet's classes 834 and 785, suit and seat belt, measured on five of five frames."""
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="`make backends` installs torch")
     monkeypatch.syspath_prepend(str(EXAMPLES))
     from video_from_files import torchvision_mobilenet
 

@@ -12,7 +12,7 @@ from keras_netvlad import NetVLAD
 from keras_netvlad.layers.kmeans import _Reservoir
 from keras_netvlad.layers.vlad import VLAD
 
-pytestmark = pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
+pytestmark = [pytest.mark.backends, pytest.mark.filterwarnings("ignore:You are using a softmax over axis")]
 
 NUM_BLOBS, SIZE = 5, 6
 # Float32 weights beside float64 NumPy: 5e-8 relative measured at worst, their rounding; headroom 8.

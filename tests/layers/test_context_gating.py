@@ -19,6 +19,8 @@ from layer_contract import (
 
 from keras_netvlad.layers import ContextGating
 
+pytestmark = pytest.mark.backends
+
 OPTIONS = {
     "plain": {},
     "batch_normalization": {"batch_normalization": True},

@@ -4,6 +4,8 @@ import pytest
 
 from keras_netvlad.layers import Dequantize
 
+pytestmark = pytest.mark.backends
+
 LEVELS = np.arange(256, dtype="uint8")
 EXACT = LEVELS.astype("float64") * 4 / 255 + 4 / 512 - 2
 

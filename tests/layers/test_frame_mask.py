@@ -8,6 +8,8 @@ from layer_contract import to_numpy
 from keras_netvlad import NetVLAD
 from keras_netvlad.layers import FrameMask
 
+pytestmark = pytest.mark.backends
+
 FRAMES = np.zeros((5, 4, 2), "float32")
 NUM_FRAMES = np.array([0, 1, 4, 9, -3])
 EXPECTED = [[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]]

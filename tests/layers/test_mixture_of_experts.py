@@ -18,6 +18,8 @@ from layer_contract import (
 
 from keras_netvlad.layers import MixtureOfExperts
 
+pytestmark = pytest.mark.backends
+
 OPTIONS = {
     "two_mixtures": {},
     "one_mixture": {"num_mixtures": 1},

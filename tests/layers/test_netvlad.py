@@ -16,7 +16,7 @@ from layer_contract import (
 from keras_netvlad import NetVLAD
 
 # Keras warns of a softmax over one cluster; here it is meant.
-pytestmark = pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
+pytestmark = [pytest.mark.backends, pytest.mark.filterwarnings("ignore:You are using a softmax over axis")]
 
 # Float32 layer beside the float64 oracle, relative to the largest value: 2.6e-7 measured at worst (torch), headroom 7.
 TOLERANCE = 2e-6

@@ -10,7 +10,7 @@ from layer_contract import BACKEND, double_precision, loss_and_gradients, random
 from keras_netvlad import NetVLAD
 
 # Keras warns of a softmax over one cluster; here it is meant.
-pytestmark = pytest.mark.filterwarnings("ignore:You are using a softmax over axis")
+pytestmark = [pytest.mark.backends, pytest.mark.filterwarnings("ignore:You are using a softmax over axis")]
 
 # Float64 beside float64, relative to the largest output: 1e-15 measured at worst, headroom 100. On JAX and torch Keras
 # computes parts of a float64 layer in float32 (see test_netvlad.py): 7e-7 measured, headroom 7.

@@ -18,6 +18,8 @@ from layer_contract import (
 from keras_netvlad import NetVLAD
 from keras_netvlad.layers import PCAWhitening
 
+pytestmark = pytest.mark.backends
+
 # Float32 beside float64, of results of length 1: 4e-7 measured at worst, headroom 12.
 TOLERANCE = 5e-6
 

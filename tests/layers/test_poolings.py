@@ -20,6 +20,8 @@ from keras_netvlad.layers import (
 )
 from keras_netvlad.stream import NetVLADStream
 
+pytestmark = pytest.mark.backends
+
 # Float32 beside the float64 oracle, relative to the largest value: 4e-7 measured at worst, headroom 8.
 TOLERANCE = 3e-6
 FRAMES, IMAGES, VIDEOS = (2, 7, 6), (2, 3, 4, 6), (2, 3, 2, 4, 6)

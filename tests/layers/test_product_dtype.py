@@ -11,6 +11,8 @@ from keras_netvlad import NetVLAD
 from keras_netvlad.export import export_onnx, export_saved_model
 from keras_netvlad.models import VideoClassifier
 
+pytestmark = pytest.mark.backends
+
 FRAMES = (2, 30, 16)
 OPTIONS = {
     "plain": {},

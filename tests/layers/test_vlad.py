@@ -11,6 +11,8 @@ from layer_contract import check_layer, to_numpy
 from keras_netvlad import NetVLAD
 from keras_netvlad.layers import VLAD, FrameMask
 
+pytestmark = pytest.mark.backends
+
 # Float32 beside the float64 oracle, relative to the largest value: 2.0e-7 measured at worst, headroom 10.
 TOLERANCE = 2e-6
 

@@ -12,6 +12,8 @@ from keras_netvlad.layers import FrameMask
 from keras_netvlad.losses import MultiSimilarityLoss, WeaklySupervisedTripletLoss
 from keras_netvlad.metrics import RetrievalMeanAveragePrecision
 
+pytestmark = pytest.mark.backends
+
 # Float32 beside the float64 oracle, relative to the largest loss: 2.7e-7 measured at worst, headroom 7.
 TOLERANCE = 2e-6
 

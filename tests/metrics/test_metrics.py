@@ -11,6 +11,8 @@ from paths import SUPPORT
 
 from keras_netvlad.metrics import PERR, GlobalAveragePrecision, HitAtOne, MeanAveragePrecision
 
+pytestmark = pytest.mark.backends
+
 METRICS = {
     "gap": lambda: GlobalAveragePrecision(),
     "gap of the best three": lambda: GlobalAveragePrecision(top_k=3),

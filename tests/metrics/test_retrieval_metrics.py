@@ -6,6 +6,8 @@ import pytest
 
 from keras_netvlad.metrics import RecallAtN, RetrievalMeanAveragePrecision
 
+pytestmark = pytest.mark.backends
+
 METRICS = {
     "recall_at_1": RecallAtN,
     "recall_at_4": lambda: RecallAtN(4),

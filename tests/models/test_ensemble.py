@@ -10,6 +10,8 @@ from keras_netvlad import VideoClassifier
 from keras_netvlad.data import load_japanese_vowels
 from keras_netvlad.models import ensemble, load_model, soft_targets
 
+pytestmark = pytest.mark.backends
+
 
 def small_models():
     models = [

@@ -9,6 +9,8 @@ from keras_netvlad import VideoClassifier
 from keras_netvlad.layers import FrameEncoder
 from keras_netvlad.models import ensemble, from_pixels, load_model
 
+pytestmark = pytest.mark.backends
+
 
 def backbone(features=6, channels=3, pooled=False, size=24):
     """Maps of 3 x 3, batch-normalized."""

@@ -11,6 +11,8 @@ from layer_contract import BACKEND, randomize_weights
 from keras_netvlad import VideoClassifier
 from keras_netvlad.models.presets import PRESETS
 
+pytestmark = pytest.mark.backends
+
 SMALL = {"num_classes": 5, "feature_sizes": {"rgb": 16, "audio": 8}, "num_clusters": {"rgb": 4, "audio": 2}}
 # One of each; the others differ in sizes.
 ARCHITECTURES = (

@@ -10,6 +10,8 @@ from keras_netvlad.data import load_japanese_vowels
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier, load_model
 
+pytestmark = pytest.mark.backends
+
 
 def small_model(**options):
     return VideoClassifier({"frames": 4}, **{"num_classes": 3, "num_clusters": 2, "hidden_units": 5, **options})

@@ -18,6 +18,8 @@ from keras_netvlad.models import ensemble, from_pixels, load_model
 from keras_netvlad.models.poolings import POOLINGS
 from keras_netvlad.models.scoring_model import ScoringModel
 
+pytestmark = pytest.mark.backends
+
 SIZES = {"rgb": 6, "audio": 4}
 
 
