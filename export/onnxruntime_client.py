@@ -3,8 +3,8 @@
     python onnxruntime_client.py MODEL.onnx INPUTS.npz [--output OUTPUTS.npz] [--require-gpu]
 
 INPUTS.npz holds one array for each input of the model, such as `frames` (batch, frames, features) and `num_frames`
-(batch,). Prints the best classes of each video; `--output` writes all outputs to a file. Prints to stderr how many nodes
-of the model each provider runs, because onnxruntime falls back to the CPU silently if its GPU provider fails to start.
+(batch,). Prints the best classes of each video; `--output` writes all outputs to a file. Prints to stderr how many
+nodes of the model each provider runs, because onnxruntime falls back to the CPU silently if its GPU provider fails.
 """
 
 import argparse
