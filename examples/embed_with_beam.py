@@ -1,11 +1,11 @@
-"""Descriptors of any number of videos with Beam's RunInference: YouTube-8M's TFRecords in, Parquet out.
+"""Computes descriptors of any number of videos with Beam's RunInference: reads TFRecords and writes Parquet.
 
     pip install 'keras_netvlad[beam]'
     python examples/embed_with_beam.py MODEL.onnx 'VIDEOS*.tfrecord' OUTPUT [Beam's own options]
 
 Records are frame-level `SequenceExample`s with an `id` and a list of bytes for each stream of the model. OUTPUT-* get
-`id` and `descriptor`. Dataflow, Flink and Spark run failed bundles again; Beam's local runner stops at the first worker
-that dies, writes nothing under the output's name, and the pipeline is run again.
+`id` and `descriptor`. Dataflow, Flink and Spark run failed bundles again; Beam's local runner stops when a
+worker dies and writes no output; run the pipeline again.
 """
 
 import argparse

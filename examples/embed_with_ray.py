@@ -1,11 +1,11 @@
-"""Descriptors of any number of videos with Ray Data: Parquet in, Parquet out, a pool of actors between.
+"""Computes descriptors of any number of videos with Ray Data: a pool of actors reads and writes Parquet.
 
     pip install 'keras_netvlad[ray]'
     python examples/embed_with_ray.py MODEL.onnx VIDEOS OUTPUT [--actors 2]
 
 VIDEOS is a Parquet file or folder with the columns `id` and, for each stream of the model, the `uint8` frames of a
-video as bytes. OUTPUT gets `id` and `descriptor`. An actor that dies is replaced and its videos are done again; on a
-cluster, give all machines a shared file system or object store.
+video as bytes. OUTPUT gets `id` and `descriptor`. Ray replaces an actor that dies and
+processes its videos again. On a cluster all machines need a shared file system or object store.
 """
 
 import argparse

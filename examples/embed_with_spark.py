@@ -1,4 +1,4 @@
-"""Descriptors of any number of videos with Spark: Parquet in, Parquet out, one session in each Python worker.
+"""Computes descriptors of any number of videos with Spark: reads and writes Parquet, one session per Python worker.
 
     pip install 'keras_netvlad[spark]'        # and Java 17
     python examples/embed_with_spark.py MODEL.onnx VIDEOS OUTPUT

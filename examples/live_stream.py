@@ -1,4 +1,4 @@
-"""A live stream: frames arrive one by one, and the descriptor so far is there at any moment.
+"""Pools a live stream: frames arrive one by one, and the descriptor so far is available at any time.
 
     python examples/live_stream.py [--epochs 30] [--seed 0]
 
@@ -17,13 +17,13 @@ from keras_netvlad.data import load_japanese_vowels
 
 
 def frames_of(data, utterance):
-    """Yields the real frames of an utterance as they would arrive, each `(1, 1, D)`."""
+    """Yields the real frames of an utterance one at a time, each `(1, 1, D)`."""
     for frame in data["frames"][utterance, : data["num_frames"][utterance]]:
         yield frame[None, None]
 
 
 def listen(model, frames):
-    """Pools frames as they come. Yields the descriptor so far `(1, K * D)` and the scores `(C,)` after each."""
+    """Pools frames one by one. Yields the descriptor so far `(1, K * D)` and the scores `(C,)` after each frame."""
     stream = NetVLADStream(model.get_layer("frames_netvlad"))
     classifier = model.get_layer("scores")
     for frame in frames:
@@ -33,11 +33,11 @@ def listen(model, frames):
 
 
 def main():
-    """Trains, listens to a few test utterances, and compares with pooling them at once."""
+    """Trains, pools a few test utterances frame by frame, and compares with pooling them at once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=30, help="epochs of training (default: %(default)s)")
-    parser.add_argument("--utterances", type=int, default=5, help="test utterances to hear (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="which utterances, and training (default: %(default)s)")
+    parser.add_argument("--utterances", type=int, default=5, help="number of test utterances (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice and training (default: %(default)s)")
     options = parser.parse_args()
     if options.epochs < 1 or not 1 <= options.utterances <= 370 or options.seed < 0:
         parser.error("expected --epochs of at least 1, --utterances from 1 to 370, and --seed of at least 0")
@@ -48,7 +48,7 @@ def main():
     model.compile(keras.optimizers.Adam(0.005), "sparse_categorical_crossentropy")
     model.fit(*train, epochs=options.epochs, verbose=0)
 
-    print("Who speaks, after each frame (one digit a frame):")
+    print("Who speaks, after each frame (one digit per frame):")
     chosen = np.random.default_rng(options.seed).choice(len(y_test), options.utterances, replace=False)
     largest = 0.0
     for utterance in chosen:

@@ -2,8 +2,8 @@
 
     python examples/long_video.py --minutes 60
 
-A video of 25 frames a second is 90 000 frames an hour; with 1024 features a frame, 369 MB in float32. `NetVLADStream`
-pools it with one chunk in memory at a time, and has a descriptor of everything so far after each.
+An hour of video at 25 frames per second has 90 000 frames; with 1024 features per frame, this is 369 MB in float32.
+`NetVLADStream` pools it with one chunk in memory at a time. After each chunk the descriptor so far is available.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SCENE = 250  # frames
 
 
 def read_chunks(num_frames, feature_size, chunk_size):
-    """Yields a made-up video of ten-second scenes as features `(1, T, D)`, `T` at most `chunk_size`."""
+    """Yields the features of a synthetic video of ten-second scenes, `(1, T, D)` with `T` up to `chunk_size`."""
     for start in range(0, num_frames, chunk_size):
         frames = np.empty((1, min(chunk_size, num_frames - start), feature_size), "float32")
         for offset in range(frames.shape[1]):
@@ -34,7 +34,7 @@ def read_chunks(num_frames, feature_size, chunk_size):
 
 
 def peak_memory():
-    """Returns the most memory that this process has held, in MB, or NaN where the system does not say."""
+    """Returns the peak memory of this process in MB, or NaN if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -44,10 +44,10 @@ def peak_memory():
 
 
 def main(arguments=None):
-    """Pools the video, then a prefix of it both ways, and prints what it took. Returns the largest difference."""
+    """Pools the video, prints time and memory, and returns the difference to pooling the first frames at once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0, help="length of the video (default: %(default)s)")
-    parser.add_argument("--features", type=int, default=1024, help="features a frame (default: %(default)s)")
+    parser.add_argument("--features", type=int, default=1024, help="features per frame (default: %(default)s)")
     parser.add_argument("--clusters", type=int, default=64, help="clusters of NetVLAD (default: %(default)s)")
     parser.add_argument("--chunk", type=int, default=1024, help="frames held at a time (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -58,7 +58,7 @@ def main(arguments=None):
 
     layer = NetVLAD(options.clusters)
     stream = NetVLADStream(layer)
-    # Two chunks to warm up: what the backend allocates once is not the video's.
+    # Two chunks for warming up, so that what the backend allocates once is not counted.
     for frames in read_chunks(min(num_frames, 2 * options.chunk), options.features, options.chunk):
         stream.update(frames)
         stream.descriptor()

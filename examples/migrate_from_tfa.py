@@ -1,8 +1,8 @@
-"""From a TensorFlow Addons model to one that Keras 3 saves, serves and exports, with the same scores.
+"""Converts a TensorFlow Addons model to one that Keras 3 saves, serves and exports, with the same scores.
 
 python examples/migrate_from_tfa.py [--weights weights.h5]
 
-Without a file it writes one as Keras 2 does, for a model of frames, NetVLAD and Dense.
+Without a weights file, it writes one in the format of Keras 2, for a model with NetVLAD and Dense.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Trains one video classifier on several hosts: JAX, Keras's distribution API, one process a host.
+"""Trains one video classifier on several hosts with JAX and Keras's distribution API, one process per host.
 
-On host I of N, the same command with another number:
+Start the same command on each host, with the number I of the host, from 0 to N - 1:
 
     python examples/train_many_hosts.py --output runs/x --process I --processes N --address HOST0:12345
 
-As it is, it trains on the packaged Japanese Vowels; `read` is where files of your own go. All processes see one shared
-folder `--output`. Each epoch is saved there; when a process dies, end the others, start all again, and training goes on
-from the last epoch. `--model-parallel` splits the hidden projection, 94 to 98% of a large
-model, over all devices instead of copying it to each. `train_with_ray.py` starts and restarts the processes by itself.
+The example trains on the packaged Japanese Vowels. Change `read` to train on your own files. All processes share the
+folder `--output`, where each epoch is saved. If a process dies, end the others and start all again; training resumes
+after the last epoch. `--model-parallel` splits the hidden projection, 94 to 98% of a large model, over all devices
+instead of copying it to each. `train_with_ray.py` starts and restarts the processes for you.
 """
 
 import argparse
@@ -30,19 +30,20 @@ BATCH = 32  # of all processes together
 
 
 class SaveEpochs(keras.callbacks.Callback):
-    """Saves every epoch, weights, optimizer and losses, to one file that all processes resume from.
+    """Saves weights, optimizer and losses of every epoch to one file, from which all processes resume.
 
-    Keras's BackupAndRestore in every process would be as many files, and processes that die between two of their writes
-    would resume at different epochs; in one process alone, it would wait for the other parts of a split weight.
+    Keras's BackupAndRestore does not suit several processes. In every process it would write one file each, and
+    processes killed between two writes would resume at different epochs. In one process alone it would wait forever for
+    the other parts of a split weight.
     """
 
     def __init__(self, directory):
         super().__init__()
         self.path = Path(directory) / "last_epoch.npz"
-        self.losses = []  # one an epoch, those before a restart too
+        self.losses = []  # one per epoch, including those before a restart
 
     def restore(self, model):
-        """Loads the last epoch, if there is one; returns how many epochs are done."""
+        """Loads the last epoch, if there is one, and returns the number of finished epochs."""
         if self.path.exists():
             with np.load(self.path) as file:
                 for index, variable in enumerate(_state(model)):
@@ -51,7 +52,7 @@ class SaveEpochs(keras.callbacks.Callback):
         return len(self.losses)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Gathers, in every process; writes, in the first, and whole or not at all."""
+        """Gathers the weights in every process and writes them in the first. The file is replaced in one step."""
         arrays = {str(index): gathered(variable) for index, variable in enumerate(_state(self.model))}
         self.losses.append(float(logs["loss"]))
         if jax.process_index() == 0:
@@ -62,37 +63,37 @@ class SaveEpochs(keras.callbacks.Callback):
 
 
 def _state(model):
-    """All that training changes."""
+    """Returns everything that training changes."""
     return [*model.variables, *model.optimizer.variables]
 
 
 def gathered(variable):
-    """The whole of a variable as a NumPy array; a split one is a call that all processes make."""
+    """Returns a complete variable as a NumPy array. All processes must call this for a split variable."""
     if variable.value.is_fully_replicated:
         return np.asarray(variable.value)
     return multihost_utils.process_allgather(variable.value, tiled=True)
 
 
 def distribute(model_parallel):
-    """Says where weights and videos go; before the model is made."""
+    """Defines the placement of weights and videos. Must be called before the model is made."""
     if model_parallel:
         devices = keras.distribution.list_devices()
         layout = keras.distribution.LayoutMap(
             keras.distribution.DeviceMesh((1, len(devices)), ["batch", "model"], devices)
         )
         layout[".*hidden/kernel"] = ("model", None)
-        layout[".*hidden_kernel"] = ("model", None)  # the optimizer's moments of it
+        layout[".*hidden_kernel"] = ("model", None)  # its moments in the optimizer
         plan = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch", auto_shard_dataset=False)
     else:
-        # Videos come sharded already; Keras would shard them again, without a word.
+        # The dataset is sharded already. Keras would silently shard it again.
         plan = keras.distribution.DataParallel(auto_shard_dataset=False)
     keras.distribution.set_distribution(plan)
 
 
 def read(process, processes):
-    """This process's videos, in batches that are as many and as long for every process.
+    """Reads the videos of one process. Every process gets the same number of batches of the same shape.
 
-    With files: `youtube8m(files[process::processes], batch_size=BATCH // processes, drop_remainder=True)`.
+    For your own files: `youtube8m(files[process::processes], batch_size=BATCH // processes, drop_remainder=True)`.
     """
     (inputs, labels), _ = load_japanese_vowels()
     count = len(labels) // BATCH * BATCH
@@ -102,8 +103,8 @@ def read(process, processes):
 
 
 def train(output, process=0, processes=1, epochs=5, model_parallel=False, callbacks=()):
-    """Trains, or goes on; call `keras.distribution.initialize` before. Returns the losses of all epochs."""
-    # Without `initialize` each process would train a model of its own, without a word.
+    """Trains or resumes, after `keras.distribution.initialize`. Returns the losses of all epochs."""
+    # Without `initialize` each process would silently train a separate model.
     if jax.process_count() != processes:
         raise RuntimeError(
             f"All {processes} processes must have called `keras.distribution.initialize` before training. "
@@ -115,14 +116,14 @@ def train(output, process=0, processes=1, epochs=5, model_parallel=False, callba
     model.compile(keras.optimizers.Adam(0.005), "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
     save = SaveEpochs(output)
-    # Where a kernel is split, every process needs all videos: the batch is not.
+    # A model-parallel run splits the kernel, not the batch, so every process needs all videos.
     data = read(0, 1) if model_parallel else read(process, processes)
     done = save.restore(model)
     model.fit(
         data,
         initial_epoch=done,
         epochs=epochs,
-        shuffle=False,  # of a `tf.data.Dataset` that is its own affair
+        shuffle=False,  # `fit` cannot shuffle a `tf.data.Dataset`
         verbose=2 * (process == 0),
         callbacks=[save, *callbacks],
     )
@@ -136,11 +137,11 @@ def train(output, process=0, processes=1, epochs=5, model_parallel=False, callba
 
 
 def main():
-    """Trains what the command line says."""
+    """Parses the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="folder that all processes share")
     parser.add_argument("--process", type=int, default=0, help="number of this process (default %(default)s)")
-    parser.add_argument("--processes", type=int, default=1, help="how many there are (default %(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="number of processes (default %(default)s)")
     parser.add_argument("--address", default="127.0.0.1:12345", help="host and port of process 0 (default %(default)s)")
     parser.add_argument("--epochs", type=int, default=5, help="default %(default)s")
     parser.add_argument("--model-parallel", action="store_true", help="split the hidden projection over the devices")

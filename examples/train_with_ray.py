@@ -1,4 +1,4 @@
-"""`train_many_hosts.py` under Ray Train, which starts a process on each host and restarts all when one dies.
+"""Runs `train_many_hosts.py` with Ray Train, which starts a process on each host and restarts all if one dies.
 
 pip install 'keras_netvlad[ray]' jax
 python examples/train_with_ray.py --output /shared/runs/x --processes 2
@@ -19,7 +19,7 @@ EXAMPLES = str(Path(__file__).parent)
 
 
 def train_loop(config):
-    """What every process runs."""
+    """Trains in one process. Ray Train calls this function in every process."""
     os.environ["KERAS_BACKEND"] = "jax"
     sys.path.insert(0, EXAMPLES)
     import jax
@@ -30,14 +30,14 @@ def train_loop(config):
     process, processes = context.get_world_rank(), context.get_world_size()
     address = broadcast_from_rank_zero(f"{ray.util.get_node_ip_address()}:{_free_port()}")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # JaxTrainer alone does not do this on CPUs: it would train as many models as there are processes.
+    # On CPUs JaxTrainer does not do this, and each process would train a separate model.
     keras.distribution.initialize(address, processes, process)
     callbacks = [make() for make in config.get("callbacks", ())]
     train_many_hosts.train(config["output"], process, processes, config["epochs"], callbacks=callbacks)
 
 
 def fit(output, processes=2, epochs=5, max_failures=3, callbacks=()):
-    """Trains in `processes` processes, all of which are started again, up to `max_failures` times, when one dies."""
+    """Trains in `processes` processes. If one dies, all are restarted, up to `max_failures` times."""
     trainer = JaxTrainer(
         train_loop,
         train_loop_config={"output": str(output), "epochs": epochs, "callbacks": tuple(callbacks)},
@@ -57,10 +57,10 @@ def _free_port():
 
 
 def main():
-    """Trains what the command line says."""
+    """Parses the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="folder that all hosts share")
-    parser.add_argument("--processes", type=int, default=2, help="how many (default %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="number of processes (default %(default)s)")
     parser.add_argument("--epochs", type=int, default=5, help="default %(default)s")
     options = parser.parse_args()
     fit(options.output, options.processes, options.epochs)

@@ -1,4 +1,4 @@
-"""YouTube-8M's recipe from records to a served artefact, at small size on real speech frames.
+"""Runs the YouTube-8M recipe, from records to a served artifact, on a small set of real speech frames.
 
 python examples/train_youtube8m.py [--epochs 20] [--output youtube8m]
 
@@ -17,7 +17,7 @@ from keras_netvlad.training import train
 
 
 def main():
-    """Writes records, trains, publishes, and computes GAP once more from the saved model."""
+    """Writes records, trains, publishes, and computes the GAP of the saved model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path("youtube8m"), help="default: %(default)s")
@@ -50,7 +50,7 @@ def main():
     )
     print(report)
 
-    # The saved model takes floats; here it gets the bytes of the records again.
+    # The saved model takes floats. This variant takes the bytes of the records.
     model = load_model(options.output / "run" / "model.keras").with_input_dtype("uint8")
     model.compile(metrics={"scores": [GlobalAveragePrecision()]})
     records = options.output / "records" / "validate*.tfrecord"

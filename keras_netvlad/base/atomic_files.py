@@ -1,4 +1,4 @@
-"""Files and directories that appear complete or not at all."""
+"""Atomic writing of files and directories: a target appears only when it is complete."""
 
 import contextlib
 import errno

