@@ -55,8 +55,8 @@ def from_loupe(
     (8, True)
 
     Raises:
-        ValueError: If the checkpoint is damaged, lacks a tensor, contains several NetVLADs and `scope` is missing,
-            is a Fisher vector (NetFV), or as for `from_arrays`.
+        ValueError: If the checkpoint is damaged, lacks a tensor, is a Fisher vector (NetFV), or contains
+            several NetVLADs and `scope` is missing, or as for `from_arrays`.
         FileNotFoundError: If the file does not exist.
         TypeError: As for `from_arrays`.
 

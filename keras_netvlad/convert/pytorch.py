@@ -58,8 +58,8 @@ def from_pytorch(
     ('conv', False, True)
 
     Raises:
-        ValueError: If the file is damaged or holds anything but tensors and plain values, lacks a tensor, holds
-            several NetVLADs and no `prefix` says which, or as `from_arrays`.
+        ValueError: If the file is damaged, contains anything but tensors and plain values, lacks a tensor, or contains
+            several NetVLADs and `prefix` is missing, or as for `from_arrays`.
         FileNotFoundError: If the file does not exist.
         ImportError: If PyTorch is not installed or older than 2.6, whose `weights_only=True` is not safe.
         TypeError: As for `from_arrays`.

@@ -85,8 +85,8 @@ class DescriptorIndex:
             k: Integer, the number of descriptors to find. Fewer are returned if the index has fewer.
 
         Returns:
-            `(ids, similarities)`: an array of strings `(Q, k)`, and cosine similarities `(Q, k)` in float32, the largest
-            first. Of equal similarities, the descriptor that was added first comes first.
+            `(ids, similarities)`: an array of strings `(Q, k)`, and cosine similarities `(Q, k)` in float32, the
+            largest first. Of equal similarities, the descriptor that was added first comes first.
 
         Raises:
             ValueError: If the index is empty, or if queries are not finite or have another shape or size than the
@@ -165,7 +165,7 @@ class DescriptorIndex:
                 index.add(ids, descriptors)
         except (ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"The file must be a complete index that `DescriptorIndex.save` wrote. Received: {path} ({error})"
+                f"The file must be an index that `DescriptorIndex.save` wrote completely. Received: {path} ({error})"
             ) from error
         return index
 

@@ -23,8 +23,8 @@ def index_records(
     """Computes the descriptors of the clips in frame-level records, as `keras-netvlad extract` writes them.
 
     Args:
-        records: Directory, whose `.tfrecord` files are read recursively; or a path, a pattern, or a list of these, as in
-            `youtube8m`. Each record must have a unique `id`.
+        records: Directory, whose `.tfrecord` files are read recursively; or a path, a pattern, or a list of these,
+            as in `youtube8m`. Each record must have a unique `id`.
         artefact: Path of an ONNX file with an output `descriptor`, for example a `VideoEncoder` that `export_onnx`
             wrote. Its inputs are streams `(batch, frames, features)` of floats or bytes with the names in the records,
             and `num_frames`. Without `num_frames`, clips are run one at a time.
