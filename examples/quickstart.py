@@ -1,4 +1,4 @@
-"""From frames to artefacts in a minute: train a video classifier on real speech frames and export it.
+"""Trains a video classifier on real speech frames and exports it, in about a minute.
 
 python examples/quickstart.py [--epochs 30] [--output vowels]
 """
@@ -17,9 +17,9 @@ def main():
     """Trains, evaluates, exports and verifies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--output", default="vowels", help="directory to make (default: %(default)s)")
+    parser.add_argument("--output", default="vowels", help="new directory (default: %(default)s)")
     options = parser.parse_args()
-    if options.epochs < 1 or Path(options.output).exists():  # before the training, not after it
+    if options.epochs < 1 or Path(options.output).exists():  # checked before training
         parser.error("expected --epochs of at least 1, and an --output that does not exist yet")
 
     keras.utils.set_random_seed(0)

@@ -1,48 +1,64 @@
-"""`Embed`: videos as bytes in, descriptors out; for the workers of Ray, Spark, Beam or anything else that pickles.
+"""`Embed`: turns videos into descriptors in the workers of Ray, Spark, Beam or any other engine that pickles.
+
+    export_onnx(VideoEncoder({"rgb": 1024, "audio": 128}), "encoder.onnx")  # once, with keras_netvlad
 
     from embed import Embed
-    descriptors = Embed("model.onnx")({"rgb": [bytes_of_video_1, ...], "audio": [...]})
+    descriptors = Embed("encoder.onnx")({"rgb": [bytes_of_video_1, ...], "audio": [...]})
 
-NumPy and onnxruntime are all it needs. `examples/embed_with_ray.py`, `embed_with_spark.py` and `embed_with_beam.py` use
-it for millions of videos.
+The workers need NumPy and onnxruntime only. `examples/embed_with_ray.py`, `embed_with_spark.py` and
+`embed_with_beam.py` use it for millions of videos.
 """
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 NUM_FRAMES = "num_frames"
-_SESSIONS = {}
+_SESSIONS: dict[tuple[str, str, int], Any] = {}
 
 
 class Embed:
-    """Turns videos into descriptors, with a model that `export_onnx` wrote.
+    """Turns videos into descriptors with a `VideoEncoder` or `VideoClassifier` that `export_onnx` wrote.
 
-    An object is a path and a few numbers, and pickles as that. The session is opened at the first call in each process,
-    which keeps it for all objects of the same path.
+    An object holds a path and a few numbers, so it is small when pickled. Each process opens the session at its first
+    call and shares it between all objects with the same path.
 
     Args:
         path: ONNX file that every worker can read.
-        output: Which output to take: `"descriptor"`, or `"scores"`.
-        batch_size: Integer, how many videos the model gets at once; memory grows with it.
-        round_to: Integer. Videos are padded to a multiple of so many frames, so that the runtime meets few shapes.
-        providers: onnxruntime's execution providers in order of preference; by default a GPU's where there is one.
-        num_threads: Integer, threads of a session. Workers of one machine share its cores: give each its part.
+        output: The output to return: `"descriptor"`, or `"scores"` of a classifier.
+        batch_size: Integer, number of videos that the model processes at once. Memory grows with it.
+        round_to: Integer. Videos are padded to a multiple of this number of frames, so that the runtime sees few
+            different shapes.
+        providers: Execution providers of onnxruntime in order of preference. By default all that are available.
+        num_threads: Integer, number of threads of a session. Workers on one machine share its cores, so give each
+            worker its share.
 
     Call arguments:
         videos: Dict from the name of each stream, an input of the model, to a sequence of videos. A video is an array
-            `(T, D)` or the bytes of a `uint8` one. `uint8` features are dequantized as YouTube-8M's where the model
-            takes floats. All streams of a video have as many frames.
+            `(T, D)`, or the bytes of a `uint8` array. If the model takes floats, `uint8` features are dequantized as in
+            YouTube-8M. All streams of a video must have the same number of frames.
 
     Returns:
-        `(videos, F)`, float32, in the order given.
+        Array `(videos, F)`, float32, in the given order.
 
     Raises:
-        ValueError: If there is no such output, if a stream is missing or has more videos than another, if bytes are no
-            whole frames, if features are of another dtype, or if streams of a video differ in length.
+        ValueError: If the output does not exist, if a stream is missing or has another number of videos, if bytes are
+            not complete frames, if features have another dtype, or if the streams of a video differ in length.
     """
 
-    def __init__(self, path, output="descriptor", batch_size=32, round_to=32, providers=None, num_threads=0):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        output: str = "descriptor",
+        batch_size: int = 32,
+        round_to: int = 32,
+        providers: Sequence[str] | None = None,
+        num_threads: int = 0,
+    ) -> None:
         self.path = str(Path(path).absolute())
         self.output = output
         self.batch_size = batch_size
@@ -50,7 +66,7 @@ class Embed:
         self.providers = providers
         self.num_threads = num_threads
 
-    def __call__(self, videos):
+    def __call__(self, videos: Mapping[str, Sequence[ArrayLike | bytes]]) -> NDArray[np.float32]:
         """Returns descriptors `(videos, F)`."""
         session = self.session()
         streams = {port.name: port for port in session.get_inputs() if port.name != NUM_FRAMES}
@@ -72,8 +88,8 @@ class Embed:
         size = next(port.shape[-1] for port in session.get_outputs() if port.name == self.output)
         return np.zeros((0, size), "float32")
 
-    def session(self):
-        """The onnxruntime session of this process."""
+    def session(self) -> Any:
+        """Returns the onnxruntime session of this process."""
         key = self.path, str(self.providers), self.num_threads
         if key not in _SESSIONS:
             import onnxruntime
@@ -101,7 +117,7 @@ class Embed:
 
 
 def _as_frames(video, name, port):
-    """Frames `(T, D)` of an array or of bytes."""
+    """Returns the frames `(T, D)` of an array or of bytes."""
     feature_size = port.shape[-1]
     if isinstance(video, (bytes, bytearray, memoryview)):
         if len(video) % feature_size:
@@ -122,12 +138,12 @@ def _as_frames(video, name, port):
 
 
 def _padded(stream, longest, onnx_type):
-    """Videos as one array of the model's dtype, zeros behind each."""
+    """Returns the videos as one array of the dtype of the model, padded with zeros."""
     dtype = "uint8" if onnx_type == "tensor(uint8)" else "float32"
     batch = np.zeros((len(stream), longest, stream[0].shape[1]), dtype)
     for row, video in zip(batch, stream, strict=True):
         if dtype == "float32" and video.dtype == np.uint8:
-            # YouTube-8M's 256 levels from -2 to 2, as the layer `Dequantize` has them.
+            # The 256 levels of YouTube-8M from -2 to 2, as in the layer `Dequantize`.
             video = video * np.float32(4 / 255) + np.float32(4 / 512 - 2)
         row[: len(video)] = video
     return batch

@@ -1,4 +1,4 @@
-"""Weights of other NetVLADs, as a NetVLAD of this package: TensorFlow Addons, LOUPE, PyTorch ports, MATLAB."""
+"""Converts the weights of other NetVLADs: TensorFlow Addons, LOUPE, PyTorch ports and MATLAB."""
 
 from keras_netvlad.convert.arrays import from_arrays
 from keras_netvlad.convert.loupe import from_loupe

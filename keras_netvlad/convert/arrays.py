@@ -1,9 +1,12 @@
-"""`from_arrays`: a NetVLAD from its weights, checked whole before anything is made or changed."""
+"""`from_arrays`: makes a NetVLAD of given weights. All weights are checked before anything is made or changed."""
 
+from collections.abc import Mapping
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike, NDArray
 
 from keras_netvlad.base.validation import check_boolean
 from keras_netvlad.layers.netvlad import NetVLAD
@@ -12,39 +15,39 @@ BATCH_NORMALIZATION_NAMES = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def from_arrays(
-    kernel,
-    centroids,
-    bias=None,
-    batch_normalization=None,
+    kernel: ArrayLike,
+    centroids: ArrayLike,
+    bias: ArrayLike | None = None,
+    batch_normalization: dict[str, ArrayLike] | None = None,
     *,
-    negated=False,
-    normalize_input=False,
-    intra_normalization=True,
-    output_normalization=True,
-    layer=None,
-    **options,
-):
-    """Makes a `NetVLAD` of given weights, or gives them to one.
+    negated: bool = False,
+    normalize_input: bool = False,
+    intra_normalization: bool = True,
+    output_normalization: bool = True,
+    layer: NetVLAD | None = None,
+    **options: Any,
+) -> NetVLAD:
+    """Makes a `NetVLAD` of given weights, or assigns them to a given layer.
 
-    What the readers of other files end in, and the way in for a port that none of them reads.
+    All other converters call this function. Call it directly for other formats.
 
     Args:
         kernel: Array `(D, K)` or, for a layer with `assignment="conv"`, `(1, 1, D, K)`: the logits are `x W`.
         centroids: Array `(K, D)`.
         bias: Array `(K,)`, or `None` for an assignment without bias.
         batch_normalization: `None`, or a mapping of `"moving_mean"`, `"moving_variance"` and, where there are any,
-            `"gamma"` and `"beta"`, `(K,)` each, of an assignment that is batch-normalized instead of biased. The
+            `"gamma"` and `"beta"`, `(K,)` each, for an assignment with batch normalization instead of a bias. The
             epsilon is 1e-3, as in Keras and TF-Slim.
-        negated: Boolean, whether the port stores `-c` and adds it to the descriptors (`x + C`).
-        normalize_input: Boolean, whether the port scales each descriptor to unit L2 norm first.
-        intra_normalization: Boolean, whether it scales each cluster's residuals to unit L2 norm.
-        output_normalization: Boolean, whether it scales the output to unit L2 norm.
-        layer: `NetVLAD` that gets the weights, or `None` to make one. Its options must be the port's; its
-            assignment may be of either kind.
-        **options: For a new layer, other arguments of `NetVLAD`: `name`, `dtype`, `data_format`, regularizers ...
+        negated: Boolean, whether the source stores `-c` and adds it to the features (`x + C`).
+        normalize_input: Boolean, whether the source scales each feature to unit L2 norm first.
+        intra_normalization: Boolean, whether the source scales the residuals of each cluster to unit L2 norm.
+        output_normalization: Boolean, whether the source scales the output to unit L2 norm.
+        layer: `NetVLAD` that receives the weights, or `None` to make a new one. Its options must match the source. Its
+            assignment may be dense or conv.
+        **options: Other arguments of `NetVLAD` for a new layer, such as `name`, `dtype` and `data_format`.
 
     Returns:
-        The `NetVLAD`, built: `layer`, if given.
+        The built `NetVLAD`: the given `layer`, or a new one.
 
     Example:
 
@@ -57,9 +60,9 @@ def from_arrays(
     512
 
     Raises:
-        ValueError: If shapes do not fit together, values are not finite, or a given layer has other options or
-            sizes. A given layer is then as it was.
-        TypeError: If `layer` is no `NetVLAD`, or an array does not hold numbers.
+        ValueError: If shapes do not match, values are not finite, or a given layer has other options or sizes. A given
+            layer is then unchanged.
+        TypeError: If `layer` is not a `NetVLAD`, or an array does not contain numbers.
     """
     check_boolean("negated", negated)
     normalizations = {
@@ -90,13 +93,15 @@ def from_arrays(
     weights = {path: _cast(layer, path, value) for path, value in weights.items()}
     if not layer.built:
         layer.build((None, None, feature_size))
-    for path, value in weights.items():
-        attrgetter(path)(layer).assign(value)
+    for path, array in weights.items():
+        attrgetter(path)(layer).assign(array)
     return layer
 
 
-def _checked_weights(kernel, centroids, bias, batch_normalization):
-    """Returns float64 arrays by the attributes of `NetVLAD` that hold them, or raises if they do not fit together."""
+def _checked_weights(
+    kernel: Any, centroids: Any, bias: Any, batch_normalization: Any
+) -> dict[str, NDArray[np.float64]]:
+    """Returns float64 arrays by the name of their attribute of `NetVLAD`, or raises if their shapes do not match."""
     weights = {"kernel": as_numbers("kernel", kernel), "centroids": as_numbers("centroids", centroids)}
     shape = weights["centroids"].shape
     if len(shape) != 2 or 0 in shape:
@@ -132,7 +137,7 @@ def _checked_weights(kernel, centroids, bias, batch_normalization):
     return weights
 
 
-def _check_batch_normalization(batch_normalization, bias, num_clusters):
+def _check_batch_normalization(batch_normalization: Any, bias: Any, num_clusters: int) -> dict[str, Any]:
     received = sorted(batch_normalization) if isinstance(batch_normalization, dict) else batch_normalization
     is_known = isinstance(batch_normalization, dict) and set(batch_normalization) <= set(BATCH_NORMALIZATION_NAMES)
     if not is_known or not {"moving_mean", "moving_variance"} <= set(batch_normalization):
@@ -145,11 +150,11 @@ def _check_batch_normalization(batch_normalization, bias, num_clusters):
             "An assignment is biased or batch-normalized, not both; subtract the bias from `moving_mean` and leave it "
             "out. Received: bias beside batch_normalization"
         )
-    # A batch normalization without scale has a gamma of one.
+    # A batch normalization without scale has a gamma of 1.
     return {"gamma": np.ones(num_clusters), **batch_normalization}
 
 
-def _check_options(options, determined):
+def _check_options(options: dict[str, Any], determined: Mapping[str, Any]) -> dict[str, Any]:
     clashing = sorted(set(options) & set(determined))
     if clashing:
         raise ValueError(
@@ -158,8 +163,8 @@ def _check_options(options, determined):
     return options
 
 
-def _check_layer(layer, determined, feature_size, options):
-    """Raises if a user's layer would not compute what the peer does."""
+def _check_layer(layer: Any, determined: Mapping[str, Any], feature_size: int, options: Mapping[str, Any]) -> None:
+    """Raises if a given layer would compute something else than the source."""
     if not isinstance(layer, NetVLAD):
         raise TypeError(
             f"`layer` must be a keras_netvlad.NetVLAD, or None to make one. Received: {type(layer).__name__}"
@@ -184,7 +189,7 @@ def _check_layer(layer, determined, feature_size, options):
         )
 
 
-def _cast(layer, path, value):
+def _cast(layer: NetVLAD, path: str, value: NDArray[np.float64]) -> Any:
     dtype = layer.sum_dtype if path.startswith("batch_normalization") else layer.variable_dtype
     with np.errstate(over="ignore"):
         cast = ops.cast(value, dtype)
@@ -196,8 +201,8 @@ def _cast(layer, path, value):
     return cast
 
 
-def as_numbers(name, value):
-    """Returns a finite float64 array, or raises with the tensor's name."""
+def as_numbers(name: str, value: Any) -> NDArray[np.float64]:
+    """Returns a finite float64 array, or raises an error with the name of the tensor."""
     array = np.asarray(value)
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise TypeError(

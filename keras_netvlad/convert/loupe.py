@@ -1,32 +1,45 @@
-"""`from_loupe`: NetVLAD of LOUPE and WILLOW (Miech et al. 2017)."""
+"""`from_loupe`: reads the NetVLAD of LOUPE and WILLOW (Miech et al. 2017)."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
 
 from keras_netvlad.convert.arrays import BATCH_NORMALIZATION_NAMES, as_numbers, from_arrays
 from keras_netvlad.convert.tensor_files import find_scope, listed, read_checkpoint, read_tensors
+from keras_netvlad.layers.netvlad import NetVLAD
 
 
-def from_loupe(source, *, scope=None, negated=False, normalize_input=False, layer=None, **options):
+def from_loupe(
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    scope: str | None = None,
+    negated: bool = False,
+    normalize_input: bool = False,
+    layer: NetVLAD | None = None,
+    **options: Any,
+) -> NetVLAD:
     """Reads the NetVLAD of a LOUPE or WILLOW checkpoint (TensorFlow 1).
 
-    A batch-normalized assignment (the peers' default) becomes one here, and is not folded into kernel and bias: the
-    layer gives the checkpoint's scores in inference, and goes on training as the checkpoint would.
+    A batch-normalized assignment, the default of both, remains batch-normalized; it is not folded into kernel and bias.
+    The layer therefore computes the scores of the checkpoint in inference and continues its training.
 
-    The descriptor of the peers is feature-major, this package's cluster-major: pass `hidden1_weights`
-    `(D * K, H)` through `reorder_rows`; in a WILLOW model, whose `hidden1_weights` follow a video and an audio
-    descriptor, each one's rows by themselves. WILLOW also normalizes the frames before the layer (`input_bn`),
-    which this does not read.
+    The descriptor of LOUPE and WILLOW is feature-major, that of this package cluster-major. Pass `hidden1_weights`
+    `(D * K, H)` through `reorder_rows`. In a WILLOW model, where `hidden1_weights` follow a video and an audio
+    descriptor, reorder the rows of each separately. WILLOW also normalizes the frames before the layer (`input_bn`);
+    this function does not read that.
 
     Args:
-        source: Prefix of a TensorFlow checkpoint, such as `model.ckpt-1000`, or the directory of the latest; path
-            of a `.npz` file or a mapping of the same names.
-        scope: String, the variable scope of the NetVLAD, such as `"video_VLAD"`, needed only if there are several.
-        negated: Boolean, whether the checkpoint stores `-c`, as forks with `x + C` do.
-        normalize_input: Boolean, whether the model scales each descriptor to unit L2 norm before the layer.
-        layer: `NetVLAD` that gets the weights, or `None` to make one.
-        **options: For a new layer, other arguments of `NetVLAD`.
+        source: Prefix of a TensorFlow checkpoint, such as `model.ckpt-1000`, or the directory with the latest; or path
+            of a `.npz` file, or mapping, with the same names.
+        scope: String, the variable scope of the NetVLAD, such as `"video_VLAD"`. Needed only if there are several.
+        negated: Boolean, whether the checkpoint stores `-c`, as forks that compute `x + C` do.
+        normalize_input: Boolean, whether the model scales each feature to unit L2 norm before the layer.
+        layer: `NetVLAD` that receives the weights, or `None` to make a new one.
+        **options: Other arguments of `NetVLAD` for a new layer.
 
     Returns:
-        The `NetVLAD`, built, with `assignment_batch_normalization` or `use_bias` as in the checkpoint and, if new,
-        a dense assignment.
+        The built `NetVLAD`, with `assignment_batch_normalization` or `use_bias` as in the checkpoint. A new layer has a
+        dense assignment.
 
     Example:
 
@@ -42,10 +55,10 @@ def from_loupe(source, *, scope=None, negated=False, normalize_input=False, laye
     (8, True)
 
     Raises:
-        ValueError: If the checkpoint is damaged, lacks a tensor, holds several NetVLADs and no `scope` says which,
-            is of a Fisher vector (NetFV), or as `from_arrays`.
-        FileNotFoundError: If there is no such file.
-        TypeError: As `from_arrays`.
+        ValueError: If the checkpoint is damaged, lacks a tensor, is a Fisher vector (NetFV), or contains
+            several NetVLADs and `scope` is missing, or as for `from_arrays`.
+        FileNotFoundError: If the file does not exist.
+        TypeError: As for `from_arrays`.
 
     Reference:
         - [Miech et al. 2017](https://arxiv.org/abs/1706.06905), section 3.
@@ -62,7 +75,7 @@ def from_loupe(source, *, scope=None, negated=False, normalize_input=False, laye
     if ("cluster_biases" in inside) == bool(normalization):
         raise ValueError(
             f"The assignment must have either {scope}cluster_biases or {scope}cluster_bn/moving_mean and "
-            f"moving_variance; check that the checkpoint is whole. Received: {listed(tensors)}"
+            f"moving_variance; check that the checkpoint is complete. Received: {listed(tensors)}"
         )
     tensor = {name: as_numbers(scope + name, tensors[scope + name]()) for name in inside if _is_used(name)}
     centers = tensor["cluster_weights2"]
@@ -83,7 +96,7 @@ def from_loupe(source, *, scope=None, negated=False, normalize_input=False, laye
     )
 
 
-def _is_used(name):
-    """Whether this is a weight of the NetVLAD itself, and none of the optimizer's or of the layers after it."""
+def _is_used(name: str) -> bool:
+    """Returns whether this is a weight of the NetVLAD, not of the optimizer or of later layers."""
     weights = {"cluster_weights", "cluster_weights2", "cluster_biases"}
     return name in weights | {f"cluster_bn/{part}" for part in BATCH_NORMALIZATION_NAMES}

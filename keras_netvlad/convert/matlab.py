@@ -1,11 +1,16 @@
-"""`from_matlab`: NetVLAD of the original implementation (Arandjelović et al. 2016)."""
+"""`from_matlab`: reads the NetVLAD of the original implementation (Arandjelović et al. 2016)."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from keras_netvlad.convert.arrays import as_numbers, from_arrays
 from keras_netvlad.convert.tensor_files import check_is_file, missing_library, unreadable
+from keras_netvlad.layers.netvlad import NetVLAD
 
 TO_STRUCT = (
     "in MATLAB, `net.layers = cellfun(@(l) struct(l), net.layers, 'UniformOutput', false)` and "
@@ -13,29 +18,36 @@ TO_STRUCT = (
 )
 
 
-def from_matlab(source, *, negated=True, normalize_input=None, intra_normalization=None, layer=None, **options):
+def from_matlab(
+    source: str | os.PathLike[str] | Sequence[ArrayLike],
+    *,
+    negated: bool = True,
+    normalize_input: bool | None = None,
+    intra_normalization: bool | None = None,
+    layer: NetVLAD | None = None,
+    **options: Any,
+) -> NetVLAD:
     """Reads the VLAD layer of the original MATLAB implementation, v1 (without bias) or v2 (with bias).
 
-    The centroids are stored negated there, the assignment as it is; so does `net_class2struct` leave them, whose
-    files hloc and the TensorFlow port of uzh-rpg read.
+    The original implementation stores the centroids negated and the assignment unchanged. So do the files of
+    `net_class2struct`, which hloc and the TensorFlow port of uzh-rpg read.
 
-    The descriptor is feature-major, this package's cluster-major: pass the whitening that follows, `(1, 1, D * K,
+    The descriptor is feature-major, that of this package cluster-major. Pass the whitening that follows, `(1, 1, D * K,
     H)`, through `reorder_rows(whitening[0, 0], ...)`.
 
     Args:
-        source: Path of a `.mat` file of version 7 or older with a network `net` whose layers are structs, one of
-            them named `vlad:core`; or the list of that layer's weights, `[W, -C]` (v1) or `[W, b, -C]` (v2), with
-            `W` and `-C` of shape `(D, K)` or `(1, 1, D, K)` and `b` `(1, K)`.
-        negated: Boolean, whether the centroids are stored negated, as the original does.
-        normalize_input: Boolean, whether descriptors are scaled to unit L2 norm first. By default as in the file,
-            which has a layer `preL2` then, and true for a list.
-        intra_normalization: Boolean. By default as in the file, which has a layer `vlad:intranorm` then, and true
-            for a list.
-        layer: `NetVLAD` that gets the weights, or `None` to make one.
-        **options: For a new layer, other arguments of `NetVLAD`, such as `data_format`.
+        source: Path of a `.mat` file of version 7 or older with a network `net` whose layers are structs, one of them
+            named `vlad:core`; or the list of the weights of that layer, `[W, -C]` (v1) or `[W, b, -C]` (v2), with `W`
+            and `-C` of shape `(D, K)` or `(1, 1, D, K)` and `b` `(1, K)`.
+        negated: Boolean, whether the centroids are stored negated, as in the original.
+        normalize_input: Boolean, whether features are scaled to unit L2 norm first. By default `True` for a list, and
+            for a file if it has a layer `preL2`.
+        intra_normalization: Boolean. By default `True` for a list, and for a file if it has a layer `vlad:intranorm`.
+        layer: `NetVLAD` that receives the weights, or `None` to make a new one.
+        **options: Other arguments of `NetVLAD` for a new layer, such as `data_format`.
 
     Returns:
-        The `NetVLAD`, built, with `use_bias` as in the file and, if new, a conv assignment.
+        The built `NetVLAD`, with `use_bias` as in the file. A new layer has a conv assignment.
 
     Example:
 
@@ -48,11 +60,11 @@ def from_matlab(source, *, negated=True, normalize_input=None, intra_normalizati
     True
 
     Raises:
-        ValueError: If the file is damaged, of version 7.3, holds class objects, has no or several VLAD layers, or as
-            `from_arrays`.
-        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, of version 7.3, contains class objects, has no or several VLAD layers, or
+            as for `from_arrays`.
+        FileNotFoundError: If the file does not exist.
         ImportError: If SciPy is not installed.
-        TypeError: As `from_arrays`, or if `source` is neither path nor list.
+        TypeError: As for `from_arrays`, or if `source` is neither a path nor a list.
 
     Reference:
         - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), section 3.1 and appendix A.
@@ -81,13 +93,13 @@ def from_matlab(source, *, negated=True, normalize_input=None, intra_normalizati
     )
 
 
-def _read_network(path):
-    """Returns the weights of the only VLAD layer, and whether input and intra-normalization go with it."""
+def _read_network(source: Any) -> tuple[list[Any], bool, bool]:
+    """Returns the weights of the VLAD layer, and whether the network normalizes its input and each cluster."""
     try:
-        path = Path(path)
+        path = Path(source)
     except TypeError as error:
         raise TypeError(
-            f"The weights must be a .mat file or a list of arrays. Received: {type(path).__name__}"
+            f"The weights must be a .mat file or a list of arrays. Received: {type(source).__name__}"
         ) from error
     check_is_file(path)
     try:
@@ -102,7 +114,7 @@ def _read_network(path):
             f"Received: {path}, of version 7.3"
         ) from error
     except Exception as error:
-        raise unreadable(path, "a whole .mat file", error) from error
+        raise unreadable(path, "a complete .mat file", error) from error
     try:
         layers = [np.ravel(cell)[0] for cell in np.ravel(np.ravel(content["net"])[0].layers)]
     except (KeyError, AttributeError, IndexError) as error:
@@ -123,17 +135,17 @@ def _read_network(path):
     return weights, "preL2" in names[:core], "vlad:intranorm" in names[core:]
 
 
-def _has_weights(item):
+def _has_weights(item: Any) -> bool:
     return getattr(item, "weights", None) is not None
 
 
-def _text(name):
-    """A MATLAB string arrives as an array of one; a class object has no name that can be read."""
+def _text(name: Any) -> str:
+    """Returns a MATLAB string, which SciPy reads as an array. The name of a class object cannot be read."""
     return "(class object)" if name is None else "".join(str(part) for part in np.ravel(name))
 
 
-def _as_matrix(name, array):
-    """`(D, K)` of an array that MATLAB may have shaped `(1, 1, D, K)`, less its trailing ones."""
+def _as_matrix(name: str, array: Any) -> NDArray[np.float64]:
+    """Returns `(D, K)` of an array of shape `(1, 1, D, K)`. MATLAB drops trailing dimensions of size 1."""
     array = as_numbers(name, array)
     if array.ndim in (3, 4) and array.shape[:2] == (1, 1):
         array = array.reshape(array.shape[2], -1)

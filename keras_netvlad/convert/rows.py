@@ -1,22 +1,25 @@
-"""`reorder_rows`: the weights that follow a NetVLAD whose descriptor lies in another order."""
+"""`reorder_rows`: reorders the weights of the layer after a NetVLAD."""
+
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from keras_netvlad.base.validation import check_integer
 
 
-def reorder_rows(kernel, num_clusters, feature_size):
-    """Reorders the input rows of what follows a NetVLAD, from feature-major to this package's cluster-major.
+def reorder_rows(kernel: ArrayLike, num_clusters: int, feature_size: int) -> NDArray[Any]:
+    """Reorders the rows of the layer after a NetVLAD from feature-major to cluster-major, the order of this package.
 
-    TensorFlow Addons, LOUPE, WILLOW, MATLAB and hloc lay the descriptor out feature by feature: cluster `k` of
-    feature `d` is value `d * K + k`. Here, and in the PyTorch ports other than hloc, it is `k * D + d`. The rows of
-    the next layer's kernel follow, or its scores are noise.
+    TensorFlow Addons, LOUPE, WILLOW, MATLAB and hloc order the descriptor by feature: cluster `k` of feature `d` is
+    value `d * K + k`. In this package, and in the PyTorch ports other than hloc, it is value `k * D + d`. The kernel of
+    the next layer must have the same order; otherwise its scores are noise.
 
     Args:
-        kernel: Array `(D * K, ...)`: the kernel `(D * K, H)` of the Dense layer that takes the descriptor, or
-            anything else with one row for each value of it, such as a batch normalization's `gamma` `(D * K,)`.
-            A PyTorch `Linear` stores `(H, D * K)`: give its transpose. Where several descriptors are concatenated,
-            give the rows of each by themselves.
+        kernel: Array `(D * K, ...)`: the kernel `(D * K, H)` of the Dense layer that takes the descriptor, or another
+            weight with one row for each value, such as the `gamma` `(D * K,)` of a batch normalization. A PyTorch
+            `Linear` stores `(H, D * K)`: give the transpose. If several descriptors are concatenated, reorder the rows
+            of each separately.
         num_clusters: Integer, `K`, without ghosts.
         feature_size: Integer, `D`.
 
@@ -31,16 +34,16 @@ def reorder_rows(kernel, num_clusters, feature_size):
     array(['d0k0', 'd1k0', 'd2k0', 'd0k1', 'd1k1', 'd2k1'], dtype='<U4')
 
     Raises:
-        ValueError: If the kernel has not `D * K` rows, or a size is no positive integer.
+        ValueError: If the kernel does not have `D * K` rows, or a size is not a positive integer.
     """
     num_clusters = check_integer("num_clusters", num_clusters, 1)
     feature_size = check_integer("feature_size", feature_size, 1)
-    kernel = np.asarray(kernel)
-    if kernel.ndim == 0 or len(kernel) != feature_size * num_clusters:
+    weights = np.asarray(kernel)
+    if weights.ndim == 0 or len(weights) != feature_size * num_clusters:
         raise ValueError(
             f"`kernel` must have one row for each of the {feature_size} * {num_clusters} = "
             f"{feature_size * num_clusters} values of the descriptor; transpose a PyTorch Linear's weight, and give "
-            f"the rows of concatenated descriptors separately. Received: shape {kernel.shape}"
+            f"the rows of concatenated descriptors separately. Received: shape {weights.shape}"
         )
     rows = np.arange(feature_size * num_clusters).reshape(feature_size, num_clusters).T.ravel()
-    return kernel[rows]
+    return weights[rows]

@@ -1,25 +1,28 @@
-"""Weight files of other libraries as named tensors, read one at a time. Nothing here runs code from a file."""
+"""Reads the weight files of other libraries as named tensors, one at a time, without running code from a file."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
-# Below 2.6 a crafted file could run code in spite of `weights_only=True` (CVE-2025-32434).
+# In older versions a crafted file can run code in spite of `weights_only=True` (CVE-2025-32434).
 OLDEST_SAFE_TORCH = (2, 6)
-# Names listed in a message; a backbone has hundreds.
+# Number of names in a message. A backbone has hundreds.
 NUM_NAMES_LISTED = 12
 
+Readers: TypeAlias = dict[str, Callable[[], Any]]
 
-def read_tensors(source, readers, expected):
-    """Opens a weight file, or takes a mapping, and returns functions that read its tensors.
+
+def read_tensors(source: Any, readers: Mapping[str, Callable[[Path], Readers] | None], expected: str) -> Readers:
+    """Opens a weight file or a mapping, and returns functions that read its tensors.
 
     Args:
         source: Path of a file, or a mapping of names to arrays, which may be nested.
-        readers: Functions of a path by suffix of the file; `""` for any other.
-        expected: What `source` must be, for the message.
+        readers: Functions of a path by the suffix of the file; `""` for all other suffixes.
+        expected: Description of `source` for the message.
 
     Returns:
         Dict of functions without arguments by tensor name.
@@ -38,8 +41,8 @@ def read_tensors(source, readers, expected):
     return reader(path)
 
 
-def read_npz(path):
-    """NumPy archive, without pickled objects."""
+def read_npz(path: Path) -> Readers:
+    """Opens a NumPy archive without pickled objects."""
     check_is_file(path)
     try:
         archive = np.load(path, allow_pickle=False)
@@ -48,17 +51,17 @@ def read_npz(path):
         raise unreadable(path, "a whole .npz file of numeric arrays", error) from error
 
 
-def read_h5(path):
-    """HDF5 file; datasets by their path. Links that lead out of the file are not followed."""
+def read_h5(path: Path) -> Readers:
+    """Opens an HDF5 file and returns its datasets by path. Links to other files are not followed."""
     check_is_file(path)
     try:
         import h5py
     except ImportError as error:
         raise missing_library("h5py", "a .h5 file", "'keras_netvlad[convert]'") from error
-    datasets = {}
+    datasets: Readers = {}
 
-    def visit(name, item):
-        # A virtual or external dataset reads another file of this machine.
+    def visit(name: str, item: Any) -> None:
+        # A virtual or external dataset would read another file of this machine.
         if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
             datasets[name] = partial(_h5_array, path, name)
 
@@ -70,8 +73,8 @@ def read_h5(path):
     return datasets
 
 
-def read_checkpoint(path):
-    """TensorFlow checkpoint, by its prefix (without `.index`) or the directory that holds the latest."""
+def read_checkpoint(path: Path) -> Readers:
+    """Opens a TensorFlow checkpoint, given its prefix (without `.index`) or the directory with the latest one."""
     import tensorflow as tf
 
     prefix = str(path).removesuffix(".index").removesuffix(".meta")
@@ -84,8 +87,8 @@ def read_checkpoint(path):
     return {name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): partial(reader.get_tensor, name) for name in names}
 
 
-def read_torch(path):
-    """PyTorch file of tensors; anything that would need code to be rebuilt is refused."""
+def read_torch(path: Path) -> Readers:
+    """Opens a PyTorch file of tensors. Objects that need code to be rebuilt are refused."""
     check_is_file(path)
     try:
         import torch
@@ -114,19 +117,26 @@ def read_torch(path):
     return dict(_flattened(content))
 
 
-def find_scope(names, families, separator, scope, argument, remedy="rename them and use `from_arrays`"):
+def find_scope(
+    names: Collection[str],
+    families: Sequence[tuple[str, ...]],
+    separator: str,
+    scope: str | None,
+    argument: str,
+    remedy: str = "rename them and use `from_arrays`",
+) -> tuple[str, tuple[str, ...]]:
     """Finds the only NetVLAD among named tensors.
 
     Args:
         names: Names of all tensors.
-        families: Tuples of names that a NetVLAD of this peer, or of one kind of it, cannot lack.
-        separator: Between the parts of a name.
-        scope: The prefix that the user gives, whole or its last parts, or `None` to look for it.
+        families: Tuples of names that a NetVLAD of the library must have, one tuple for each kind.
+        separator: Separator between the parts of a name.
+        scope: The prefix from the user, complete or its last parts; or `None` to search for it.
         argument: Name of that argument, for the message.
-        remedy: What to do where nothing is found, for the message.
+        remedy: Advice for the message if nothing is found.
 
     Returns:
-        The prefix, `""` or ending in the separator, and the family whose names are all found under it.
+        The prefix, which is empty or ends in the separator, and the tuple of the names found under it.
     """
     found = sorted(
         (name.removesuffix(family[0]), family)
@@ -153,35 +163,35 @@ def find_scope(names, families, separator, scope, argument, remedy="rename them 
     return found[0]
 
 
-def listed(names):
-    """The names for a message, or the first of many."""
-    names = sorted(str(name) for name in names)
-    rest = len(names) - NUM_NAMES_LISTED
-    shown = ", ".join(names[:NUM_NAMES_LISTED]) or "no tensors"
+def listed(names: Iterable[Any]) -> str:
+    """Returns the names for a message, at most the first few."""
+    ordered = sorted(str(name) for name in names)
+    rest = len(ordered) - NUM_NAMES_LISTED
+    shown = ", ".join(ordered[:NUM_NAMES_LISTED]) or "no tensors"
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
-def check_is_file(path):
-    """Raises if there is no such file."""
+def check_is_file(path: Path) -> None:
+    """Raises if the file does not exist."""
     if not path.is_file():
         raise FileNotFoundError(f"The weights must be in a file; check the path. Received: {path}, no file")
 
 
-def unreadable(path, expected, error):
-    """The error for a damaged or foreign file; the cause stays attached."""
+def unreadable(path: Path, expected: str, error: Exception) -> ValueError:
+    """Returns the error for a damaged or foreign file."""
     reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
     return ValueError(f"The weights must be {expected}; copy or save the file again. Received: {path} ({reason})")
 
 
-def missing_library(library, what, to_install):
-    """The error for an optional dependency that is not installed."""
+def missing_library(library: str, what: str, to_install: str) -> ImportError:
+    """Returns the error for an optional dependency that is not installed."""
     return ImportError(
         f"Reading {what} needs {library}, which is not installed. Install it with `pip install {to_install}`."
     )
 
 
-def _flattened(mapping, prefix=""):
-    """Tensors of nested mappings by dotted names: `{"state_dict": {"pool.centroids": ...}}` and the like."""
+def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yields the tensors of nested mappings, such as `{"state_dict": {"pool.centroids": ...}}`, by dotted names."""
     for name, value in mapping.items():
         if isinstance(value, Mapping):
             yield from _flattened(value, f"{prefix}{name}.")
@@ -189,13 +199,13 @@ def _flattened(mapping, prefix=""):
             yield f"{prefix}{name}", partial(_array, value)
 
 
-def _array(value):
+def _array(value: Any) -> Any:
     if hasattr(value, "detach"):  # PyTorch; NumPy has no bfloat16
         value = value.detach().cpu().double()
     return np.asarray(value)
 
 
-def _npz_array(path, name):
+def _npz_array(path: Path, name: str) -> Any:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive[name]
@@ -203,7 +213,7 @@ def _npz_array(path, name):
         raise unreadable(path, f"an archive whose `{name}` is a numeric array", error) from error
 
 
-def _h5_array(path, name):
+def _h5_array(path: Path, name: str) -> Any:
     import h5py
 
     with h5py.File(path, "r") as file:

@@ -1,34 +1,49 @@
-"""`from_tfa`: NetVLAD of TensorFlow Addons."""
+"""`from_tfa`: reads the NetVLAD of TensorFlow Addons."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import ArrayLike
 
 from keras_netvlad.convert.arrays import as_numbers, from_arrays
 from keras_netvlad.convert.tensor_files import find_scope, listed, read_checkpoint, read_h5, read_tensors
+from keras_netvlad.layers.netvlad import NetVLAD
 
-# What `tensorflow_addons.layers.NetVLAD` regularizes its assignment with.
+# The L2 regularizer of the assignment kernel in `tensorflow_addons.layers.NetVLAD`.
 KERNEL_L2 = 1e-5
-# Under Keras 3 the inner Dense is never built, and a SavedModel numbers its weights.
+# Under Keras 3 the inner Dense is never built. A SavedModel numbers its weights.
 SAVE_WITH_KERAS_2 = "save the weights as .h5 with TensorFlow 2.15 or older, whose Keras is 2"
 
 
-def from_tfa(source, *, layer_name=None, negated=False, normalize_input=False, layer=None, **options):
-    """Reads a `tensorflow_addons.layers.NetVLAD`, which Keras 3 can no longer save or load.
+def from_tfa(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Sequence[ArrayLike],
+    *,
+    layer_name: str | None = None,
+    negated: bool = False,
+    normalize_input: bool = False,
+    layer: NetVLAD | None = None,
+    **options: Any,
+) -> NetVLAD:
+    """Reads a `tensorflow_addons.layers.NetVLAD`, which Keras 3 can neither save nor load.
 
-    The descriptor of TensorFlow Addons is feature-major, this package's cluster-major: pass the kernel of the layer
-    that takes it through `reorder_rows`.
+    The descriptor of TensorFlow Addons is feature-major, that of this package cluster-major. Pass the kernel of the
+    next layer through `reorder_rows`.
 
     Args:
-        source: Path of a `.h5` file that Keras 2 wrote, weights or whole model (of a `.keras` file, unzip
-            `model.weights.h5`); prefix of the TensorFlow checkpoint that `save_weights` writes without `.h5`; path of
-            a `.npz` file or a mapping, with names that end in `cluster_centers`, `kernel` and `bias`; or the list
-            of the layer's `get_weights()`.
-        layer_name: String, the name of the layer in the file, needed only if there are several.
-        negated: Boolean, whether the file stores `-c`, as forks with `x + C` do.
-        normalize_input: Boolean, whether the model scales each descriptor to unit L2 norm before the layer.
-        layer: `NetVLAD` that gets the weights, or `None` to make one.
-        **options: For a new layer, other arguments of `NetVLAD`. By default its kernel has the peer's L2
-            regularizer of 1e-5.
+        source: Path of a `.h5` file of Keras 2, weights or complete model (from a `.keras` file, unzip
+            `model.weights.h5`); prefix of the TensorFlow checkpoint that `save_weights` writes without `.h5`; path of a
+            `.npz` file, or mapping, with names that end in `cluster_centers`, `kernel` and `bias`; or the list that
+            `layer.get_weights()` returns.
+        layer_name: String, the name of the layer in the file. Needed only if there are several.
+        negated: Boolean, whether the file stores `-c`, as forks that compute `x + C` do.
+        normalize_input: Boolean, whether the model scales each feature to unit L2 norm before the layer.
+        layer: `NetVLAD` that receives the weights, or `None` to make a new one.
+        **options: Other arguments of `NetVLAD` for a new layer. By default its kernel has the L2 regularizer
+            of TensorFlow Addons, 1e-5.
 
     Returns:
-        The `NetVLAD`, built, with `use_bias=True` and, if new, a dense assignment.
+        The built `NetVLAD`, with `use_bias=True`. A new layer has a dense assignment.
 
     Example:
 
@@ -40,11 +55,11 @@ def from_tfa(source, *, layer_name=None, negated=False, normalize_input=False, l
     8
 
     Raises:
-        ValueError: If the file is damaged, lacks a tensor (a file that Keras 3 wrote lacks the assignment), holds
-            several NetVLADs and no `layer_name` says which, or as `from_arrays`.
-        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, lacks a tensor (files of Keras 3 lack the assignment), or contains several
+            NetVLADs and `layer_name` is missing, or as for `from_arrays`.
+        FileNotFoundError: If the file does not exist.
         ImportError: If h5py is not installed.
-        TypeError: As `from_arrays`.
+        TypeError: As for `from_arrays`.
     """
     if layer is None:
         options.setdefault("kernel_regularizer", {"class_name": "L2", "config": {"l2": KERNEL_L2}})
@@ -56,7 +71,7 @@ def from_tfa(source, *, layer_name=None, negated=False, normalize_input=False, l
         "a Keras 2 .h5 file (unzip model.weights.h5 from a .keras file), a TensorFlow checkpoint, a .npz file, a "
         "mapping or get_weights()",
     )
-    # Keras 2 optimizers keep moments under the names of the weights.
+    # Optimizers of Keras 2 store moments under the names of the weights.
     tensors = {_weight_name(name, tensors): read for name, read in tensors.items() if not name.startswith("optimizer")}
     scope, _ = find_scope(tensors, [("cluster_centers",)], "/", layer_name, "layer_name", remedy=SAVE_WITH_KERAS_2)
     centers = as_numbers("cluster_centers", tensors[scope + "cluster_centers"]())
@@ -72,8 +87,8 @@ def from_tfa(source, *, layer_name=None, negated=False, normalize_input=False, l
     )
 
 
-def _weight_name(name, names):
-    """The name in a `.h5` file of Keras 2 that another file's name stands for."""
+def _weight_name(name: str, names: Iterable[str]) -> str:
+    """Returns the name of a weight as `.h5` files of Keras 2 have it."""
     scope, _, number = name.rpartition("vars/")
     if number == "0" and f"{scope}fc/vars/0" in names:  # a .weights.h5 of Keras 2.12 to 2.15 numbers the weights
         return scope + "cluster_centers"
@@ -82,8 +97,8 @@ def _weight_name(name, names):
     return name.removesuffix(":0")
 
 
-def _only(tensors, scope, name):
-    """The assignment lies in a sub-layer of whatever name: `dense`, `dense_1`, `fc`."""
+def _only(tensors: Mapping[str, Callable[[], Any]], scope: str, name: str) -> Callable[[], Any]:
+    """Returns the reader of a weight of the assignment, whose sub-layer may be named `dense`, `dense_1` or `fc`."""
     found = [n for n in tensors if n.startswith(scope) and n.removeprefix(scope).split("/")[-1] == name]
     if len(found) != 1:
         raise ValueError(
@@ -93,14 +108,17 @@ def _only(tensors, scope, name):
     return tensors[found[0]]
 
 
-def _named(weights):
-    """`get_weights()` has no names; ranks tell them apart."""
+def _named(weights: Sequence[Any]) -> dict[str, Any]:
+    """Returns the weights of `get_weights()` by name. Their ranks differ."""
     ranks = {3: "cluster_centers", 2: "dense/kernel", 1: "dense/bias"}
     shapes = [getattr(weight, "shape", None) for weight in weights]
-    named = {ranks.get(len(shape)) if shape is not None else None: w for shape, w in zip(shapes, weights, strict=True)}
+    named = {
+        ranks.get(len(shape), "") if shape is not None else "": weight
+        for shape, weight in zip(shapes, weights, strict=True)
+    }
     if len(weights) != 3 or set(named) != set(ranks.values()):
         raise ValueError(
             "`get_weights()` of TensorFlow Addons' NetVLAD must be cluster_centers (1, D, K), kernel (D, K) and bias "
-            f"(K,); call the layer once before. Received: shapes {shapes}"
+            f"(K,); call the layer once first. Received: shapes {shapes}"
         )
     return named

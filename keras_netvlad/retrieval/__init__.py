@@ -1,4 +1,4 @@
-"""Search among descriptors. `DescriptorIndex` needs NumPy only."""
+"""Searches descriptors. Importing this package loads NumPy only."""
 
 from keras_netvlad.retrieval.descriptor_index import DescriptorIndex
 from keras_netvlad.retrieval.index_records import index_records

@@ -1,25 +1,28 @@
-"""`DescriptorIndex`: the descriptors of a database, and the nearest of them."""
+"""`DescriptorIndex`: stores descriptors and finds the nearest ones."""
 
 import difflib
+import os
 import zipfile
-from pathlib import Path
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from keras_netvlad.base.atomic_files import staged
-from keras_netvlad.base.validation import check_integer
+from keras_netvlad.base.validation import check_integer, check_path
 
-# Vectors shorter than 1e-12 count as zero, as in PyTorch's `normalize`.
+# Vectors shorter than 1e-12 are treated as zero, as in PyTorch's `normalize`.
 SQUARED_EPSILON = 1e-24
-# Queries and descriptors compared at a time: 16 MB of similarities.
+# Number of queries and descriptors compared at once, which needs 16 MB for the similarities.
 QUERIES, DESCRIPTORS = 64, 65536
 
 
 class DescriptorIndex:
-    """Descriptors with ids, searched exactly by cosine similarity.
+    """Stores descriptors with ids, and searches them exactly by cosine similarity.
 
-    Every query is compared with every descriptor, in parts, so that memory holds the descriptors, in float32, and
-    little else. Descriptors are normalized when they come in; one of zeros is similar to nothing.
+    Each query is compared with every descriptor, block by block, so that memory holds little more than the descriptors
+    in float32. `add` normalizes the descriptors. A descriptor of zeros has the similarity 0 to all others.
 
     Example:
 
@@ -32,29 +35,31 @@ class DescriptorIndex:
     ([['north', 'east']], [[0.800000011920929, 0.6000000238418579]])
     """
 
-    def __init__(self):
-        self._ids, self._numbers, self._parts = [], {}, []
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._parts: list[NDArray[np.float32]] = []
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Returns the number of descriptors."""
         return len(self._numbers)
 
     @property
-    def ids(self):
-        """Ids in the order in which they were added, a list."""
+    def ids(self) -> list[str]:
+        """The ids in the order in which they were added."""
         return list(self._ids)
 
-    def add(self, ids, descriptors):
-        """Adds descriptors. On an error nothing is added.
+    def add(self, ids: Iterable[str], descriptors: ArrayLike) -> None:
+        """Adds descriptors. If an error is raised, nothing is added.
 
         Args:
-            ids: A string for each descriptor, none of which is in the index already.
-            descriptors: Array `(S, F)`, finite.
+            ids: A string for each descriptor. It must not be in the index already.
+            descriptors: Array `(S, F)` of finite numbers.
 
         Raises:
-            TypeError: If an id is no string.
-            ValueError: On ids that are there already or of another number, on descriptors of another shape or size than
-                those before, or of NaN or infinity.
+            TypeError: If an id is not a string.
+            ValueError: If ids are repeated or too few or too many, or if descriptors are not finite or have another
+                shape or size than earlier ones.
         """
         ids = list(ids)
         for name in ids:
@@ -72,53 +77,52 @@ class DescriptorIndex:
         self._ids.extend(ids)
         self._parts.append(rows)
 
-    def search(self, queries, k=10):
+    def search(self, queries: ArrayLike, k: int = 10) -> tuple[NDArray[np.str_], NDArray[np.float32]]:
         """Finds the nearest descriptors of each query.
 
         Args:
-            queries: Array `(Q, F)`, finite.
-            k: Integer, how many to find, or all if there are fewer.
+            queries: Array `(Q, F)` of finite numbers.
+            k: Integer, the number of descriptors to find. Fewer are returned if the index has fewer.
 
         Returns:
-            Ids `(Q, k)`, an array of strings, and cosine similarities `(Q, k)`, float32, the largest first. Where they
-            are equal, what was added first comes first.
+            `(ids, similarities)`: an array of strings `(Q, k)`, and cosine similarities `(Q, k)` in float32, the
+            largest first. Of equal similarities, the descriptor that was added first comes first.
 
         Raises:
-            ValueError: On queries of another shape or size than the descriptors, or of NaN or infinity; or if the index
-                is empty.
+            ValueError: If the index is empty, or if queries are not finite or have another shape or size than the
+                descriptors.
         """
         k = check_integer("k", k, 1)
         if not len(self):
             raise ValueError("The index holds nothing to search; `add` descriptors to it first.")
-        queries, database = self._normalized("queries", queries), self._joined()
+        rows, database = self._normalized("queries", queries), self._joined()
         k = min(k, len(database))
-        found, similarities = np.empty((len(queries), k), "int64"), np.empty((len(queries), k), "float32")
-        for start in range(0, len(queries), QUERIES):
+        found, similarities = np.empty((len(rows), k), "int64"), np.empty((len(rows), k), "float32")
+        for start in range(0, len(rows), QUERIES):
             part = slice(start, start + QUERIES)
-            found[part], similarities[part] = _nearest(queries[part], database, k)
-        return np.array([[self._ids[number] for number in row] for row in found], str).reshape(
-            found.shape
-        ), similarities
+            found[part], similarities[part] = _nearest(rows[part], database, k)
+        ids = np.array([[self._ids[number] for number in row] for row in found], str)
+        return ids.reshape(found.shape), similarities
 
-    def descriptor(self, name):
-        """Returns the descriptor `(F,)` of an id, normalized.
+    def descriptor(self, name: str) -> NDArray[np.float32]:
+        """Returns the normalized descriptor `(F,)` of an id.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If the index does not have the id.
         """
         if name not in self._numbers:
             alike = difflib.get_close_matches(str(name), self._numbers, 3, 0.0)
             raise ValueError(f"The index has no descriptor of that id; ids like it are {alike}. Received: {name!r}")
         return self._joined()[self._numbers[name]]
 
-    def to_faiss(self):
-        """Returns the descriptors as faiss's exact index, for what faiss adds: a GPU, or indexes that approximate.
+    def to_faiss(self) -> Any:
+        """Returns the descriptors as an exact index of faiss, to search on a GPU or to build approximate indexes.
 
-        Needs faiss: `pip install 'keras_netvlad[faiss]'`. On a processor its exact search is no faster than `search`,
-        other than for single queries of few values.
+        Needs faiss: `pip install 'keras_netvlad[faiss]'`. On a CPU, exact search in faiss is faster than `search` only
+        for single queries of short descriptors.
 
         Returns:
-            A `faiss.IndexFlatIP` of a copy of the descriptors; row `i` is `ids[i]`. Queries have to be of unit length.
+            A `faiss.IndexFlatIP` with a copy of the descriptors; row `i` is `ids[i]`. Queries must have unit length.
 
         Raises:
             ValueError: If the index is empty.
@@ -136,42 +140,42 @@ class DescriptorIndex:
         index.add(self._joined())
         return index
 
-    def save(self, path):
-        """Writes the index to an `.npz` file, which appears whole or not at all.
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the index to an `.npz` file, which appears only when it is complete.
 
         Raises:
             FileExistsError: If `path` exists.
         """
-        with staged(path) as target, open(target, "wb") as file:
+        with staged(check_path("path", path)) as target, open(target, "wb") as file:
             np.savez(file, ids=np.array(self.ids, dtype=str), descriptors=self._joined())
 
     @classmethod
-    def load(cls, path):
-        """Reads what `save` wrote.
+    def load(cls, path: str | os.PathLike[str]) -> "DescriptorIndex":
+        """Reads an index that `save` wrote.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is no index, or damaged.
+            FileNotFoundError: If the file does not exist.
+            ValueError: If the file is not an index or is damaged.
         """
-        index = cls()
+        file, index = check_path("path", path), cls()
         try:
-            with np.load(Path(path), allow_pickle=False) as arrays:
+            with np.load(file, allow_pickle=False) as arrays:
                 ids, descriptors = arrays["ids"].tolist(), arrays["descriptors"]
             if ids:
                 index.add(ids, descriptors)
         except (ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"The file must be an index that `DescriptorIndex.save` wrote, whole. Received: {path} ({error})"
+                f"The file must be an index that `DescriptorIndex.save` wrote completely. Received: {path} ({error})"
             ) from error
         return index
 
-    def _joined(self):
+    def _joined(self) -> NDArray[np.float32]:
         if len(self._parts) != 1:
             self._parts = [np.concatenate(self._parts) if self._parts else np.empty((0, 0), "float32")]
         return self._parts[0]
 
-    def _normalized(self, name, values):
-        values = np.asarray(values)
+    def _normalized(self, name: str, descriptors: ArrayLike) -> NDArray[np.float32]:
+        values = np.asarray(descriptors)
         if values.ndim != 2 or not values.shape[1]:
             raise ValueError(f"`{name}` must be an array (number, values). Received: shape {values.shape}")
         if len(self) and values.shape[1] != self._parts[0].shape[1]:
@@ -188,8 +192,10 @@ class DescriptorIndex:
         return (values * (squared > SQUARED_EPSILON) / np.sqrt(np.maximum(squared, SQUARED_EPSILON))).astype("float32")
 
 
-def _nearest(queries, database, k):
-    """Numbers and similarities `(Q, k)` of the nearest rows of a database to a few queries, nearest first."""
+def _nearest(
+    queries: NDArray[np.float32], database: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Returns the row numbers and similarities `(Q, k)` of the nearest rows to a few queries, the nearest first."""
     numbers, best = np.empty((len(queries), 0), "int64"), np.empty((len(queries), 0), "float32")
     for start in range(0, len(database), DESCRIPTORS):
         part = database[start : start + DESCRIPTORS]
@@ -201,7 +207,7 @@ def _nearest(queries, database, k):
     return numbers, best
 
 
-def _largest(row, k):
-    """Positions of the `k` largest values, the largest first, and of equal ones the first."""
+def _largest(row: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Returns the positions of the `k` largest values, the largest first. Of equal values the first comes first."""
     candidates = np.flatnonzero(row >= np.partition(row, -k)[-k])
     return candidates[np.argsort(-row[candidates], kind="stable")[:k]]

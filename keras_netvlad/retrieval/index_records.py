@@ -1,8 +1,10 @@
-"""`index_records`: records of frame features to an index of descriptors, by an ONNX artefact."""
+"""`index_records`: makes an index of the descriptors of records, which an ONNX artifact computes."""
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,56 +15,58 @@ from keras_netvlad.retrieval.descriptor_index import DescriptorIndex
 BATCH_SIZE = 16
 
 
-def index_records(records, artefact, feature_dtype=None):
-    """Computes the descriptor of each clip of YouTube-8M's frame-level records, as `keras-netvlad extract` writes them.
+def index_records(
+    records: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    artefact: str | os.PathLike[str],
+    feature_dtype: Literal["uint8", "float16"] | None = None,
+) -> DescriptorIndex:
+    """Computes the descriptors of the clips in frame-level records, as `keras-netvlad extract` writes them.
 
     Args:
-        records: Directory, all `.tfrecord` files of which are taken, with those below it; or a path, a pattern, or a
-            list of those, as of `youtube8m`. Every record has an `id` of its own.
-        artefact: Path of an ONNX file with an output `descriptor`, as `export_onnx` writes it. Its inputs are streams
-            `(batch, frames, features)`, floats or bytes, that the records have under the same names, and `num_frames`,
-            without which clips are run one by one.
-        feature_dtype: `"uint8"` or `"float16"`, as of `youtube8m`; by default what the `extraction.json` of a directory
-            says, and bytes where there is none.
+        records: Directory, whose `.tfrecord` files are read recursively; or a path, a pattern, or a list of these,
+            as in `youtube8m`. Each record must have a unique `id`.
+        artefact: Path of an ONNX file with an output `descriptor`, for example a `VideoEncoder` that `export_onnx`
+            wrote. Its inputs are streams `(batch, frames, features)` of floats or bytes with the names in the records,
+            and `num_frames`. Without `num_frames`, clips are run one at a time.
+        feature_dtype: `"uint8"` or `"float16"`, as in `youtube8m`. By default the dtype in the `extraction.json` of the
+            directory, or `"uint8"` if that file does not exist.
 
     Returns:
-        A `DescriptorIndex`.
+        A `DescriptorIndex` with the ids of the records.
 
     Example:
 
     >>> import os, tempfile
     >>> import numpy as np
-    >>> from keras_netvlad import VideoClassifier
+    >>> from keras_netvlad import VideoEncoder
     >>> from keras_netvlad.data import write_youtube8m
     >>> from keras_netvlad.export import export_onnx
-    >>> from keras_netvlad.retrieval.index_records import index_records
+    >>> from keras_netvlad.retrieval import index_records
     >>> folder = tempfile.mkdtemp()
     >>> rng = np.random.default_rng(0)
     >>> clips = [{"id": name, "labels": [], "rgb": rng.uniform(-2, 2, (5, 8))} for name in ("one", "two", "three")]
     >>> write_youtube8m(os.path.join(folder, "clips.tfrecord"), clips)
     3
-    >>> model = VideoClassifier({"rgb": 8}, num_classes=2, num_clusters=4, hidden_units=None)
-    >>> report = export_onnx(model, os.path.join(folder, "model.onnx"))
+    >>> report = export_onnx(VideoEncoder({"rgb": 8}, num_clusters=4), os.path.join(folder, "model.onnx"))
     >>> index = index_records(folder, os.path.join(folder, "model.onnx"))
     >>> index.ids
     ['one', 'two', 'three']
 
     Raises:
-        FileNotFoundError: If there are no records, or no artefact.
-        ValueError: On an artefact of other inputs or without descriptors, records that lack its streams or are damaged,
-            or ids that are not unique.
+        FileNotFoundError: If the records or the artifact do not exist.
+        ValueError: If the artifact has other inputs or no output `descriptor`, if records are damaged or lack its
+            streams, or if ids are not unique.
     """
     import tensorflow as tf
 
     from keras_netvlad.data import youtube8m
 
     session, streams, lengths = _open(artefact)
-    if not isinstance(records, (list, tuple)) and Path(records).is_dir():
+    files: Any = records
+    if isinstance(records, (str, os.PathLike)) and Path(records).is_dir():
         files = sorted(str(path) for path in Path(records).rglob("*.tfrecord"))
         if not files:
             raise FileNotFoundError(f"The directory must hold `.tfrecord` files. Received: {records}")
-    else:
-        files = records
     if feature_dtype is None:
         feature_dtype = _extracted_dtype(records)
     batches = youtube8m(
@@ -97,21 +101,21 @@ def index_records(records, artefact, feature_dtype=None):
     return index
 
 
-def _extracted_dtype(records):
-    """The type that `extract_features` wrote down in the directory."""
+def _extracted_dtype(records: Any) -> Any:
+    """Returns the dtype that `extract_features` stored in the directory, or `"uint8"`."""
     settings = Path(records, EXTRACTION_FILE) if isinstance(records, (str, os.PathLike)) else None
     return json.loads(settings.read_text())["dtype"] if settings is not None and settings.is_file() else "uint8"
 
 
-def _open(artefact):
-    """A session, its streams by name, and the port of the number of frames, in a list of one or none."""
+def _open(artefact: str | os.PathLike[str]) -> tuple[Any, dict[str, Any], list[Any]]:
+    """Returns a session, its streams by name, and a list with the input `num_frames` if there is one."""
     import onnxruntime
 
     if not Path(artefact).is_file():
         raise FileNotFoundError(f"The artefact must be an ONNX file. Received: {artefact}")
     try:
         session = onnxruntime.InferenceSession(str(artefact), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own classes, which share no base but this
+    except Exception as error:  # the exceptions of onnxruntime have no other base class
         raise ValueError(f"The artefact must be an ONNX file that onnxruntime loads. Received: {artefact}") from error
     inputs, outputs = session.get_inputs(), [port.name for port in session.get_outputs()]
     streams = {port.name: port for port in inputs if port.name != NUM_FRAMES}

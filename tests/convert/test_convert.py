@@ -156,7 +156,7 @@ def test_keras_3_files_of_tensorflow_addons_lack_the_assignment(tmp_path):
     (tmp_path / "model.keras").write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"unzip model\.weights\.h5.*Received: .*model\.keras"):
         from_tfa(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match=r"call the layer once before.*Received: shapes \[\(1, 5, 3\)\]"):
+    with pytest.raises(ValueError, match=r"call the layer once first.*Received: shapes \[\(1, 5, 3\)\]"):
         from_tfa([TFA["cluster_centers"]])
     with pytest.raises(ValueError, match=r"`cluster_centers` .*shape \(1, features, clusters\).*\(5, 3\)"):
         from_tfa({**TFA, "cluster_centers": TFA["cluster_centers"][0]})
@@ -519,7 +519,7 @@ def test_matlab_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match=r"version 7 or older.*'-v7'.*Received: .*new\.mat, of version 7\.3"):
         from_matlab(tmp_path / "new.mat")
     (tmp_path / "cut.mat").write_bytes(b"MATLAB")
-    with pytest.raises(ValueError, match=r"a whole \.mat file"):
+    with pytest.raises(ValueError, match=r"a complete \.mat file"):
         from_matlab(tmp_path / "cut.mat")
     scipy.io.savemat(tmp_path / "other.mat", {"clsts": MATLAB_CENTERS})
     with pytest.raises(ValueError, match=r"a network `net` with a field `layers`; .*which holds clsts"):

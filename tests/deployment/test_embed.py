@@ -17,7 +17,7 @@ from keras_netvlad.export import export_onnx
 from keras_netvlad.layers import Dequantize
 from keras_netvlad.models import VideoClassifier
 
-sys.path[:0] = [str(ROOT / "export"), str(ROOT / "examples"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "export"), str(ROOT / "examples")]
 SIZES = {"rgb": 16, "audio": 4}
 NUM_VIDEOS = 2000
 
@@ -56,6 +56,14 @@ def test_descriptors_are_the_models(model, path):
     np.testing.assert_allclose(embed(floats), received, atol=2e-6)
     np.testing.assert_allclose(Embed(path, output="scores")(videos).shape, (50, 5))
     assert embed({"rgb": [], "audio": []}).shape == (0, received.shape[1])
+
+
+def test_a_video_encoder_gives_the_descriptors_of_its_classifier(model, path, tmp_path):
+    from embed import Embed
+
+    assert export_onnx(model.encoder, tmp_path / "encoder.onnx").ok
+    videos = make_videos(5)
+    np.testing.assert_allclose(Embed(tmp_path / "encoder.onnx")(videos), Embed(path)(videos), atol=1e-6)
 
 
 def test_it_pickles_as_a_path(path):
@@ -155,7 +163,7 @@ def test_ray_with_an_actor_killed(path, parquet, tmp_path):
     from killed_once import KilledOnce
     from ray.util.annotations import RayDeprecationWarning
 
-    paths = ":".join(str(ROOT / folder) for folder in ("examples", "export", "tests"))
+    paths = ":".join(str(ROOT / folder) for folder in ("examples", "export", "tests/support"))
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -193,7 +201,7 @@ def test_spark_with_a_worker_killed(path, parquet, tmp_path, monkeypatch):
         builder = builder.config(key, value)
     spark = builder.getOrCreate()
     try:
-        spark.sparkContext.addPyFile(str(ROOT / "tests" / "killed_once.py"))
+        spark.sparkContext.addPyFile(str(ROOT / "tests" / "support" / "killed_once.py"))
         embed = KilledOnce(path, tmp_path / "killed", calls=3, num_threads=1)
         embed_videos(spark, embed, parquet, tmp_path / "out", batch_size=64)
     finally:
@@ -226,7 +234,11 @@ def test_beam_with_its_process_killed(path, tmp_path):
                 example.context.feature["labels"].int64_list.value.append(3)
                 writer.write(example.SerializeToString())
     names = {"model": str(path), "marker": str(tmp_path / "killed"), "source": str(tmp_path / "*.tfrecord")}
-    names |= {"target": str(tmp_path / "out"), "examples": str(ROOT / "examples"), "tests": str(ROOT / "tests")}
+    names |= {
+        "target": str(tmp_path / "out"),
+        "examples": str(ROOT / "examples"),
+        "tests": str(ROOT / "tests" / "support"),
+    }
     runs = [
         subprocess.run([sys.executable, "-c", RUN_BEAM.format(**names)], capture_output=True, text=True, timeout=300)
         for _ in range(2)

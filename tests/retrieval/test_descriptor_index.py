@@ -5,8 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-import keras_netvlad.retrieval
-from keras_netvlad.retrieval import DescriptorIndex
+from keras_netvlad.retrieval import DescriptorIndex, descriptor_index
 
 
 def filled(num_descriptors=200, size=6, seed=0):
@@ -33,8 +32,8 @@ def expected_search(queries, descriptors, k):
 @pytest.mark.parametrize("k", [1, 7, 200, 1000])
 @pytest.mark.parametrize("parts", [(64, 65536), (3, 11)])
 def test_answers_are_exact_in_any_parts(k, parts, monkeypatch):
-    monkeypatch.setattr(keras_netvlad.retrieval, "QUERIES", parts[0])
-    monkeypatch.setattr(keras_netvlad.retrieval, "DESCRIPTORS", parts[1])
+    monkeypatch.setattr(descriptor_index, "QUERIES", parts[0])
+    monkeypatch.setattr(descriptor_index, "DESCRIPTORS", parts[1])
     index, descriptors = filled()
     queries = 7 * np.random.default_rng(1).normal(size=(10, 6)).astype("float32")
     found, similarities = index.search(queries, k)
@@ -46,7 +45,7 @@ def test_answers_are_exact_in_any_parts(k, parts, monkeypatch):
 
 @pytest.mark.parametrize("parts", [65536, 4])
 def test_of_equal_ones_the_first_comes_first(parts, monkeypatch):
-    monkeypatch.setattr(keras_netvlad.retrieval, "DESCRIPTORS", parts)
+    monkeypatch.setattr(descriptor_index, "DESCRIPTORS", parts)
     index = DescriptorIndex()
     index.add([str(n) for n in range(10)], np.tile([[1.0, 0.0], [0.0, 1.0]], (5, 1)))
     found, similarities = index.search([[1.0, 0.0]], k=7)
@@ -95,7 +94,7 @@ def test_what_is_no_index_is_refused(tmp_path):
     np.savez(tmp_path / "other.npz", frames=np.zeros(3))
     np.save(tmp_path / "array.npy", np.zeros(3))
     for name in ("cut", "text", "nothing", "other.npz", "array.npy"):
-        with pytest.raises(ValueError, match=f"`DescriptorIndex.save` wrote, whole. Received: .*{name}"):
+        with pytest.raises(ValueError, match=f"`DescriptorIndex.save` wrote completely. Received: .*{name}"):
             DescriptorIndex.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         DescriptorIndex.load(tmp_path / "none")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_netvlad import VideoClassifier
+from keras_netvlad import VideoClassifier, VideoEncoder
 from keras_netvlad.__main__ import main
 from keras_netvlad.data import write_youtube8m
 from keras_netvlad.export import export_onnx
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     write_youtube8m(folder / "one.tfrecord", clips[:25])
     write_youtube8m(folder / "below" / "two.tfrecord", clips[25:])
     keras.utils.set_random_seed(0)
-    model = VideoClassifier({"rgb": 8}, num_classes=2, num_clusters=4, hidden_units=None, input_dtype="uint8")
+    model = VideoEncoder({"rgb": 8}, num_clusters=4, input_dtype="uint8")
     export_onnx(model, folder / "bytes.onnx", verify=False)
     export_onnx(model.with_input_dtype("float32"), folder / "floats.onnx", verify=False)
     frames = keras.Input((None, 8), name="rgb")
