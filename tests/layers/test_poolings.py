@@ -90,7 +90,7 @@ def test_the_contract_of_layers(form, tmp_path):
 
 
 @pytest.mark.parametrize("form", DEFAULT_FORMS)
-def test_channels_first_maps_are_the_same_descriptors(form):
+def test_channels_first_maps_give_the_same_descriptors(form):
     options = {"data_format": "channels_first"}
     if form in ("netrvlad", "soft_dbow", "netfv"):
         options["assignment"] = "conv"
@@ -287,7 +287,7 @@ def test_wrong_arguments_and_inputs_are_refused(make, shape, message):
 
 
 def test_inputs_that_hold_no_real_numbers_are_refused():
-    with pytest.raises(ValueError, match=r"`mean` pools an array of descriptors. Received: None"):
+    with pytest.raises(ValueError, match=r"`mean` pools an array of features. Received: None"):
         MeanPooling(name="mean")(None)
     with pytest.raises(ValueError, match=r"`max` pools real numbers. Received: inputs of dtype complex64"):
         MaxPooling(name="max")(keras.ops.convert_to_tensor(random_array(FRAMES).astype("complex64")))
