@@ -1,8 +1,10 @@
 """The public poolings are readable: each owns its methods, and a call runs through few files."""
 
+import ast
 import inspect
 import itertools
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -86,3 +88,23 @@ def test_every_public_pooling_is_checked():
 
     public = {getattr(layers, name) for name in layers.__all__}
     assert {layer for layer in public if issubclass(layer, FramePooling)} == set(POOLINGS)
+
+
+def private_names():
+    """Returns the private names that the classes of `keras_netvlad.layers` define."""
+    classes = {base for pooling in POOLINGS for base in pooling.__mro__ if base.__module__.startswith("keras_netvlad.")}
+    return {name for each in classes for name in vars(each) if name.startswith("_") and not name.startswith("__")}
+
+
+def test_no_other_module_reads_a_private_name_of_a_layer():
+    names = private_names() - {"_abc_impl", "_api_export_path", "_tracker", "_lock", "_auto_config"}
+    assert {"_assigned", "_residuals", "_real_features"} <= names
+    readers = []
+    for path in sorted(Path(PACKAGE).rglob("*.py")):
+        if path.parent.name == "layers":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_attribute = isinstance(node, ast.Attribute) and node.attr in names
+            if is_attribute and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
+                readers.append(f"{path.relative_to(PACKAGE)}:{node.lineno} {node.attr}")
+    assert readers == []
