@@ -1,27 +1,38 @@
 """`NetVLADStream`: pooling of videos that are long, live, or spread over machines."""
 
+from typing import Any
+
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike, NDArray
 
 from keras_netvlad.layers.cluster_pooling import ClusterPooling
 
 
 class NetVLADStream:
-    """Pools videos chunk by chunk, in constant memory, with a descriptor at any moment.
+    """Pools videos chunk by chunk in constant memory and gives the descriptor of all frames so far at any time.
 
-    Holds the two sums of `aggregate`, which add up over frames, for a batch of `B` streams that advance together.
-    Chunks may have any length and come in any order; other processes can each sum their own frames and be merged.
-    The sums are float64 NumPy arrays on the host, so that an hour of frames adds no rounding to that of a chunk.
+    The stream holds the two sums of `aggregate`, which add up over frames, for a batch of `B` videos that advance
+    together. Chunks may have any length and come in any order. Other processes can sum some of the frames, and their
+    streams can be merged. The sums are float64 NumPy arrays on the host, so the rounding of an hour of frames is not
+    larger than that of one chunk.
 
-    The layer works as in inference. Its weights must stay as they are from the first `update` to the last, and be
-    the same in every process: sums taken with other weights do not add up.
+    The layer runs in inference mode. Its weights must not change between the first `update` and the last, and must be
+    the same in every process: sums that were computed with different weights must not be added.
+
+    `first_sum` depends on the layer:
+
+    - `NetVLAD`, `VLAD`, `NetRVLAD`: the sum of the assigned features, `(B, K, D)`
+    - `NeXtVLAD`: the sum of the assigned groups of expanded features, `(B, K, lambda D / G)`
+    - `NetFV`: the sums of `z` and of `z^2`, concatenated, `(B, K, 2 * D)`. `z` is the feature minus the mean of the
+      centroids, so sums taken before the centroids change cannot be used after it.
 
     Args:
-        layer: `NetVLAD`, `VLAD`, `NetRVLAD`, `NetFV` or `NeXtVLAD`, built or not.
+        layer: A built or new `NetVLAD`, `VLAD`, `NetRVLAD`, `NetFV` or `NeXtVLAD`.
 
     Attributes:
         layer: The layer.
-        first_sum: `A` `(B, K, D)`, float64, the sum of the assigned descriptors; `None` before the first frame.
+        first_sum: `A`, float64, the sum of the assigned features as listed above; `None` before the first frame.
         second_sum: `M` `(B, K)`, float64, the sum of the assignments; `None` before the first frame.
 
     Example:
@@ -38,65 +49,66 @@ class NetVLADStream:
     True
 
     Raises:
-        TypeError: If `layer` is no pooling layer of this package.
+        TypeError: If `layer` is not a pooling layer with `aggregate`.
 
     Reference:
-        - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), equation 4, whose sum over descriptors this
-          takes in parts.
+        - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), equation 4. Its sum over the features is
+          computed in parts.
     """
 
-    def __init__(self, layer):
+    def __init__(self, layer: ClusterPooling) -> None:
         if not isinstance(layer, ClusterPooling):
             raise TypeError(
-                "`layer` must be a NetVLAD or another pooling with `aggregate`; take it out of a model with "
+                "`layer` must be a NetVLAD or another pooling with `aggregate`; get it from a model with "
                 "`model.get_layer(name)`. "
                 f"Received: a {type(layer).__name__}"
             )
         self.layer = layer
-        self.reset()
+        self.first_sum: NDArray[np.float64] | None = None
+        self.second_sum: NDArray[np.float64] | None = None
 
-    def update(self, frames, mask=None):
-        """Adds a chunk of frames to each stream.
+    def update(self, frames: ArrayLike, mask: ArrayLike | None = None) -> None:
+        """Adds a chunk of frames to each video.
 
         Args:
-            frames: As the layer's inputs: `(B, T, D)`, `(B, H, W, D)` or `(B, T, H, W, D)`, of any `T`.
-            mask: As the layer's, for this chunk; streams of unequal length are padded and masked.
+            frames: Inputs of the layer, `(B, T, D)`, `(B, H, W, D)` or `(B, T, H, W, D)`, for any `T`.
+            mask: Mask of the layer for this chunk. Pad and mask videos of unequal length.
 
         Raises:
-            ValueError: If `frames` or `mask` do not suit the layer, if `B` changed, or if a frame that counts holds
-                NaN or infinity. Nothing is added then.
+            ValueError: If `frames` or `mask` are invalid for the layer, if `B` changed, or if a real frame holds NaN or
+                infinity. The sums are then unchanged.
         """
-        frames = ops.convert_to_tensor(frames)
-        if self.first_sum is not None and tuple(frames.shape[:1]) != (len(self.first_sum),):
+        inputs = ops.convert_to_tensor(frames)
+        if self.first_sum is not None and tuple(inputs.shape[:1]) != (len(self.first_sum),):
             raise ValueError(
-                f"This stream holds {len(self.first_sum)} videos and takes as many in every chunk; `reset` it, or "
-                f"make a stream of its own for each video. Received: frames of shape {tuple(frames.shape)}"
+                f"This stream holds {len(self.first_sum)} videos and needs as many in every chunk; `reset` it, or "
+                f"create one stream per video. Received: frames of shape {tuple(inputs.shape)}"
             )
-        first, second = self.layer.aggregate(frames, mask=mask, training=False)
+        first, second = self.layer.aggregate(inputs, mask=mask, training=False)
         self._add(ops.convert_to_numpy(first), ops.convert_to_numpy(second))
 
-    def merge(self, other):
-        """Adds what another stream has summed, in this process or in another.
+    def merge(self, other: "NetVLADStream | tuple[ArrayLike | None, ArrayLike | None]") -> None:
+        """Adds the sums of another stream, of this or another process.
 
         Args:
-            other: `NetVLADStream`; or a pair `(first_sum, second_sum)` of its arrays, all that has to travel. A
-                stream without frames adds nothing.
+            other: `NetVLADStream`, or the pair `(first_sum, second_sum)` of its arrays, which is enough to send between
+                processes. A stream without frames adds nothing.
 
         Raises:
-            ValueError: If the shapes of the sums differ, if the layers' weights do, or if the sums are not finite.
-                Nothing is added then.
-            TypeError: If `other` is neither.
+            ValueError: If the shapes of the sums or the weights of the layers differ, or if the sums are not finite.
+                The sums are then unchanged.
+            TypeError: If `other` is neither a stream nor a pair.
         """
         if isinstance(other, NetVLADStream):
             if other.first_sum is None:
                 return
             if not _equal_weights(self.layer, other.layer):
                 raise ValueError(
-                    "Streams add up only if their layers have the same weights; copy them with "
+                    "Only streams whose layers have the same weights can be merged; copy the weights with "
                     f"`layer.set_weights(...)` before the first frame. Received: weights of `{other.layer.name}` that "
                     f"differ from those of `{self.layer.name}`"
                 )
-            sums = other.first_sum, other.second_sum
+            sums: tuple[Any, ...] = other.first_sum, other.second_sum
         elif isinstance(other, (tuple, list)) and len(other) == 2:
             sums = tuple(other)
             if sums[0] is None and sums[1] is None:
@@ -108,18 +120,21 @@ class NetVLADStream:
             )
         self._add(*sums)
 
-    def descriptor(self):
-        """Returns the descriptors `(B, K * D)` of all frames so far, a NumPy array of the layer's compute dtype.
+    def descriptor(self) -> NDArray[Any]:
+        """Returns the descriptors of all frames so far.
+
+        Returns:
+            NumPy array of the shape and dtype of the layer's output, such as `(B, K * D)` for `NetVLAD`.
 
         Raises:
-            ValueError: Before the first frame, when the number of streams is not known.
+            ValueError: If no frame was added yet.
         """
-        if self.first_sum is None:
+        if self.first_sum is None or self.second_sum is None:
             raise ValueError("This stream has no frames yet; `update` it before `descriptor`.")
         return ops.convert_to_numpy(self.layer.describe(self.first_sum, self.second_sum))
 
-    def reset(self):
-        """Forgets all frames; the next `update` may have another number of streams."""
+    def reset(self) -> None:
+        """Forgets all frames. The next `update` may have a different number of videos."""
         self.first_sum = None
         self.second_sum = None
 
@@ -132,15 +147,15 @@ class NetVLADStream:
         ):
             expected = "(B, K, D) and (B, K)" if self.first_sum is None else _shapes(self.first_sum, self.second_sum)
             raise ValueError(
-                f"Sums must have the shapes {expected} to be merged; make both with the same layer and number of "
+                f"Sums must have the shapes {expected} to be merged; compute both with the same layer and number of "
                 f"videos. Received: shapes {_shapes(first, second)}"
             )
         if not (np.isfinite(first).all() and np.isfinite(second).all()):
             raise ValueError(
-                "Frames must be finite, or they would spoil all that follows; mask out frames that hold NaN or "
-                "infinity. Received: a chunk or stream whose sums are not finite"
+                "Frames must be finite; mask out frames that hold NaN or infinity. "
+                "Received: a chunk or stream whose sums are not finite"
             )
-        # New arrays, so that what a caller took before keeps its values.
+        # New arrays, so that arrays which a caller holds keep their values.
         self.first_sum = first.copy() if self.first_sum is None else self.first_sum + first
         self.second_sum = second.copy() if self.second_sum is None else self.second_sum + second
 

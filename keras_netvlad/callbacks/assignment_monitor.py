@@ -1,6 +1,7 @@
-"""`AssignmentMonitor`: how clusters are used, epoch by epoch."""
+"""`AssignmentMonitor`: logs the use of clusters after each epoch."""
 
 import os
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,27 +20,26 @@ from keras_netvlad.layers.cluster_pooling import ClusterPooling
 
 
 class AssignmentMonitor(keras.callbacks.Callback):
-    """Logs after each epoch how a model's poolings use their clusters on a sample of the data.
+    """Logs after each epoch how the poolings of a model use their clusters on a sample of the data.
 
-    A clustering that collapses can't be seen in the loss until late: all frames go to a few clusters, the others are
-    dead weights. For each pooling layer with clusters (`NetVLAD`, `VLAD`, `NetRVLAD`, `NetFV`, `SoftDBoW`, `NeXtVLAD`)
-    four numbers are added to the epoch's `logs`, under `<layer>_<number>`, where `History` finds them, and callbacks
-    that stand behind this one in the list (`CSVLogger`, `EarlyStopping`):
+    When clusters collapse, all frames go to a few of them and the others are dead weights. The loss shows this late.
+    For each pooling layer with clusters (`NetVLAD`, `VLAD`, `NetRVLAD`, `NetFV`, `SoftDBoW`, `NeXtVLAD`) the callback
+    adds four numbers to the `logs` of the epoch, under `<layer>_<number>`. `History` and the callbacks that follow in
+    the list (`CSVLogger`, `EarlyStopping`) find them there:
 
-    - `usage_entropy`: of the clusters' shares, in nats; from 0, one cluster takes all, to `log(K)`, all take alike
-    - `assignment_entropy`: of each frame's assignment, the mean over frames, in nats; 0 is a hard assignment
-    - `dead_clusters`: how many clusters have less than a hundredth of an even share
-    - `largest_share`: that of the largest cluster
+    - `usage_entropy`: the entropy of the clusters' shares in nats, from 0 for a single cluster to `log(K)` for even use
+    - `assignment_entropy`: the entropy of the assignment of a frame in nats, averaged over frames; 0 if it is hard
+    - `dead_clusters`: the number of clusters with less than a hundredth of an even share
+    - `largest_share`: the share of the largest cluster
 
-    With `log_dir` they are written for TensorBoard, too, under `assignments/<layer>/<number>`. The model works as in
-    inference; the sample runs through it as it is, without `fit`'s compiled step, and nothing of training changes.
+    With `log_dir` they are also written for TensorBoard, under `assignments/<layer>/<number>`. The model runs the
+    sample eagerly in inference mode, so the state of the training does not change.
 
     Args:
-        data: Inputs of the model, without labels: an array, or a dict, list or tuple of arrays, such as
-            `{"frames": ..., "num_frames": ...}`. A hundred videos say enough. Frames that a mask leaves out
-            don't count.
+        data: Inputs of the model without labels: an array, or a dict, list or tuple of arrays, such as
+            `{"frames": ..., "num_frames": ...}`. A hundred videos are enough. Masked frames are ignored.
         log_dir: Optional path of a directory for TensorBoard: `tensorboard --logdir LOG_DIR`.
-        batch_size: Integer, videos to run at a time.
+        batch_size: Integer, the number of videos to run at a time.
 
     Example:
 
@@ -56,21 +56,21 @@ class AssignmentMonitor(keras.callbacks.Callback):
     Raises:
         ValueError: If `data` holds no videos or inputs of different lengths, if the model has no pooling with clusters,
             if two of them have the same name, or if the sample does not reach one of them.
-        TypeError: If `data` is something else than arrays, or `log_dir` no path.
-        OSError: If `log_dir` can't be written.
+        TypeError: If `data` does not consist of arrays, or `log_dir` is not a path.
+        OSError: If `log_dir` cannot be written.
 
     Reference:
-        - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), equation 2, whose assignments these are.
+        - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), equation 2 (the assignments).
     """
 
-    def __init__(self, data, log_dir=None, batch_size=32):
+    def __init__(self, data: Any, log_dir: str | os.PathLike[str] | None = None, batch_size: int = 32) -> None:
         super().__init__()
         self.data, self.num_videos = _check_data(data)
         self.log_dir = None if log_dir is None else os.fspath(check_path("log_dir", log_dir))
         self.batch_size = check_integer("batch_size", batch_size, 1)
-        self._writer = None
+        self._writer: Any = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the model's poolings and opens the event file."""
         layers = list(dict.fromkeys(_pooling_layers(self.model)))
         names = [layer.name for layer in layers]
@@ -81,15 +81,15 @@ class AssignmentMonitor(keras.callbacks.Callback):
             )
         if len(set(names)) < len(names):
             raise ValueError(
-                "`AssignmentMonitor` logs each pooling under its name; give each a name of its own. "
+                "`AssignmentMonitor` logs each pooling under its name; give each a unique name. "
                 f"Received: layers named {names}"
             )
         self._layers = layers
         if self.log_dir is not None:
             self._writer = _open_writer(self.log_dir)
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Runs the sample through the model, and logs."""
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Runs the sample through the model and logs the numbers."""
         assignments = self._assignments()
         for layer in self._layers:
             rows = assignments[layer.name]
@@ -100,27 +100,27 @@ class AssignmentMonitor(keras.callbacks.Callback):
                 "dead_clusters": float(dead_clusters(shares).sum()),
                 "largest_share": float(shares.max()),
             }
-            if not len(rows):  # diverged, or the mask leaves nothing: no numbers, rather than wrong ones
+            if not len(rows):  # the training diverged, or all frames are masked
                 numbers = dict.fromkeys(numbers, float("nan"))
             if logs is not None:
                 logs.update({f"{layer.name}_{name}": number for name, number in numbers.items()})
             if self._writer is not None:
                 _write(self._writer, f"assignments/{layer.name}", numbers, epoch)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Closes the event file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def _assignments(self):
-        """The rows `(N, K)` that each layer assigns of the sample, by the layer's name."""
-        seen = {layer.name: [] for layer in self._layers}
+        """Returns the assignments `(N, K)` of the sample by the name of each layer."""
+        seen: dict[str, list[np.ndarray]] = {layer.name: [] for layer in self._layers}
         restore = []
         try:
             for layer in self._layers:
-                # The inputs and the mask are those that the model calls the layer with. A second model, from the inputs
-                # of the model to those of the layer, cannot be made from a subclassed model.
+                # A wrapper of `call` sees the inputs and the mask that the layer receives. A subclassed model has no
+                # symbolic tensors from which a second model could be built.
                 vars(layer)["call"] = _watched_call(layer, seen[layer.name])
                 restore.append(layer)
             for start in range(0, self.num_videos, self.batch_size):
@@ -156,13 +156,13 @@ def _check_data(data):
     arrays = tree.flatten(data)
     if not arrays or any(isinstance(array, (str, bytes)) or not hasattr(array, "shape") for array in arrays):
         raise TypeError(
-            "`data` must be the model's inputs as an array, or a dict, list or tuple of arrays; take a sample out of a "
+            "`data` must be the model's inputs as an array, or a dict, list or tuple of arrays; take a sample from a "
             f"dataset first. Received: a {type(data).__name__}"
         )
     lengths = {len(array) if len(array.shape) else 0 for array in arrays}
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(
-            "`data` must hold at least one video, and as many of each input; leave labels out. "
+            "`data` must hold at least one video, and the same number for each input; leave out labels. "
             f"Received: shapes {[tuple(array.shape) for array in arrays]}"
         )
     return data, lengths.pop()
@@ -175,7 +175,7 @@ def _open_writer(log_dir):
         os.makedirs(log_dir, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"`log_dir` must be a directory that can be written. Received: log_dir={log_dir!r} ({error.strerror})"
+            f"`log_dir` must be a writable directory. Received: log_dir={log_dir!r} ({error.strerror})"
         ) from error
     return tf.summary.create_file_writer(log_dir)
 
@@ -183,7 +183,7 @@ def _open_writer(log_dir):
 def _write(writer, prefix, numbers, epoch):
     import tensorflow as tf
 
-    # What `tf.summary.scalar` writes; that one needs the package `tensorboard` here, where only the reader does.
+    # The same record as `tf.summary.scalar` writes, which would need the package `tensorboard`.
     metadata = tf.compat.v1.SummaryMetadata(
         plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class="DATA_CLASS_SCALAR"
     )

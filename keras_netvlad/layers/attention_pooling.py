@@ -31,8 +31,8 @@ class AttentionPooling(FramePooling):
         y[h] = sum_n a[n, h] x[n]               one mean per head
 
     `m` are the mask's weights. The clusters of `NetVLAD` share out each frame; here each head distributes its attention
-    over the frames. The layer computes in float32 (float64 under a float64 policy); a mixed policy sets only the dtype of the output. A
-    video without frames gives zeros.
+    over the frames. The layer computes in float32 (float64 under a float64 policy); a mixed policy sets only the dtype
+    of the output. A video without frames gives zeros.
 
     Args:
         num_heads: Integer, `H`.

@@ -1,6 +1,8 @@
 """Checks inputs and masks of any accepted shape, and flattens them to features `(B, N, D)` and weights `(B, N)`."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -15,17 +17,19 @@ RANKS = {
 }
 
 
-def check_inputs(layer_name, shape, channel_axis, feature_size=None):
+def check_inputs(
+    layer_name: str, shape: Sequence[int | None] | None, channel_axis: int, feature_size: int | None = None
+) -> int:
     """Returns the feature size `D` of an input shape, or raises if the layer cannot pool such an input.
 
     Args:
         layer_name: Name for the message.
-        shape: Static shape, unknown dimensions `None`.
-        channel_axis: -1 or -3, the axis of the features in a map.
-        feature_size: The `D` the layer was built for, if it was.
+        shape: Static shape with `None` for unknown dimensions.
+        channel_axis: -1 or -3, the axis of the feature dimension in a map.
+        feature_size: The feature size of a built layer; `None` before `build`.
     """
     if shape is None:
-        raise ValueError(f"`{layer_name}` pools an array of descriptors. Received: None")
+        raise ValueError(f"`{layer_name}` pools an array of features. Received: None")
     if len(shape) not in RANKS:
         raise ValueError(
             f"`{layer_name}` pools inputs of shape {', '.join(RANKS.values())}; "
@@ -44,8 +48,8 @@ def check_inputs(layer_name, shape, channel_axis, feature_size=None):
     return received
 
 
-def check_mask(layer_name, mask, shape, channel_axis):
-    """Raises if a mask does not belong to an input of this shape, or weighs by something that is no weight."""
+def check_mask(layer_name: str, mask: Any, shape: Sequence[int | None], channel_axis: int) -> None:
+    """Raises if the shape of a mask does not fit an input of this shape, or if its values are not weights."""
     positions = _without_features(shape, channel_axis)  # (B, N), (B, H, W) or (B, T, H, W)
     allowed = [positions] if len(shape) != 5 else [positions[:2], positions]
     if not any(_may_equal(mask.shape, candidate) for candidate in allowed):
@@ -65,8 +69,8 @@ def check_mask(layer_name, mask, shape, channel_axis):
         )
 
 
-def flatten_inputs(inputs, channel_axis):
-    """Returns inputs of rank 3 to 5 as `(B, N, D)`: frame by frame, row by row."""
+def flatten_inputs(inputs: Any, channel_axis: int) -> Any:
+    """Returns inputs of rank 3 to 5 as features `(B, N, D)`, frame by frame and row by row."""
     if len(inputs.shape) == 3:
         return inputs
     if channel_axis == -3:
@@ -78,7 +82,7 @@ def flatten_inputs(inputs, channel_axis):
     return ops.reshape(inputs, (ops.shape(inputs)[0], -1, size))
 
 
-def flatten_mask(mask, inputs, channel_axis):
+def flatten_mask(mask: Any, inputs: Any, channel_axis: int) -> Any:
     """Returns a mask of any accepted shape as `(B, N)`, in the order of `flatten_inputs`."""
     if len(inputs.shape) == 3:
         return mask
@@ -97,8 +101,8 @@ def flatten_mask(mask, inputs, channel_axis):
     return ops.reshape(mask, (ops.shape(mask)[0], -1))
 
 
-def is_boolean(tensor):
-    """Whether a tensor of any backend is boolean."""
+def is_boolean(tensor: Any) -> bool:
+    """Returns whether a tensor of any backend is boolean."""
     return standardize_dtype(tensor.dtype) == "bool"
 
 

@@ -1,6 +1,7 @@
-"""k-means on a sample of descriptors: the starting weights that `adapt` gives a pooling layer."""
+"""k-means on a sample of features, from which `adapt` sets the weights of a pooling layer."""
 
 import itertools
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,13 +10,13 @@ from keras import ops
 from keras_netvlad.base.validation import check_integer
 from keras_netvlad.layers.frame_inputs import check_inputs, check_mask
 
-# FAISS clusters at most 256 points a centroid; more changes the centroids little and the time a lot.
-DESCRIPTORS_PER_CLUSTER = 256
-# The nearest cluster of an average descriptor gets 100 times the assignment of the second nearest.
+# FAISS also clusters at most 256 points per centroid. More points change the centroids little and take much longer.
+FEATURES_PER_CLUSTER = 256
+# The nearest cluster of an average feature gets 100 times the assignment of the second nearest.
 LOG_RATIO = np.log(100.0)
 
 
-def import_kmeans():
+def import_kmeans() -> type:
     """Returns scikit-learn's `KMeans`, or raises naming the extra that installs it."""
     try:
         from sklearn.cluster import KMeans
@@ -27,29 +28,30 @@ def import_kmeans():
     return KMeans
 
 
-def sample_descriptors(layer, data, mask, num_clusters, sample_size, batch_size, steps, rng, verbose):
-    """Draws descriptors uniformly and without replacement from data of unknown length, in bounded memory.
+def sample_features(layer, data, mask, num_clusters, sample_size, batch_size, steps, rng, verbose):
+    """Draws features uniformly and without replacement from data of unknown length, in bounded memory.
 
     Args:
         layer: Pooling layer, built or not, whose inputs the data holds.
-        data: As of `adapt`.
-        mask: As of `adapt`.
-        num_clusters: Ghosts included: the least number of descriptors that will do.
-        sample_size: Descriptors to draw, `S`, or `None` for 256 a cluster.
-        batch_size: Videos read at a time, if `data` is an array.
-        steps: Batches to read, or `None` for all.
-        rng: NumPy generator. One number is drawn for each descriptor, so batches of any size give one sample.
-        verbose: As of `adapt`.
+        data: Data, as for `adapt`.
+        mask: Mask, as for `adapt`.
+        num_clusters: Number of clusters and ghost clusters. At least as many features are needed.
+        sample_size: Number of features to draw, `S`; or `None` for 256 per cluster.
+        batch_size: Number of videos to read at a time if `data` is an array.
+        steps: Number of batches to read; or `None` for all.
+        rng: NumPy generator. It draws one number for each feature, so the sample does not depend on the batch size.
+        verbose: Verbosity, as for `adapt`.
 
     Returns:
-        The sample `(S, D)`, in random order, and the static shape of an input, of which only `D` is known.
+        The sample `(S, D)` in random order, and the static shape of an input with `None` for all dimensions but `D`.
     """
     sample_size = _check_sample_size(sample_size, num_clusters)
     steps = None if steps is None else check_integer("steps", steps, 1)
     verbose = _check_verbose(verbose)
     batches, num_batches = _batches(layer, data, mask, check_integer("batch_size", batch_size, 1), steps)
     progress = keras.utils.Progbar(num_batches, verbose=verbose)
-    reservoir, shape, num_read = _Reservoir(sample_size, rng), None, 0
+    reservoir, num_read = _Reservoir(sample_size, rng), 0
+    shape: list[int | None] | None = None
     for num_read, element in enumerate(batches, 1):
         inputs, weights = _unpack(layer, element, num_read)
         size = check_inputs(layer.name, inputs.shape, layer.channel_axis, layer.feature_size)
@@ -58,39 +60,39 @@ def sample_descriptors(layer, data, mask, num_clusters, sample_size, batch_size,
             shape[_size_axis(layer, inputs)] = size
         elif size not in shape:
             raise ValueError(
-                f"`adapt` of `{layer.name}` needs one feature size throughout its data; drop inputs of another. "
+                f"`adapt` of `{layer.name}` needs data with a single feature size; drop inputs of other sizes. "
                 f"Received: batch {num_read} of shape {inputs.shape} after inputs of shape {tuple(shape)}"
             )
-        descriptors = _kept_descriptors(layer, inputs, weights).astype(layer.sum_dtype, copy=False)
-        num_broken = int((~np.isfinite(descriptors).all(axis=1)).sum())
+        features = _kept_features(layer, inputs, weights).astype(layer.sum_dtype, copy=False)
+        num_broken = int((~np.isfinite(features).all(axis=1)).sum())
         if num_broken:
             raise ValueError(
-                f"`adapt` of `{layer.name}` needs finite descriptors; mask out or drop those that are not. "
-                f"Received: NaN or infinity in {num_broken} of the {len(descriptors)} descriptors of batch {num_read}"
+                f"`adapt` of `{layer.name}` needs finite features; mask out or drop those that are not. "
+                f"Received: NaN or infinity in {num_broken} of the {len(features)} features of batch {num_read}"
             )
-        reservoir.add(descriptors)
+        reservoir.add(features)
         progress.update(num_read, finalize=False)
     if reservoir.num_seen < num_clusters:
         raise ValueError(
-            f"`adapt` of `{layer.name}` needs at least {num_clusters} descriptors, one for each cluster and ghost "
-            f"cluster; give more data or ask for fewer clusters. Received: {reservoir.num_seen} descriptors that the "
+            f"`adapt` of `{layer.name}` needs at least {num_clusters} features, one for each cluster and ghost "
+            f"cluster; give more data or ask for fewer clusters. Received: {reservoir.num_seen} features that the "
             f"mask keeps, in {num_read} batches"
         )
     progress.update(num_read, finalize=True)
-    return reservoir.sample(), tuple(shape)
+    return reservoir.sample(), tuple(shape or ())
 
 
 def find_centroids(layer_name, sample, num_clusters, seed):
-    """Clusters a sample `(S, D)` with k-means and returns the centroids `(K + G, D)`, most populated first.
+    """Clusters a sample `(S, D)` with k-means and returns the centroids `(K + G, D)`, the most populated first.
 
     `KMeans` with FAISS's 25 iterations took 1.5 s for K=64, D=1024 and 3.3 s for K=256, D=128 on two cores.
     `MiniBatchKMeans` with batches of 4096 took 2.5 and 0.9 s, but its inertia was 0.1 and 1.4 % higher, and its
-    smallest of 256 clusters held one descriptor where `KMeans` left 48.
+    smallest of 256 clusters held one feature where `KMeans` left 48.
     """
     num_distinct = _num_distinct(sample, num_clusters)
     if num_distinct < num_clusters:
         raise ValueError(
-            f"`adapt` of `{layer_name}` needs at least {num_clusters} distinct descriptors, one for each cluster and "
+            f"`adapt` of `{layer_name}` needs at least {num_clusters} distinct features, one for each cluster and "
             "ghost cluster; give more varied data or ask for fewer clusters. "
             f"Received: {num_distinct} distinct among {len(sample)}"
         )
@@ -102,15 +104,15 @@ def find_centroids(layer_name, sample, num_clusters, seed):
 def assignment_from_centroids(layer_name, sample, centroids, use_bias):
     """Returns kernel `(D, K)` and bias `(K,)` that assign a sample softly to its nearest centroids.
 
-    With a bias, the logits are `-alpha ||x - c||^2` but for a term that all clusters share (Arandjelović et al. 2016,
-    equations 2 and 3): `W = 2 alpha c`, `b = -alpha ||c||^2`. Without, they are `alpha c_hat . x`. Either way alpha
-    makes the logits of the two nearest clusters `ln(100)` apart on average.
+    With a bias, the logits are `-alpha ||x - c||^2` without the term `-alpha ||x||^2`, which all clusters share
+    (Arandjelović et al. 2016, equations 2 and 3): `W = 2 alpha c`, `b = -alpha ||c||^2`. Without a bias, the logits are
+    `alpha c_hat . x`. `alpha` is chosen so that the logits of the two nearest clusters differ by `ln(100)` on average.
 
     Args:
         layer_name: Name for messages.
-        sample: Descriptors `(S, D)`.
+        sample: Features `(S, D)`.
         centroids: `(K, D)`, float64.
-        use_bias: Boolean. If false, the bias returned is zero.
+        use_bias: Boolean. If it is false, the returned bias is zero.
     """
     if len(centroids) == 1:
         return np.zeros(centroids.T.shape), np.zeros(1)
@@ -125,33 +127,34 @@ def assignment_from_centroids(layer_name, sample, centroids, use_bias):
         second, first = np.partition(logits, -2, axis=1)[:, -2:].T
         gap += np.sum(first - second) / len(sample)
         size = max(size, np.abs(logits).max())
-    # A gap within the rounding of the logits would make an alpha that blows that rounding up to whole units.
+    # A gap as small as the rounding of the logits would give an alpha that amplifies this rounding to whole units.
     if not gap > np.finfo(sample.dtype).eps * size:
         raise ValueError(
-            f"`adapt` of `{layer_name}` needs descriptors that clusters can tell apart; give more varied data, ask for "
-            f"fewer clusters or, if only the lengths of the descriptors differ, use `use_bias=True`. Received: "
-            f"{len(sample)} descriptors as near to the second nearest of {len(centroids)} centroids as to the nearest"
+            f"`adapt` of `{layer_name}` needs features that clusters can tell apart; give more varied data, ask for "
+            f"fewer clusters or, if only the lengths of the features differ, use `use_bias=True`. Received: "
+            f"{len(sample)} features as near to the second nearest of {len(centroids)} centroids as to the nearest"
         )
     alpha = LOG_RATIO / gap
     return alpha * kernel, alpha * bias
 
 
 class _Reservoir:
-    """A uniform sample of a stream: every descriptor draws a random key, the smallest keys stay."""
+    """A uniform sample of a stream: each feature gets a random key, and those with the smallest keys are kept."""
 
     def __init__(self, size, rng):
         self.size, self.rng, self.num_seen = size, rng, 0
-        self.keys, self.rows = np.empty(0), None
+        self.keys = np.empty(0)
+        self.rows: Any = None  # an array `(n, D)` after the first `add`
 
-    def add(self, descriptors):
-        keys = self.rng.random(len(descriptors))
+    def add(self, features):
+        keys = self.rng.random(len(features))
         self.num_seen += len(keys)
         room = self.size - len(self.keys)
         if self.rows is None:
-            self.rows = np.empty((0, descriptors.shape[1]), descriptors.dtype)
+            self.rows = np.empty((0, features.shape[1]), features.dtype)
         if room > 0:
-            self._append(keys[:room], descriptors[:room])
-            keys, descriptors = keys[room:], descriptors[room:]
+            self._append(keys[:room], features[:room])
+            keys, features = keys[room:], features[room:]
         if not len(keys):
             return
         all_keys = np.concatenate([self.keys, keys])
@@ -159,20 +162,20 @@ class _Reservoir:
         newcomers = np.sort(staying[staying >= self.size])
         leaving = np.setdiff1d(np.arange(self.size), staying, assume_unique=True)
         self.keys[leaving] = all_keys[newcomers]
-        self.rows[leaving] = descriptors[newcomers - self.size]
+        self.rows[leaving] = features[newcomers - self.size]
 
     def sample(self):
         # Sorted, so that the sample does not depend on how the stream was cut into batches.
         return self.rows[: len(self.keys)][np.argsort(self.keys)]
 
-    def _append(self, keys, descriptors):
+    def _append(self, keys, features):
         start, stop = len(self.keys), len(self.keys) + len(keys)
         if stop > len(self.rows):  # grows by half, so a size that is never reached costs nothing
             capacity = min(self.size, max(stop, len(self.rows) * 3 // 2))
-            grown = np.empty((capacity, descriptors.shape[1]), descriptors.dtype)
+            grown = np.empty((capacity, features.shape[1]), features.dtype)
             grown[:start] = self.rows[:start]
             self.rows = grown
-        self.rows[start:stop] = descriptors
+        self.rows[start:stop] = features
         self.keys = np.concatenate([self.keys, keys])
 
 
@@ -181,7 +184,7 @@ def _batches(layer, data, mask, batch_size, steps):
     is_iterable = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
     if isinstance(data, (str, bytes, dict, tuple, keras.KerasTensor)) or not is_iterable:
         raise TypeError(
-            f"`data` for `adapt` of `{layer.name}` must be an array, with `mask=` beside it if need be, or a "
+            f"`data` for `adapt` of `{layer.name}` must be an array, optionally with `mask=`, or a "
             f"tf.data.Dataset, PyDataset or iterable of `inputs` or `(inputs, mask)`. Received: {_kind(data)}"
         )
     if ops.is_tensor(data) or hasattr(data, "__array__"):
@@ -196,8 +199,8 @@ def _batches(layer, data, mask, batch_size, steps):
     else:
         if mask is not None:
             raise ValueError(
-                "`mask` goes with an array; from a dataset or generator, yield pairs `(inputs, mask)` instead. "
-                f"Received: mask beside {_kind(data)}"
+                "`mask` is for arrays; let a dataset or generator yield pairs `(inputs, mask)` instead. "
+                f"Received: a mask and {_kind(data)}"
             )
         elements, num_batches = data, _length(data, steps)
     if steps is not None:
@@ -223,7 +226,7 @@ def _length(data, steps):
             length = None
     if is_infinite and steps is None:
         raise ValueError(
-            "`adapt` reads its data to the end; give `steps`, the number of batches to read, for data that has none. "
+            "`adapt` reads its data to the end; set `steps`, the number of batches to read, for infinite data. "
             f"Received: infinite {_kind(data)} and steps=None"
         )
     return length
@@ -261,12 +264,12 @@ def _not_a_mask(layer, received):
 
 
 def _size_axis(layer, inputs):
-    """Returns the axis that holds the features, counted from the front."""
+    """Returns the axis of the feature dimension, counted from the front."""
     return inputs.ndim + (-1 if inputs.ndim == 3 else layer.channel_axis)
 
 
-def _kept_descriptors(layer, inputs, mask):
-    """Returns the descriptors `(n, D)` that the mask keeps, as `frame_inputs.flatten_inputs` orders them."""
+def _kept_features(layer, inputs, mask):
+    """Returns the features `(n, D)` that the mask keeps, as `frame_inputs.flatten_inputs` orders them."""
     inputs = np.moveaxis(inputs, _size_axis(layer, inputs), -1)
     if mask is not None:
         inputs = inputs[mask > 0]
@@ -274,7 +277,7 @@ def _kept_descriptors(layer, inputs, mask):
 
 
 def _num_distinct(sample, enough):
-    """Counts distinct rows, but not beyond `enough`."""
+    """Returns the number of distinct rows, or `enough` if there are at least as many."""
     seen = set()
     for row in sample:
         seen.add((row + 0.0).tobytes())  # -0.0 becomes 0.0
@@ -309,7 +312,7 @@ def _kind(value):
 
 def _check_sample_size(sample_size, num_clusters):
     if sample_size is None:
-        return DESCRIPTORS_PER_CLUSTER * num_clusters
+        return FEATURES_PER_CLUSTER * num_clusters
     sample_size = check_integer("sample_size", sample_size, 1)
     if sample_size < num_clusters:
         raise ValueError(

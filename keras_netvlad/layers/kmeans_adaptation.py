@@ -9,7 +9,7 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_integer
-from keras_netvlad.layers.kmeans import find_centroids, import_kmeans, sample_descriptors
+from keras_netvlad.layers.kmeans import find_centroids, import_kmeans, sample_features
 from keras_netvlad.layers.vlad_ops import normalize
 
 
@@ -96,7 +96,7 @@ class KMeansAdaptation:
         rng = np.random.default_rng(seed)
         kmeans_seed = int(rng.integers(2**31))
         num_centroids = self.num_clusters + self.num_ghost_clusters
-        sample, input_shape = sample_descriptors(
+        sample, input_shape = sample_features(
             self, data, mask, num_centroids, sample_size, batch_size, steps, rng, verbose
         )
         if self.normalize_input:
@@ -108,8 +108,8 @@ class KMeansAdaptation:
             weights[path] = ops.cast(value, dtype)
             if not np.isfinite(ops.convert_to_numpy(ops.cast(weights[path], "float32"))).all():
                 raise ValueError(
-                    f"`adapt` of `{self.name}` needs descriptors of a scale that suits {dtype} weights; scale them, "
-                    f"or use `normalize_input=True`. Received: descriptors of up to {np.abs(sample).max():.3g} that "
+                    f"`adapt` of `{self.name}` needs features of a scale that suits {dtype} weights; scale them, "
+                    f"or use `normalize_input=True`. Received: features of up to {np.abs(sample).max():.3g} that "
                     f"make `{path}` infinite"
                 )
         if not self.built:

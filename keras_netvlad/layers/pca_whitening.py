@@ -1,13 +1,18 @@
 """`PCAWhitening`: the principal components of descriptors, each scaled to the same variance."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_boolean, check_integer
-from keras_netvlad.layers.vlad_ops import normalize
+from keras_netvlad.layers.frame_pooling import Shape
+from keras_netvlad.layers.vlad_ops import matmul, normalize
 
-# A component whose variance is this small a share of the largest is rounding, which whitening would blow up.
+# A component with a smaller share of the largest variance is rounding noise, which whitening would amplify.
 SMALLEST_VARIANCE = 1e-10
 
 
@@ -15,17 +20,18 @@ SMALLEST_VARIANCE = 1e-10
 class PCAWhitening(keras.Layer):
     """Projects descriptors onto their principal components, scales these to variance 1, and normalizes the result.
 
-        y = normalize((x - mean) W)
+        y = (x - mean) W
+        y = y / ||y||                           output normalization
 
-    The paper shortens NetVLAD's descriptors to 4096 numbers or less that way, and they retrieve better than the long
-    ones: what co-occurs in all of them no longer outweighs what tells places apart. `adapt` learns mean and components
-    from a sample; they are not trained after that.
+    The paper shortens NetVLAD's descriptors to at most 4096 values with it, and the short descriptors retrieve better
+    than the long ones, because directions that all descriptors share no longer dominate. `adapt` computes mean and
+    components from a sample. They are not trained.
 
     Args:
-        output_dim: Integer, components to keep, `P`; or `None` for as many as descriptors are long.
-        normalize_output: Boolean, whether to scale each result to length 1.
-        **kwargs: `name` and `dtype`, as of any Keras layer. Computed in float32 (float64 for float64) whatever the
-            policy.
+        output_dim: Integer, the number of components to keep, `P`; or `None` to keep all.
+        normalize_output: Boolean, whether to scale each output to unit L2 norm.
+        **kwargs: `name` and `dtype`, as for any Keras layer. The layer computes in float32 (float64 under a float64
+            policy); a mixed policy sets only the dtype of the output.
 
     Call arguments:
         inputs: Descriptors `(B, F)`.
@@ -37,7 +43,7 @@ class PCAWhitening(keras.Layer):
         `(B, P)`, the components of largest variance first.
 
     Weights:
-        `mean` `(F,)` and `projection` `(F, P)`, not trainable; zeros and the identity before `adapt`.
+        `mean` `(F,)` and `projection` `W` `(F, P)`, not trainable. They are zeros and the identity before `adapt`.
 
     Example:
 
@@ -54,51 +60,51 @@ class PCAWhitening(keras.Layer):
     (2, 32)
 
     Raises:
-        ValueError: On an argument or an input that is none of the above, or more components than values.
+        ValueError: If an argument or the input is invalid, or if `output_dim` exceeds the size of the descriptors.
 
     Reference:
         - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), section 5.1, after
           [Jégou & Chum 2012](https://inria.hal.science/hal-00722622).
     """
 
-    def __init__(self, output_dim=None, normalize_output=True, **kwargs):
+    def __init__(self, output_dim: int | None = None, normalize_output: bool = True, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.output_dim = None if output_dim is None else check_integer("output_dim", output_dim, 1)
         self.normalize_output = check_boolean("normalize_output", normalize_output)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         size = self._check_input(input_shape)
         self.mean = self._add_weight("mean", (size,), "zeros")
         self.projection = self._add_weight("projection", (size, self.output_dim or size), "identity")
 
-    def call(self, inputs):
-        centred = ops.cast(inputs, self._wide_dtype) - self.mean
-        # The operator, for `ops.matmul` turns float64 into float32 on torch and JAX (Keras 3.15).
-        components = centred @ self.projection
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+        centered = ops.cast(inputs, self._wide_dtype) - self.mean  # (B, F)
+        components = matmul(centered, self.projection)  # (B, P)
         if self.normalize_output:
             components = normalize(components)
         return ops.cast(components, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         size = self._check_input(input_shape)
         return input_shape[0], self.output_dim or size
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "output_dim": self.output_dim,
             "normalize_output": self.normalize_output,
         }
 
-    def adapt(self, data):
-        """Learns mean and components from a sample of descriptors, in float64.
+    def adapt(self, data: ArrayLike | Iterable[ArrayLike]) -> None:
+        """Computes mean and components from a sample of descriptors, in float64.
 
-        Builds the layer, if it is not yet. On an error the layer is as it was. With fewer samples than values, `S < F`,
-        the components come from the products of samples, `(S, S)`, instead of the covariance of values, `(F, F)`.
+        The method builds the layer if necessary. After an error the layer is unchanged. If there are fewer samples than
+        values, `S < F`, the components are computed from the Gram matrix of the samples, `(S, S)`, instead of the
+        covariance of the values, `(F, F)`.
 
         Args:
-            data: Array `(S, F)`, at least one sample more than there are components to keep, better ten times as many;
-                or an iterable of such arrays, batches, which are joined.
+            data: Array `(S, F)`, or an iterable of such arrays, which are concatenated. `S` must be larger than the
+                number of components. Ten times as many samples are better.
 
         Example:
 
@@ -111,8 +117,8 @@ class PCAWhitening(keras.Layer):
         [1.0, 1.0]
 
         Raises:
-            ValueError: On samples of another shape or size than the layer's, or of NaN or infinity; or that are too
-                few, or vary in too few directions, for the components.
+            ValueError: If the shape or size of the samples does not fit the layer, if they hold NaN or infinity, or if
+                they are too few or vary in too few directions for the number of components.
         """
         sample = _to_array(self.name, data)
         size = self._check_input(sample.shape)
@@ -142,7 +148,6 @@ class PCAWhitening(keras.Layer):
             )
         if not self.built:
             self.build((None, size))
-            self.built = True
         self.mean.assign(mean)
         self.projection.assign(components / np.sqrt(variances))
 
@@ -183,18 +188,18 @@ def _to_array(name, data):
 
 
 def _principal_components(sample, num_components):
-    """Returns mean `(F,)`, the largest variances `(P,)` and their directions `(F, P)`, signs fixed."""
+    """Returns the mean `(F,)`, the largest variances `(P,)` and their directions `(F, P)` with fixed signs."""
     mean = sample.mean(axis=0)
-    centred = sample - mean
-    num_samples, size = centred.shape
+    centered = sample - mean
+    num_samples, size = centered.shape
     if size <= num_samples:
-        values, vectors = np.linalg.eigh(centred.T @ centred)
+        values, vectors = np.linalg.eigh(centered.T @ centered)
         vectors = vectors[:, ::-1][:, :num_components]
     else:
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        vectors = centred.T @ vectors[:, ::-1][:, :num_components]
+        values, vectors = np.linalg.eigh(centered @ centered.T)
+        vectors = centered.T @ vectors[:, ::-1][:, :num_components]
         lengths = np.linalg.norm(vectors, axis=0)
         vectors = vectors / np.where(lengths > 0, lengths, 1.0)
-    # Either sign is right; the largest value of each is made positive, so that every machine has the same.
+    # The sign of a component is arbitrary. Its largest value is made positive, so that all machines agree.
     largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(num_components)]
     return mean, values[::-1][:num_components] / (num_samples - 1), vectors * np.where(largest < 0, -1.0, 1.0)

@@ -1,5 +1,8 @@
 """`SoftAssignment`: the weights and the equation of `a = softmax(x W + b)`."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -21,6 +24,13 @@ class SoftAssignment:
     """
 
     product_dtype: str | None = None
+
+    # Provided by the layer; declared for type checkers.
+    name: str
+    num_clusters: int
+    feature_size: Any
+    sum_dtype: Any
+    _real_features: Callable[..., Any]
 
     def _set_assignment(self, num_ghost_clusters, assignment, use_bias, batch_normalization, data_format):
         """Checks and sets the options of the assignment."""

@@ -109,10 +109,6 @@ class SoftDBoW(SoftAssignment, FramePooling):
         y = normalize(mass) if self.output_normalization else mass  # y = M / ||M||
         return ops.cast(y, self.compute_dtype)
 
-    def assign(self, inputs: ArrayLike, mask: ArrayLike | None = None) -> keras.KerasTensor:
-        """Returns the share of each feature that each cluster gets, `(B, N, K)`, as `NetVLAD.assign` does."""
-        return self._assigned(inputs, mask, training=False)[1]
-
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         self._check_shape(input_shape)
         return input_shape[0], self.num_clusters
@@ -127,3 +123,26 @@ class SoftDBoW(SoftAssignment, FramePooling):
             "data_format": self.data_format,
             **weight_config(self, "kernel", "bias"),
         }
+
+    def assign(self, inputs: ArrayLike, mask: ArrayLike | None = None) -> keras.KerasTensor:
+        """Returns the share of each feature that each cluster gets, as `NetVLAD.assign` does.
+
+        Args:
+            inputs: Features, as for the layer.
+            mask: Mask, as for the layer.
+
+        Returns:
+            Assignments `(B, N, K)`, zero for padding.
+
+        Raises:
+            ValueError: If the inputs or the mask are invalid, as for the layer.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from keras_netvlad.layers import SoftDBoW
+        >>> frames = np.random.default_rng(0).normal(size=(1, 100, 16)).astype("float32")
+        >>> tuple(SoftDBoW(num_clusters=4).assign(frames).shape)
+        (1, 100, 4)
+        """
+        return self._assigned(inputs, mask, training=False)[1]

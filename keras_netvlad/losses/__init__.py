@@ -1,4 +1,4 @@
-"""Losses that train descriptors to rank: near for one place, far for another."""
+"""Ranking losses, which bring descriptors of the same place together and push others apart."""
 
 from keras_netvlad.losses.multi_similarity_loss import MultiSimilarityLoss
 from keras_netvlad.losses.weakly_supervised_triplet_loss import WeaklySupervisedTripletLoss

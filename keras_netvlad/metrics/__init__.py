@@ -1,4 +1,4 @@
-"""Keras metrics of YouTube-8M and of retrieval: streaming, for any number of videos, on one device or on many."""
+"""Streaming Keras metrics for YouTube-8M and for retrieval, for any number of videos and devices."""
 
 from keras_netvlad.metrics.global_average_precision import GlobalAveragePrecision
 from keras_netvlad.metrics.hit_at_one import HitAtOne

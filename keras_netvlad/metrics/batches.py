@@ -1,11 +1,13 @@
-"""What a metric takes for a batch: numbers, and one weight for each video or query."""
+"""Checks of the inputs of metrics: numbers, and one weight for each video or query."""
+
+from typing import Any
 
 from keras import ops
 from keras.backend import standardize_dtype
 
 
-def to_numbers(name, **values):
-    """Returns tensors of `y_true`, `y_pred` or `sample_weight`, or raises if one holds no numbers."""
+def to_numbers(name: str, **values: Any) -> list[Any]:
+    """Returns `y_true`, `y_pred` or `sample_weight` as tensors, or raises if one does not hold numbers."""
     tensors = []
     for argument, value in values.items():
         try:
@@ -18,14 +20,14 @@ def to_numbers(name, **values):
     return tensors
 
 
-def row_weights(name, sample_weight, rows, scores):
-    """Returns weights `(B,)` as float32, ones if there are none, or raises if there is not one for each row.
+def row_weights(name: str, sample_weight: Any, rows: str, scores: Any) -> Any:
+    """Returns float32 weights `(B,)`, by default ones, or raises if the number of weights differs from that of rows.
 
     Args:
-        name: The metric's, for the message.
+        name: Name of the metric for the message.
         sample_weight: `None`, a number, or an array `(B,)` or `(B, 1)`.
-        rows: What a row is: "video" or "query".
-        scores: `(B, C)`.
+        rows: The kind of row for the message, "video" or "query".
+        scores: Scores `(B, C)`.
     """
     ones = ops.ones_like(scores[:, 0], dtype="float32")
     if sample_weight is None:

@@ -1,7 +1,10 @@
-"""`GlobalAveragePrecision`: YouTube-8M's GAP, one ranking of all videos' best guesses."""
+"""`GlobalAveragePrecision`: the GAP of YouTube-8M, one ranking of the best scores of all videos."""
+
+from typing import Any
 
 import keras
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_integer, check_name
 from keras_netvlad.metrics.score_histogram import (
@@ -14,28 +17,28 @@ from keras_netvlad.metrics.score_histogram import (
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
 class GlobalAveragePrecision(keras.metrics.Metric):
-    """Average precision of the `top_k` highest scores of every video, in one ranking over all videos.
+    """Average precision of the `top_k` highest scores of each video in one ranking over all videos.
 
-        GAP = sum over ranks i of precision(i) * (recall(i) - recall(i - 1))
+        GAP = sum_i precision(i) * (recall(i) - recall(i - 1))      over the ranks i
 
-    Recall counts all labels of all videos, those beyond a video's `top_k` scores included, as in YouTube-8M's
-    evaluation code.
+    Recall counts all labels of all videos, also those outside the `top_k` scores, as in the evaluation code of
+    YouTube-8M.
 
-    The state is a histogram of scores, so batches and devices add up exactly, and any number of videos takes the same
-    3 MB. Its bins are equally wide in logits: scores of one bin, whose logits differ by less than 1.3e-4, count as in
-    random order, and so do equal scores. On 2,000 videos of 500 classes this moved GAP by 5e-8. Beyond 16 million
-    scores in one bin, float32 counts no further.
+    The state is a histogram of scores. It adds up exactly over batches and devices, and takes 3 MB for any number of
+    videos. The bins are equally wide in logits. Scores of the same bin, whose logits differ by less than 1.3e-4, are
+    treated like equal scores, as if in random order. On 2,000 videos of 500 classes this changed GAP by 5e-8. A bin
+    stops counting at 16 million scores, the limit of float32.
 
     Args:
-        top_k: Integer, how many scores of each video are ranked; at most the number of classes is used.
-        num_bins: Integer, bins of the histogram.
-        name: Name, under which logs have it.
-        dtype: As of any Keras metric; it is computed in float32.
+        top_k: Integer, the number of scores of each video to rank, at most the number of classes.
+        num_bins: Integer, the number of bins of the histogram.
+        name: Name of the metric in logs.
+        dtype: As for any Keras metric. The metric computes in float32.
 
     Call arguments:
-        y_true: Labels `(B, C)`, 1 for each class that a video has; of soft labels those of 0.5 and more count.
-        y_pred: Scores `(B, C)` from 0 to 1. Others, such as logits, are refused; in a compiled step, where values
-            can't be looked at, they make the result NaN, as NaN does.
+        y_true: Labels `(B, C)`, 1 for each class of a video. Soft labels of 0.5 or more count as 1.
+        y_pred: Scores `(B, C)` from 0 to 1. Other values, such as logits, raise an error in eager calls and make the
+            result NaN in a compiled step. A NaN score makes the result NaN.
         sample_weight: Optional weight of each video, `(B,)` or `(B, 1)`.
 
     Example:
@@ -48,21 +51,21 @@ class GlobalAveragePrecision(keras.metrics.Metric):
     0.8333
 
     Raises:
-        ValueError: On arguments, labels, scores or weights that are none of the above.
+        ValueError: If an argument is invalid, or if labels, scores or weights do not have these shapes or values.
 
     Reference:
         - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675); definition as in
           [google/youtube-8m](https://github.com/google/youtube-8m), `eval_util.py`.
     """
 
-    def __init__(self, top_k=20, num_bins=2**18, name="gap", dtype=None):
+    def __init__(self, top_k: int = 20, num_bins: int = 2**18, name: str | None = "gap", dtype: Any = None) -> None:
         super().__init__(name=check_name(name), dtype=dtype)
         self.top_k = check_integer("top_k", top_k, 1)
         self.num_bins = check_integer("num_bins", num_bins, 1)
         self.counts = self.add_variable((self.num_bins, 3), "zeros", dtype="float32", name="counts")
         self.num_positives = self.add_variable((), "zeros", dtype="float32", name="num_positives")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
         """Adds a batch of videos."""
         labels, scores, weights = labels_and_weights(self.name, y_true, y_pred, sample_weight)
         weights = check_probabilities(self.name, scores, weights)
@@ -72,10 +75,10 @@ class GlobalAveragePrecision(keras.metrics.Metric):
         self.counts.assign_add(histogram(best, found, weights, self.num_bins))
         self.num_positives.assign_add(ops.sum(labels * weights))
 
-    def result(self):
-        """Returns GAP, from 0 to 1; 0 where there are no labels."""
+    def result(self) -> keras.KerasTensor:
+        """Returns GAP, from 0 to 1. It is 0 if there are no labels."""
         return average_precision(ops.convert_to_tensor(self.counts), self.num_positives)
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {**super().get_config(), "top_k": self.top_k, "num_bins": self.num_bins}

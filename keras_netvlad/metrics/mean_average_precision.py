@@ -1,7 +1,10 @@
 """`MeanAveragePrecision`: the average precision of each class, and their mean."""
 
+from typing import Any
+
 import keras
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_integer, check_name
 from keras_netvlad.metrics.score_histogram import (
@@ -14,24 +17,25 @@ from keras_netvlad.metrics.score_histogram import (
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
 class MeanAveragePrecision(keras.metrics.Metric):
-    """Mean over classes of the average precision with which a class's videos are ranked.
+    """Mean over the classes of the average precision of the ranking of all videos by the score of the class.
 
-    Classes without a label are left out of the mean. The state is a histogram of scores for each class, so batches and
-    devices add up exactly. Scores of one bin count as in random order: with 2,048 bins, equally wide in logits, those
-    whose odds differ by less than 1.7%. On 2,000 videos of 500 classes this moved the mean by 2e-5. YouTube-8M's 3862
-    classes take 95 MB.
+    Classes without a label are left out of the mean. The state is a histogram of scores per class, which adds up
+    exactly over batches and devices. Scores of the same bin are treated as if in random order. With 2,048 bins, equally
+    wide in logits, the odds of such scores differ by less than 1.7%. On 2,000 videos of 500 classes this changed the
+    mean by 2e-5. The 3862 classes of YouTube-8M take 95 MB.
 
     Args:
         num_classes: Integer, `C`.
-        top_k: Integer, how many scores of each video are ranked, 20 in YouTube-8M's evaluation code; or `None` for all.
-        num_bins: Integer, bins of each histogram.
-        name: Name, under which logs have it.
-        dtype: As of any Keras metric; it is computed in float32.
+        top_k: Integer, the number of scores of each video to rank, 20 in the evaluation code of YouTube-8M; or `None`
+            for all.
+        num_bins: Integer, the number of bins of each histogram.
+        name: Name of the metric in logs.
+        dtype: As for any Keras metric. The metric computes in float32.
 
     Call arguments:
-        y_true: Labels `(B, C)`, 1 for each class that a video has; of soft labels those of 0.5 and more count.
-        y_pred: Scores `(B, C)` from 0 to 1. Others, such as logits, are refused; in a compiled step, where values
-            can't be looked at, they make the result NaN, as NaN does.
+        y_true: Labels `(B, C)`, 1 for each class of a video. Soft labels of 0.5 or more count as 1.
+        y_pred: Scores `(B, C)` from 0 to 1. Other values, such as logits, raise an error in eager calls and make the
+            result NaN in a compiled step. A NaN score makes the result NaN.
         sample_weight: Optional weight of each video, `(B,)` or `(B, 1)`.
 
     Example:
@@ -44,14 +48,21 @@ class MeanAveragePrecision(keras.metrics.Metric):
     0.6667
 
     Raises:
-        ValueError: On arguments, labels, scores or weights that are none of the above.
+        ValueError: If an argument is invalid, or if labels, scores or weights do not have these shapes or values.
 
     Reference:
         - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675); definition as in
-          [google/youtube-8m](https://github.com/google/youtube-8m), `eval_util.py`, but for classes without labels.
+          [google/youtube-8m](https://github.com/google/youtube-8m), `eval_util.py`, except for classes without labels.
     """
 
-    def __init__(self, num_classes, top_k=20, num_bins=2**11, name="map", dtype=None):
+    def __init__(
+        self,
+        num_classes: int,
+        top_k: int | None = 20,
+        num_bins: int = 2**11,
+        name: str | None = "map",
+        dtype: Any = None,
+    ) -> None:
         super().__init__(name=check_name(name), dtype=dtype)
         self.num_classes = check_integer("num_classes", num_classes, 1)
         self.top_k = None if top_k is None else check_integer("top_k", top_k, 1)
@@ -59,7 +70,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
         self.counts = self.add_variable((self.num_classes * self.num_bins, 3), "zeros", dtype="float32", name="counts")
         self.num_positives = self.add_variable((self.num_classes,), "zeros", dtype="float32", name="num_positives")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
         """Adds a batch of videos."""
         labels, scores, weights = labels_and_weights(self.name, y_true, y_pred, sample_weight)
         if scores.shape[1] != self.num_classes:
@@ -74,15 +85,15 @@ class MeanAveragePrecision(keras.metrics.Metric):
         self.counts.assign_add(histogram(best, found, weights, self.num_bins, classes, self.num_classes))
         self.num_positives.assign_add(ops.sum(labels * weights, axis=0))
 
-    def result(self):
-        """Returns the mean, from 0 to 1; 0 where there are no labels."""
+    def result(self) -> keras.KerasTensor:
+        """Returns the mean, from 0 to 1. It is 0 if there are no labels."""
         counts = ops.reshape(ops.convert_to_tensor(self.counts), (self.num_classes, self.num_bins, 3))
         precisions = average_precision(counts, self.num_positives)
         has_labels = ops.cast(ops.convert_to_tensor(self.num_positives) != 0, precisions.dtype)
         return ops.divide_no_nan(ops.sum(precisions), ops.sum(has_labels))
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {
             **super().get_config(),
             "num_classes": self.num_classes,

@@ -1,7 +1,10 @@
 """`PERR`: precision at equal recall rate."""
 
+from typing import Any
+
 import keras
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_name
 from keras_netvlad.metrics.score_histogram import labels_and_weights
@@ -9,18 +12,17 @@ from keras_netvlad.metrics.score_histogram import labels_and_weights
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
 class PERR(keras.metrics.Mean):
-    """Precision at equal recall rate: of as many highest scores as a video has labels, the share that are labels.
+    """Precision at equal recall rate: the precision of the `n` highest scores of a video with `n` labels.
 
-    It is the mean over videos of the precision at the rank where precision and recall are equal. A video without
-    labels counts as 0.
+    At this rank precision and recall are equal. The metric is the mean over videos. A video without labels counts as 0.
 
     Args:
-        name: Name, under which logs have it.
-        dtype: As of any Keras metric.
+        name: Name of the metric in logs.
+        dtype: As for any Keras metric.
 
     Call arguments:
-        y_true: Labels `(B, C)`, 1 for each class that a video has; of soft labels those of 0.5 and more count.
-        y_pred: Scores `(B, C)`, of any range: only their order counts, so logits do.
+        y_true: Labels `(B, C)`, 1 for each class of a video. Soft labels of 0.5 or more count as 1.
+        y_pred: Scores `(B, C)`. Only their order matters, so logits may be used.
         sample_weight: Optional weight of each video, `(B,)` or `(B, 1)`.
 
     Example:
@@ -33,17 +35,17 @@ class PERR(keras.metrics.Mean):
     0.25
 
     Raises:
-        ValueError: On a name that is none, or on labels, scores or weights of other shapes.
+        ValueError: If the name is not a string, or if labels, scores or weights have other shapes.
 
     Reference:
         - [Abu-El-Haija et al. 2016](https://arxiv.org/abs/1609.08675); definition as in
           [google/youtube-8m](https://github.com/google/youtube-8m), `eval_util.py`.
     """
 
-    def __init__(self, name="perr", dtype=None):
+    def __init__(self, name: str | None = "perr", dtype: Any = None) -> None:
         super().__init__(name=check_name(name), dtype=dtype)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
         """Adds a batch of videos."""
         labels, scores, weights = labels_and_weights(self.name, y_true, y_pred, sample_weight)
         num_labels = ops.sum(labels, axis=1, keepdims=True)

@@ -1,15 +1,17 @@
-"""What retrieval's metrics take: which items of a database are right for each query, and how similar they are."""
+"""Inputs of the retrieval metrics: relevance and similarity of the items of a database for each query."""
+
+from typing import Any
 
 from keras import ops
 
 from keras_netvlad.metrics.batches import row_weights, to_numbers
 
 
-def relevance_and_weights(name, y_true, y_pred, sample_weight):
+def relevance_and_weights(name: str, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any, Any]:
     """Returns two masks `(Q, M)`, relevant and not relevant, similarities `(Q, M)` and weights `(Q,)`, or raises.
 
-    Items of negative relevance are in neither mask, and their similarity is `-inf`. Queries to which nothing is
-    relevant weigh nothing, and those with a similarity of NaN weigh NaN: it has no rank, and no score may hide it.
+    Items of negative relevance are in neither mask, and their similarity is `-inf`. Queries without relevant items have
+    weight 0. Queries with a NaN similarity have weight NaN, because NaN has no rank and must show in the result.
     """
     y_true, y_pred = to_numbers(name, y_true=y_true, y_pred=y_pred)
     fits = len(y_true.shape) == len(y_pred.shape) == 2 and all(
@@ -17,8 +19,8 @@ def relevance_and_weights(name, y_true, y_pred, sample_weight):
     )
     if not fits:
         raise ValueError(
-            f"`{name}` takes relevance and similarities (queries, items): 1 for each item that is right for a query, 0 "
-            f"for the others, -1 for those to leave out. Received: y_true of shape {tuple(y_true.shape)} and y_pred of "
+            f"`{name}` takes relevance and similarities (queries, items): 1 for items that are relevant for a query, 0 "
+            f"for others, -1 for those to leave out. Received: y_true of shape {tuple(y_true.shape)} and y_pred of "
             f"shape {tuple(y_pred.shape)}"
         )
     relevance = ops.cast(y_true, "float32")

@@ -1,7 +1,10 @@
-"""`RetrievalMeanAveragePrecision`: the average precision of each query's ranking, and their mean."""
+"""`RetrievalMeanAveragePrecision`: the mean over queries of the average precision of their rankings."""
+
+from typing import Any
 
 import keras
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_name
 from keras_netvlad.metrics.relevance import relevance_and_weights
@@ -9,20 +12,21 @@ from keras_netvlad.metrics.relevance import relevance_and_weights
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
 class RetrievalMeanAveragePrecision(keras.metrics.Mean):
-    """Mean over queries of the average precision with which the database is ranked for each.
+    """Mean over queries of the average precision of the ranking of the database.
 
-    The average precision of a query is the mean, over its relevant items, of the share of relevant ones among the items
-    down to it. `MeanAveragePrecision` is another thing: it ranks the videos of each class. Queries to which nothing is
-    relevant are left out. Of equal similarities those that are not relevant count as first.
+    The average precision of a query is the mean over its relevant items of the precision at the rank of the item.
+    Queries without any relevant item are left out. Among equal similarities, items that are not relevant come first.
+    In contrast, `MeanAveragePrecision` ranks videos for each class.
 
     Args:
-        name: Name, under which logs have it.
-        dtype: As of any Keras metric; it is computed in float32.
+        name: Name of the metric in logs.
+        dtype: As for any Keras metric. The metric computes in float32.
 
     Call arguments:
-        y_true: Relevance of each item of the database to each query, `(Q, M)`: 1 relevant, 0 not, -1 for an item to
-            leave out of the ranking, such as the query itself, or what Oxford and Paris call junk.
-        y_pred: Similarities `(Q, M)`, of any range. Of distances, give the negative.
+        y_true: Relevance of each item of the database for each query, `(Q, M)`: 1 for relevant items, 0 for others, -1
+            for items to leave out of the ranking, such as the query itself, or the junk images of the
+            Oxford and Paris data sets.
+        y_pred: Similarities `(Q, M)` of any range. Negate distances.
         sample_weight: Optional weight of each query, `(Q,)` or `(Q, 1)`.
 
     Example:
@@ -35,21 +39,21 @@ class RetrievalMeanAveragePrecision(keras.metrics.Mean):
     0.9167
 
     Raises:
-        ValueError: On relevance and similarities of other shapes.
+        ValueError: If relevance and similarities have other shapes.
 
     Reference:
         - [Philbin et al. 2007](https://www.robots.ox.ac.uk/~vgg/publications/2007/Philbin07/philbin07.pdf), section 4,
           without the interpolation between ranks.
     """
 
-    def __init__(self, name="retrieval_map", dtype=None):
+    def __init__(self, name: str | None = "retrieval_map", dtype: Any = None) -> None:
         super().__init__(name=check_name(name), dtype=dtype)
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
         """Adds a batch of queries."""
         relevant, others, similarities, weights = relevance_and_weights(self.name, y_true, y_pred, sample_weight)
         found, ranked = ops.cast(relevant, "float32"), ops.cast(ops.logical_or(relevant, others), "float32")
-        # By similarity, and where that is equal, relevant items last: sorting is stable on every backend.
+        # Sorted by similarity, with relevant items last among equals. The sort is stable on every backend.
         by_relevance = ops.argsort(found, axis=1)
         by_similarity = ops.argsort(-ops.take_along_axis(similarities, by_relevance, axis=1), axis=1)
         order = ops.take_along_axis(by_relevance, by_similarity, axis=1)

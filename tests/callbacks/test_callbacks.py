@@ -163,10 +163,10 @@ def test_a_failing_sample_leaves_the_model_as_it_was():
     [
         ({}, TypeError, r"as an array, or a dict.*Received: a dict"),
         ("frames.npz", TypeError, r"Received: a str"),
-        (tf.data.Dataset.range(3), TypeError, r"out of a dataset first"),
+        (tf.data.Dataset.range(3), TypeError, r"from a dataset first"),
         (np.zeros((0, 3, 2)), ValueError, r"at least one video.*\[\(0, 3, 2\)\]"),
         (np.zeros(()), ValueError, r"at least one video"),
-        ((np.zeros((3, 2)), np.zeros(2)), ValueError, r"as many of each input.*\[\(3, 2\), \(2,\)\]"),
+        ((np.zeros((3, 2)), np.zeros(2)), ValueError, r"the same number for each input.*\[\(3, 2\), \(2,\)\]"),
     ],
 )
 def test_data_that_is_no_sample_is_refused(data, error, message):
@@ -191,9 +191,9 @@ def test_models_that_cannot_be_monitored_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a pooling that has clusters.*without any"):
         fit(MeanPooling())
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="`log_dir` must be a directory that can be written"):
+    with pytest.raises(OSError, match="`log_dir` must be a writable directory"):
         fit(NetVLAD(2), log_dir=tmp_path / "file")
 
     inner = [keras.Sequential([NetVLAD(2, name="pool")]) for _ in range(2)]
-    with pytest.raises(ValueError, match=r"a name of its own.*\['pool', 'pool'\]"):
+    with pytest.raises(ValueError, match=r"a unique name.*\['pool', 'pool'\]"):
         fit(*inner)

@@ -1,4 +1,4 @@
-"""`adapt`: which descriptors are drawn, which weights come of them, and what is refused."""
+"""`adapt`: the features that are drawn, the weights that are set, and the errors."""
 
 import builtins
 
@@ -44,8 +44,8 @@ def assert_same_weights(layer, other):
         np.testing.assert_array_equal(a, b)
 
 
-def nearest(descriptors, centroids):
-    return np.array([np.argmin([np.sum((x - c) ** 2) for c in centroids]) for x in descriptors])
+def nearest(features, centroids):
+    return np.array([np.argmin([np.sum((x - c) ** 2) for c in centroids]) for x in features])
 
 
 def test_centroids_are_the_centers_most_populated_first():
@@ -101,7 +101,7 @@ def test_weights_without_bias():
     alpha = np.log(100) / np.mean(gaps)
     np.testing.assert_allclose(layer.kernel.numpy(), alpha * np.transpose(directions), rtol=RTOL)
     assert len(layer.weights) == 2
-    assert np.linalg.norm(centroids, axis=1).max() < 1  # of normalized descriptors
+    assert np.linalg.norm(centroids, axis=1).max() < 1  # of normalized features
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
@@ -117,7 +117,7 @@ def test_batch_normalized_assignment_is_the_intended_one(use_bias):
         plain = adapted(frames, layer=NetVLAD(**options))
         expected = to_numpy(plain.assign(frames))
     else:
-        # Cosines around the mean of the descriptors.
+        # Cosines around the mean of the features.
         expected = reference.assignments(frames - frames.mean(axis=(0, 1)), kernel, 4)
     # Measured 1.4e-6, headroom 7.
     np.testing.assert_allclose(to_numpy(layer.assign(frames)), expected, atol=1e-5)
@@ -284,11 +284,11 @@ def test_seed_governs_the_result():
 
 def test_sample_is_uniform_without_replacement_and_bounded():
     """Every descriptor of the stream is drawn equally often, wherever it stands and however it is cut."""
-    num_descriptors, size, rounds = 60, 20, 3000
+    num_features, size, rounds = 60, 20, 3000
     rng = np.random.default_rng(0)
-    stream = np.arange(num_descriptors, dtype="float32")[:, None]
-    drawn = np.zeros(num_descriptors)
-    firsts = np.zeros(num_descriptors)
+    stream = np.arange(num_features, dtype="float32")[:, None]
+    drawn = np.zeros(num_features)
+    firsts = np.zeros(num_features)
     for _ in range(rounds):
         reservoir = _Reservoir(size, rng)
         for part in np.split(stream, [7, 8, 31, 31, 50]):
@@ -299,9 +299,9 @@ def test_sample_is_uniform_without_replacement_and_bounded():
         drawn[sample] += 1
         firsts[sample[0]] += 1
     # Binomial, standard deviation 25.8 of 1000: 60 draws within 4 of it but for one run in 260. Seeded.
-    assert np.abs(drawn - rounds * size / num_descriptors).max() < 4 * 25.8
-    assert np.abs(firsts - rounds / num_descriptors).max() < 4 * 7.1
-    assert reservoir.num_seen == num_descriptors
+    assert np.abs(drawn - rounds * size / num_features).max() < 4 * 25.8
+    assert np.abs(firsts - rounds / num_features).max() < 4 * 7.1
+    assert reservoir.num_seen == num_features
 
 
 def test_sample_does_not_depend_on_the_cut():
@@ -378,12 +378,12 @@ def refused():
     broken[2, 3, 1], broken[2, 4, 0] = np.nan, np.inf
     labels = np.zeros(12, "int32")
     return {
-        "nan": (lambda: broken, {}, ValueError, "NaN or infinity in 2 of the 300 descriptors of batch 1"),
-        "few": (lambda: frames[:1, :4], {}, ValueError, "at least 5 descriptors.*Received: 4 descriptors"),
-        "all masked": (lambda: frames, {"mask": np.zeros((12, 25), bool)}, ValueError, "Received: 0 descriptors"),
-        "empty array": (lambda: frames[:0], {}, ValueError, "Received: 0 descriptors .* in 0 batches"),
-        "empty": (lambda: [], {}, ValueError, "Received: 0 descriptors .* in 0 batches"),
-        "equal": (lambda: np.ones((3, 40, SIZE)), {}, ValueError, "5 distinct descriptors.*Received: 1 distinct"),
+        "nan": (lambda: broken, {}, ValueError, "NaN or infinity in 2 of the 300 features of batch 1"),
+        "few": (lambda: frames[:1, :4], {}, ValueError, "at least 5 features.*Received: 4 features"),
+        "all masked": (lambda: frames, {"mask": np.zeros((12, 25), bool)}, ValueError, "Received: 0 features"),
+        "empty array": (lambda: frames[:0], {}, ValueError, "Received: 0 features .* in 0 batches"),
+        "empty": (lambda: [], {}, ValueError, "Received: 0 features .* in 0 batches"),
+        "equal": (lambda: np.ones((3, 40, SIZE)), {}, ValueError, "5 distinct features.*Received: 1 distinct"),
         "size": (lambda: np.ones((3, 40, 4)), {}, ValueError, r"features of size 6.*Received: shape \(3, 40, 4\)"),
         "sizes": (lambda: [frames, frames[..., :4]], {}, ValueError, "features of size 6"),
         "rank": (lambda: frames[0], {}, ValueError, r"Received: shape \(25, 6\)"),
@@ -399,7 +399,7 @@ def refused():
         "negative weights": (lambda: [(frames, -np.ones((12, 25)))], {}, ValueError, "values from -1.0 to -1.0"),
         "mask's shape": (lambda: frames, {"mask": np.ones((12, 24), bool)}, ValueError, r"mask of shape \(12, 24\)"),
         "mask of generator": (lambda: iter([frames]), {"mask": np.ones((12, 25))}, ValueError, "yield pairs"),
-        "tuple": (lambda: (frames, labels), {}, TypeError, "`mask=` beside it.*Received: a tuple"),
+        "tuple": (lambda: (frames, labels), {}, TypeError, "optionally with `mask=`.*Received: a tuple"),
         "dict": (lambda: {"frames": frames}, {}, TypeError, "Received: a dict"),
         "dicts": (lambda: [{"frames": frames}], {}, TypeError, r"map\(lambda x: x\[.frames.\]\).*Received: a dict"),
         "text": (lambda: "frames.npy", {}, TypeError, "Received: a str"),
@@ -407,8 +407,8 @@ def refused():
         "symbol": (lambda: keras.Input((None, SIZE)), {}, TypeError, "Received: a KerasTensor"),
         "ragged": (ragged, {}, TypeError, "pad ragged videos"),
         "words": (lambda: [np.array([[["a"]]])], {}, TypeError, "array of numbers"),
-        "endless": (Endless, {}, ValueError, "give `steps`.*Received: infinite a? ?Endless"),
-        "endless dataset": (endless_dataset, {}, ValueError, "give `steps`.*steps=None"),
+        "endless": (Endless, {}, ValueError, "set `steps`.*Received: infinite a? ?Endless"),
+        "endless dataset": (endless_dataset, {}, ValueError, "set `steps`.*steps=None"),
         "sample_size": (lambda: frames, {"sample_size": 4}, ValueError, "at least 5.*Received: sample_size=4"),
         "sample_size type": (lambda: frames, {"sample_size": 9.5}, ValueError, "Received: sample_size=9.5"),
         "batch_size": (lambda: frames, {"batch_size": 0}, ValueError, "Received: batch_size=0"),
@@ -444,15 +444,17 @@ def test_refusals_do_not_build(data):
 
 def test_feature_size_that_changes_on_the_way():
     layer = NetVLAD(2)
-    with pytest.raises(ValueError, match=r"one feature size.*batch 2 of shape \(2, 9, 4\) after .*\(None, None, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"a single feature size.*batch 2 of shape \(2, 9, 4\) after .*\(None, None, 6\)"
+    ):
         layer.adapt([np.ones((2, 9, 6)), np.ones((2, 9, 4))], verbose=0)
     assert not layer.built
 
 
-def test_descriptors_that_no_cluster_tells_apart():
+def test_features_that_no_cluster_tells_apart():
     """Without a bias only directions count, and these have one."""
     layer = NetVLAD(3, use_bias=False)
-    with pytest.raises(ValueError, match=r"clusters can tell apart.*use_bias=True.*Received: 40 descriptors"):
+    with pytest.raises(ValueError, match=r"clusters can tell apart.*use_bias=True.*Received: 40 features"):
         layer.adapt(constant_length(), verbose=0)
     assert not layer.built
     adapted(constant_length(), layer=NetVLAD(3))
@@ -461,7 +463,7 @@ def test_descriptors_that_no_cluster_tells_apart():
 def test_weights_that_the_dtype_cannot_hold():
     frames, _ = blobs()
     layer = NetVLAD(NUM_BLOBS, dtype="float16")
-    with pytest.raises(ValueError, match=r"suits float16 weights.*Received: descriptors of up to"):
+    with pytest.raises(ValueError, match=r"suits float16 weights.*Received: features of up to"):
         layer.adapt(1e5 * frames, verbose=0)
     assert not layer.built
 

@@ -142,7 +142,7 @@ def test_a_mask_is_passed_on():
     ("options", "shape", "message"),
     [
         ({"reduction": 0}, (2, 6), r"`reduction` must be a positive integer. Received: reduction=0"),
-        ({"reduction": 7}, (2, 6), r"must leave a unit of the 6 features. Received: reduction=7"),
+        ({"reduction": 7}, (2, 6), r"must leave at least one unit of the 6 features. Received: reduction=7"),
         ({"batch_normalization": 1}, (2, 6), r"`batch_normalization` must be True or False. Received: .*=1"),
         ({}, (6,), r"gates features of shape \(batch, ..., features\).*Received: shape \(6,\)"),
         ({}, (2, None), r"known, positive number of features. Received: shape \(2, None\)"),

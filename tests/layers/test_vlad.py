@@ -31,9 +31,9 @@ def vlad(inputs, centroids, mask=None, normalize_input=False, channels_first=Fal
         for n in range(x.shape[1]):
             if weights[b, n] == 0:
                 continue
-            descriptor = reference.normalized(x[b, n]) if normalize_input else x[b, n]
-            nearest = np.argmin([np.sum((descriptor - c) ** 2) for c in centroids])
-            first[b, nearest] += weights[b, n] * descriptor
+            feature = reference.normalized(x[b, n]) if normalize_input else x[b, n]
+            nearest = np.argmin([np.sum((feature - c) ** 2) for c in centroids])
+            first[b, nearest] += weights[b, n] * feature
             second[b, nearest] += weights[b, n]
     return reference.describe(first, second, centroids, **normalizations)
 
@@ -86,30 +86,29 @@ def test_contract(shape, mask_shape, data_format, tmp_path):
     mask.reshape(2, -1)[:, :2] = [True, False]
 
     def make_layer(**kwargs):
-        # Few and far centroids, so that none is empty and rounding moves no descriptor to another.
+        # Few and far centroids, so that none is empty and rounding moves no feature to another.
         return VLAD(2, data_format=data_format, centroids_initializer=keras.initializers.Orthogonal(seed=0), **kwargs)
 
     check_layer(make_layer, shape, tmp_path, mask=mask)
 
 
 def test_netvlad_becomes_vlad_as_alpha_grows():
-    inputs = inputs_of((3, 60, 8), seed=2)
-    hard = VLAD(4)
-    hard.adapt(inputs, seed=0, verbose=0)
-    soft = NetVLAD(4)
-    soft.build(inputs.shape)
-    centroids = hard.centroids.numpy()
-    soft.centroids.assign(centroids)
+    # Fixed centroids. Those of k-means differ between processors, and with them how near a feature is to a tie.
+    inputs, centroids = inputs_of((3, 60, 8), seed=2), inputs_of((4, 8), seed=3)
+    hard, soft = VLAD(4), NetVLAD(4)
+    for layer in (hard, soft):
+        layer.build(inputs.shape)
+        layer.centroids.assign(centroids)
     expected = to_numpy(hard(inputs))
     errors = []
-    for alpha in (0.1, 1.0, 10.0, 100.0, 1000.0, 1e4):
+    for alpha in (0.01, 0.1, 1.0, 10.0, 100.0, 1e4):
         soft.kernel.assign(2 * alpha * centroids.T)
         soft.bias.assign(-alpha * np.sum(centroids**2, axis=1))
         errors.append(np.abs(to_numpy(soft(inputs)) - expected).max())
-    # Measured: 0.68, 0.19, 0.025, 2e-6, 0, 0.
-    assert all(later < earlier or later == 0 for earlier, later in itertools.pairwise(errors)), errors
+    # Measured: 0.27, 0.26, 0.064, 0.028, 0.014, 6e-8. Squared distances of the nearest tie differ by 0.0064.
+    assert all(later < earlier for earlier, later in itertools.pairwise(errors)), errors
     assert errors[0] > 0.05
-    assert errors[-1] < 1e-6, errors
+    assert errors[-1] < TOLERANCE, errors
 
 
 def test_assign_is_one_hot_of_the_nearest():
@@ -138,11 +137,11 @@ def test_onnx_can_express_it(opset, tmp_path):
     assert export_onnx(model, tmp_path / "model.onnx", opset=opset).ok
 
 
-def test_descriptors_at_their_centroids_and_nothing_give_zeros():
+def test_features_at_their_centroids_and_nothing_give_zeros():
     layer = VLAD(2)
     layer.build((None, None, 3))
     at_centroids = np.concatenate([layer.centroids.numpy()] * 2)[None]
-    # `A - M c` of two equal descriptors is exact.
+    # `A - M c` of two equal features is exact.
     assert not to_numpy(layer(at_centroids)).any()
     assert not to_numpy(layer(at_centroids, mask=np.zeros((1, 4), bool))).any()
 

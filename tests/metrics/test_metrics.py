@@ -164,7 +164,7 @@ def test_compiled_training_reports_them_and_configurations_survive(name):
         (lambda: HitAtOne(5), "`name` must be a string. Received: name=5"),
         (
             lambda: GlobalAveragePrecision()(np.eye(3), 4 * np.eye(3) - 2),
-            "takes scores from 0 to 1; put a sigmoid .* behind logits. Received: scores from -2 to 2",
+            "takes scores from 0 to 1; apply a sigmoid .* to logits. Received: scores from -2 to 2",
         ),
         (lambda: MeanAveragePrecision(3)(np.eye(3), 1.02 * np.eye(3)), "Received: scores from 0 to 1.02"),
     ],
