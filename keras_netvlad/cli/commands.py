@@ -154,7 +154,7 @@ def search(options: argparse.Namespace) -> int:
 
     if options.model is None and not Path(options.clips).is_file():
         raise ValueError(
-            "Searching records needs --model, an ONNX file that computes their descriptors. A saved index needs no "
+            "Records need --model, an ONNX file that computes their descriptors. A saved index needs no "
             f"model. Received: {options.clips}"
         )
     if options.model is None:
