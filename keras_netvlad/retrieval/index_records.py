@@ -41,7 +41,7 @@ def index_records(
     >>> from keras_netvlad import VideoEncoder
     >>> from keras_netvlad.data import write_youtube8m
     >>> from keras_netvlad.export import export_onnx
-    >>> from keras_netvlad.retrieval import index_records
+    >>> from keras_netvlad.retrieval.index_records import index_records
     >>> folder = tempfile.mkdtemp()
     >>> rng = np.random.default_rng(0)
     >>> clips = [{"id": name, "labels": [], "rgb": rng.uniform(-2, 2, (5, 8))} for name in ("one", "two", "three")]
