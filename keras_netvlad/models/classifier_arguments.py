@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.base.validation import check_boolean, check_choice, check_integer
 from keras_netvlad.models.video_encoder import VideoEncoder
 
 
@@ -29,13 +29,6 @@ def encoder_from(feature_sizes: Any, **options: Any) -> VideoEncoder:
             f"arguments out. Received: {given}"
         )
     return feature_sizes
-
-
-def check_dropout(dropout: Any) -> float:
-    """Returns the rate of dropout, or raises if it is not a number from 0 to below 1."""
-    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` must be a number from 0 to below 1. Received: dropout={dropout!r}")
-    return dropout
 
 
 def check_projection(
@@ -63,8 +56,7 @@ def check_projection(
 
 def check_scores(activation: Any, gate_scores: Any, num_mixtures: Any) -> None:
     """Raises if the options of the classifier are invalid."""
-    if activation not in ("sigmoid", "softmax"):
-        raise ValueError(f"`activation` must be 'sigmoid' or 'softmax'. Received: activation={activation!r}")
+    check_choice("activation", activation, ("sigmoid", "softmax"))
     check_boolean("gate_scores", gate_scores)
     if num_mixtures is not None:
         check_integer("num_mixtures", num_mixtures, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_netvlad.base.validation import check_integer
+from keras_netvlad.base.validation import check_integer, check_name
 from keras_netvlad.layers import (
     AttentionPooling,
     MaxPooling,
@@ -46,6 +46,9 @@ def check_keywords(model_class: type, keywords: Mapping[str, Any], positional: S
             f"`{model_class.__name__}` takes the arguments {[*argument_names(model_class), 'name', 'trainable']}. "
             f"Received: {unknown}"
         )
+    name = check_name(keywords.get("name"))
+    if name is not None and "/" in name:
+        raise ValueError(f"`name` of a model must not contain '/'. Received: name={name!r}")
 
 
 def pooling_by_stream(pooling: Any, streams: Sequence[str]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from keras_netvlad.base.validation import check_choice
+
 YOUTUBE_8M = {"rgb": 1024, "audio": 128}
 
 # Miech et al. 2017, all settings except the pooling. Their penalty `l2` is half a sum of squares.
@@ -88,8 +90,7 @@ def preset_settings(preset: Any, feature_sizes: Any = None) -> dict[str, Any]:
     Raises:
         ValueError: If the preset does not exist.
     """
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise ValueError(f"The preset must be one of {list(PRESETS)}. Received: {preset!r}")
+    check_choice("preset", preset, PRESETS)
     settings = PRESETS[preset]
     streams = list(feature_sizes) if isinstance(feature_sizes, Mapping) else list(YOUTUBE_8M)
     return {

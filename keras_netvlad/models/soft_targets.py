@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_netvlad.base.names import SCORES
+from keras_netvlad.base.validation import check_number
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,8 +55,7 @@ def soft_targets(teacher: keras.Model, factor: float = 0.5) -> "Callable[[tf.dat
     """
     if not isinstance(teacher, keras.Model):
         raise TypeError(f"The teacher must be a Keras model that scores videos. Received: a {type(teacher).__name__}")
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 <= factor <= 1:
-        raise ValueError(f"`factor` must be a number from 0 to 1. Received: factor={factor!r}")
+    factor = check_number("factor", factor, 0, 1)
 
     def transform(dataset: Any) -> Any:
         import tensorflow as tf

@@ -6,10 +6,9 @@ from typing import Any, Literal
 import keras
 
 from keras_netvlad.base.names import DESCRIPTOR, SCORES
-from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.base.validation import check_boolean, check_integer, check_number
 from keras_netvlad.layers import ContextGating, MixtureOfExperts
 from keras_netvlad.models.classifier_arguments import (
-    check_dropout,
     check_gating,
     check_projection,
     check_regularizer,
@@ -133,7 +132,7 @@ class VideoClassifier(ScoringModel):
         check_keywords(type(self), kwargs, args)
         num_classes = check_integer("num_classes", num_classes, 1)
         check_boolean("descriptor_batch_normalization", descriptor_batch_normalization)
-        check_dropout(dropout)
+        check_number("dropout", dropout, 0, 1, exclusive_maximum=True)
         hidden_units = check_projection(hidden_units, hidden_activation, hidden_batch_normalization, gate_features)
         check_scores(activation, gate_scores, num_mixtures)
         check_gating(gating_batch_normalization, gating_reduction)

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_netvlad.base.names import DESCRIPTOR, NUM_FRAMES, SCORES
-from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.base.validation import check_boolean, check_choice, check_integer
 from keras_netvlad.layers import Dequantize, FrameMask
 from keras_netvlad.models.model_registration import register_model
 from keras_netvlad.models.poolings import (
@@ -110,12 +110,9 @@ class VideoEncoder(keras.Model):
         clusters = check_num_clusters(num_clusters, list(feature_sizes))
         poolings = pooling_by_stream(pooling, list(feature_sizes))
         options = check_pooling_options(poolings, pooling_options, product_dtype)
-        if input_dtype not in INPUT_DTYPES:
-            raise ValueError(
-                f"`input_dtype` must be one of {list(INPUT_DTYPES)}. Received: input_dtype={input_dtype!r}"
-            )
+        check_choice("input_dtype", input_dtype, INPUT_DTYPES)
         check_boolean("input_batch_normalization", input_batch_normalization)
-        dtype_policy = keras.dtype_policies.get(dtype)
+        dtype_policy = check_dtype(dtype)
         # The outputs of a mixed-precision model are float32: float16 has three digits.
         output_dtype = "float64" if dtype_policy.compute_dtype == "float64" else "float32"
 
@@ -225,6 +222,17 @@ def deserialize_arguments(config: Mapping[str, Any], custom_objects: Mapping[str
         if "pooling" in arguments:
             arguments["pooling"] = deserialize_pooling(arguments["pooling"])
     return arguments
+
+
+def check_dtype(dtype: Any) -> keras.DTypePolicy:
+    """Returns the dtype policy of the layers, or raises if Keras does not know it."""
+    try:
+        return keras.dtype_policies.get(dtype)
+    except (ValueError, TypeError):
+        raise ValueError(
+            "`dtype` must be a floating dtype, a dtype policy of Keras, or the name of one, such as 'mixed_bfloat16'. "
+            f"Received: dtype={dtype!r}"
+        ) from None
 
 
 def check_feature_sizes(feature_sizes: Any) -> dict[str, int]:

@@ -188,9 +188,9 @@ def test_an_override_leaves_the_table_as_it_was():
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [
-        ("netvlad", {}, r"The preset must be one of \['gated_netvlad', .*\]. Received: 'netvlad'"),
-        (["nextvlad"], {}, r"The preset must be one of .*Received: \['nextvlad'\]"),
-        (None, {}, r"The preset must be one of .*Received: None"),
+        ("netvlad", {}, r"`preset` must be one of \['gated_netvlad', .*\]. Received: preset='netvlad'"),
+        (["nextvlad"], {}, r"`preset` must be one of .*Received: preset=\['nextvlad'\]"),
+        (None, {}, r"`preset` must be one of .*Received: preset=None"),
         ("gated_netvlad", {"hidden": 3}, r"Overrides must be arguments of `VideoClassifier`. Received: \['hidden'\]"),
         ("gated_netvlad", {"feature_sizes": 3}, r"`feature_sizes` must be a dict.*Received: feature_sizes=3"),
         ("gated_netvlad", {"num_classes": 0}, r"`num_classes` must be a positive integer. Received: num_classes=0"),

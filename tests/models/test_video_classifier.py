@@ -389,7 +389,7 @@ def test_summary_and_picture_of_the_model(tmp_path):
         ),
         ({"classifier_regularizer": 3}, r"`classifier_regularizer` must be a regularizer of Keras.* Received: .*=3"),
         ({"pooling": ["netvlad"]}, r"`pooling` must be one of .* Received: pooling=\['netvlad'\]"),
-        ({"activation": "relu"}, r"`activation` must be 'sigmoid' or 'softmax'. Received: activation='relu'"),
+        ({"activation": "relu"}, r"`activation` must be one of \['sigmoid', 'softmax'\]. Received: activation='relu'"),
         ({"pooling": "vlad"}, r"`pooling` must be one of \['netvlad'.*\], a Keras layer.*Received: pooling='vlad'"),
         ({"pooling_options": 3}, r"`pooling_options` must be a dict of arguments.*Received: pooling_options=3"),
         ({"pooling_options": {"clusters": 3}}, r"`pooling_options` of 'netvlad' must be some of.*\{'clusters': 3\}"),

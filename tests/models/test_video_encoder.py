@@ -238,6 +238,8 @@ SHARED = MeanPooling()
         ({"pooling": NoMask()}, ValueError, r"must have an argument `mask` in `call\(frames, mask=None\)`.*NoMask"),
         ({"pooling": {"rgb": Frames(), "audio": "mean"}}, ValueError, r"one descriptor \(B, F\).*\(None, None, 6\)"),
         ({"pooling": PassesMask(name="mine")}, ValueError, r"must return None from `compute_mask`.*'rgb_mine'"),
+        ({"dtype": "nope"}, ValueError, r"`dtype` must be a floating dtype.*Received: dtype='nope'"),
+        ({"name": "a/b"}, ValueError, r"`name` of a model must not contain '/'. Received: name='a/b'"),
         ({"pooling": NetVLAD}, ValueError, r"`pooling` must be one of .*, a Keras layer, or a dict"),
         ({"pooling": {"rgb": "mean"}}, ValueError, r"entry for each stream of \['audio', 'rgb'\]. Received: \['rgb'\]"),
         ({"pooling": {"rgb": "mean", "audio": "vlad"}}, ValueError, r"`pooling` must be one of .*pooling='vlad'"),

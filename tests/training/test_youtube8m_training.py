@@ -184,7 +184,7 @@ def test_patience_ends_a_run(records, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"preset": "netvlad++"}, ValueError, "The preset must be one of .* Received: 'netvlad\\+\\+'"),
+        ({"preset": "netvlad++"}, ValueError, "`preset` must be one of .* Received: preset='netvlad\\+\\+'"),
         ({"train_files": "none*.tfrecord"}, FileNotFoundError, "which matches none"),
         ({"num_classes": 2}, ValueError, "train0.tfrecord, record 2: label 2 is out of range, expected 0 to 1"),
         pytest.param(

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf2onnx
 
 from keras_netvlad._version import __version__
+from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.forward import forward
 from keras_netvlad.export.onnx.graph_rules import name_positions, simplify
 from keras_netvlad.export.signature import Signature
@@ -20,9 +21,7 @@ OPSETS = range(13, max(tf2onnx.constants.OPSET_TO_IR_VERSION) + 1)
 
 def check_opset(opset: int) -> int:
     """Returns the operator set, or raises if tf2onnx cannot write this package's graphs in it."""
-    if isinstance(opset, bool) or not isinstance(opset, int) or opset not in OPSETS:
-        raise ValueError(f"`opset` must be an integer from {OPSETS[0]} to {OPSETS[-1]}. Received: opset={opset!r}")
-    return opset
+    return check_integer("opset", opset, OPSETS[0], OPSETS[-1])
 
 
 def convert_graph(

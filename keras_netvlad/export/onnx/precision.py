@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from keras_netvlad.base.validation import check_choice
 from keras_netvlad.export.onnx.int8_kernel import ACTIVATION_LEVELS, column_scale, int8_kernel
 from keras_netvlad.export.onnx.stored_tensor import StoredTensor, stored_tensor
 from keras_netvlad.export.onnx.weights import WeightValues
@@ -31,9 +32,7 @@ AddNode = Callable[..., str]
 
 def check_precision(precision: str) -> str:
     """Returns the precision, or raises if an ONNX file cannot be written in it."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"`precision` must be one of {list(PRECISIONS)}. Received: precision={precision!r}")
-    return precision
+    return check_choice("precision", precision, PRECISIONS)
 
 
 def reduce_precision(

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
-from keras_netvlad.base.validation import check_integer
+from keras_netvlad.base.validation import check_choice, check_integer
 from keras_netvlad.export.port import Port
 from keras_netvlad.export.signature import Signature
 
@@ -42,8 +42,7 @@ def triton_config(
     Raises:
         ValueError: If an argument is invalid, or Triton cannot serve the signature.
     """
-    if device not in DEVICES:
-        raise ValueError(f"`device` must be one of {list(DEVICES)}. Received: device={device!r}")
+    check_choice("device", device, DEVICES)
     if tensorrt and device != "gpu":
         raise ValueError(f"TensorRT needs `device='gpu'`. Received: device={device!r}")
     max_batch_size = check_integer("max_batch_size", max_batch_size, 1)

@@ -84,8 +84,8 @@ def verify_signatures(
     default = signatures[SERVING_DEFAULT]
     if tolerance is not None:
         tolerance = check_number("tolerance", tolerance, 0)
-    if min_agreement is not None and check_number("min_agreement", min_agreement, 0) > 1:
-        raise ValueError(f"`min_agreement` must be a number from 0 to 1. Received: min_agreement={min_agreement!r}")
+    if min_agreement is not None:
+        min_agreement = check_number("min_agreement", min_agreement, 0, 1)
     if data is None and min_agreement is not None:
         raise ValueError("`min_agreement` is measured on real inputs; pass `data` as well. Received: data=None")
     arrays = None if data is None else check_data(data, default)
