@@ -678,6 +678,17 @@ def test_weights_must_be_finite_and_not_negative(value):
             method(random_array(FRAMES), mask=weights)
 
 
+def test_the_centroids_are_subtracted_from_float64_sums_in_float64():
+    layer = NetVLAD(2)
+    layer.build((None, None, 3))
+    layer.centroids.assign(np.full((2, 3), 1e4))
+    residuals, mass = np.random.default_rng(0).normal(size=(1, 2, 3)) * 1e-3, np.array([[3.0, 5.0]])
+    first_sum = mass[:, :, None] * (1e4 + residuals)
+    expected = reference.describe(first_sum, mass, np.full((2, 3), 1e4))
+    # Measured 5e-8, headroom 10; float32 has no digit of the residuals.
+    np.testing.assert_allclose(to_numpy(layer.describe(first_sum, mass)), expected, rtol=0, atol=5e-7)
+
+
 def test_describe_needs_a_built_layer():
     with pytest.raises(ValueError, match="has no centroids yet; call it or `aggregate` on inputs first"):
         NetVLAD(2, name="pool").describe(np.zeros((1, 2, 3)), np.zeros((1, 2)))

@@ -215,6 +215,16 @@ def test_padding_and_frames_without_weight_leave_attention_to_the_others(hidden_
     )
 
 
+@pytest.mark.parametrize("pooling", [NetVLAD, NetFV, NeXtVLAD])
+def test_seeded_initial_weights_are_those_of_earlier_releases(pooling):
+    # An initializer without a seed draws one when it is created. The centroids come first.
+    keras.utils.set_random_seed(0)
+    first, second = (keras.initializers.RandomNormal().seed for _ in range(2))
+    keras.utils.set_random_seed(0)
+    layer = pooling(4)
+    assert (layer.centroids_initializer.seed, layer.kernel_initializer.seed) == (first, second)
+
+
 @pytest.mark.parametrize("mean", [0, 10, 100, 1000])
 def test_fisher_vectors_keep_their_digits_far_from_zero(mean):
     rng = np.random.default_rng(0)
