@@ -36,11 +36,11 @@ class FramePooling(keras.Layer):
     def build(self, input_shape: Shape) -> None:
         self.feature_size = self._check_shape(input_shape)
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
         """Returns `None`: a pooling consumes its mask. Keras would multiply the loss by one that is passed on."""
         return None
 
-    def compute_output_spec(self, inputs, mask=None, training=None):
+    def compute_output_spec(self, inputs: Any, mask: Any = None, training: bool | None = None) -> keras.KerasTensor:
         self._check_call(inputs, mask)
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=self.compute_dtype)
 
