@@ -9,9 +9,13 @@ demo: .venv/.demo
 	rm -rf build/demo
 	$(BIN)/keras-netvlad demo --output build/demo
 
+# Two workers with one thread each: with the default threads they wait for each other. A file stays with one worker, which
+# builds its fixtures once.
+WORKERS := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
 # Every public feature, in about five minutes. The marks of the other selections stand next to the tests.
 test: .venv/.test
-	$(BIN)/pytest -n 2
+	$(WORKERS)
 
 # Many processes, kills, large models, long trainings.
 slow: .venv/.test
@@ -19,8 +23,8 @@ slow: .venv/.test
 
 # The layers and models once more on the other two backends of Keras, and what needs torch itself.
 backends: .venv/.backends
-	KERAS_BACKEND=jax $(BIN)/pytest -n 2 -m "backends and not needs_torch"
-	KERAS_BACKEND=torch $(BIN)/pytest -n 2 -m "backends and not needs_torch"
+	KERAS_BACKEND=jax $(WORKERS) -m "backends and not needs_torch"
+	KERAS_BACKEND=torch $(WORKERS) -m "backends and not needs_torch"
 	$(BIN)/pytest -m needs_torch
 
 # Artifacts in every other runtime that a package index offers: OpenVINO, tract, Node, Triton's own server.
