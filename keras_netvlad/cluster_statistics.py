@@ -107,14 +107,26 @@ def dominant_clusters(shares: ArrayLike) -> NDArray[np.bool_]:
 
 
 def counted_rows(assignments: ArrayLike) -> NDArray[np.float64]:
-    """Returns the rows `(N, K)` that hold an assignment: finite and not all zeros."""
+    """Returns the rows `(N, K)` that hold an assignment: finite and not all zeros.
+
+    Example:
+
+    >>> counted_rows([[[0.5, 0.5], [0.0, 0.0]]]).tolist()
+    [[0.5, 0.5]]
+    """
     rows = np.asarray(assignments, "float64")
     rows = rows.reshape(-1, rows.shape[-1])
     return rows[np.isfinite(rows).all(axis=1) & (rows.sum(axis=1) > 0)]
 
 
 def entropies(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the entropy in nats of each row of `(N, K)`, scaled to sum to 1; 0 for a row of zeros."""
+    """Returns the entropy in nats of each row of `(N, K)`, scaled to sum to 1; 0 for a row of zeros.
+
+    Example:
+
+    >>> np.exp(entropies(np.array([[0.5, 0.5], [2.0, 0.0]]))).tolist()
+    [2.0, 1.0]
+    """
     totals = rows.sum(axis=1, keepdims=True)
     shares = np.divide(rows, totals, out=np.zeros_like(rows), where=totals > 0)
     return -np.sum(shares * np.log(np.where(shares > 0, shares, 1.0)), axis=1)

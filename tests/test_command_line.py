@@ -26,6 +26,7 @@ def run(*arguments):
     return main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_export_then_verify(directory, tmp_path, capsys):
     out = tmp_path / "out"
     assert run("export", directory / "small.keras", out, "--format", "saved_model", "onnx", "--opset", "17") == 0
@@ -62,6 +63,7 @@ def test_publish_then_inspect(directory, tmp_path, capsys):
     assert (tmp_path / "triton" / "small" / "config.pbtxt").is_file()
 
 
+@pytest.mark.slow
 def test_a_precision_and_its_cost(tmp_path, capsys):
     model = VideoClassifier({"frames": 64}, 10, num_clusters=64, hidden_units=300, name="wide")
     model.save(tmp_path / "wide.keras")
@@ -109,7 +111,7 @@ def test_an_export_that_fails_parity_exits_with_1_and_writes_nothing(tmp_path, c
         (["export", "small.keras", "out", "--precision", "float16"], "other precisions are for ONNX, with `formats="),
         (["export", "small.keras", "out", "--format", "onnx", "--precision", "int8"], "needs a dense layer behind"),
         (["export", "small.keras", "out", "--data", "absent.npz"], "`data` must be an .npz file"),
-        (["export", "small.keras", "out", "--min-agreement", "0.9"], "give `data`, too"),
+        (["export", "small.keras", "out", "--min-agreement", "0.9"], "pass `data` as well"),
         (["export", "small.keras", "out", "--labels", "absent.txt"], "absent.txt"),
         (["publish", "small.keras", "models", "--tensorrt"], "`--tensorrt` go with `--server triton`"),
         (["publish", "small.keras", "models", "--version", "0"], "`version` must be a positive integer"),

@@ -1,6 +1,7 @@
 """Files that release 0.1.0 wrote load, and compute the same numbers (tests/files/golden/make_golden.py)."""
 
 import runpy
+import zipfile
 
 import keras
 import numpy as np
@@ -84,10 +85,7 @@ def test_every_public_layer_and_preset_has_a_file():
     from keras_netvlad import layers
     from keras_netvlad.models.presets import PRESETS
 
-    saved = {
-        type(layer).__name__
-        for name in NAMES
-        for layer in keras.saving.load_model(GOLDEN / f"{name}.keras")._flatten_layers()
-    }
-    assert set(layers.__all__) <= saved
+    configs = "".join(zipfile.ZipFile(GOLDEN / f"{name}.keras").read("config.json").decode() for name in NAMES)
+    # A VideoClassifier's file has no configurations of its layers.
+    assert {name for name in layers.__all__ if f'"class_name": "{name}"' not in configs} == set()
     assert {f"preset_{preset}" for preset in PRESETS} <= set(NAMES)

@@ -165,7 +165,10 @@ REGISTERED = (
 )
 
 
-@pytest.mark.parametrize("imports", ["import keras, keras_netvlad", "import keras_netvlad, keras"])
+KERAS_FIRST = pytest.param("import keras, keras_netvlad", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("imports", ["import keras_netvlad, keras", KERAS_FIRST])
 def test_importing_the_package_registers_what_a_file_may_name(imports):
     loaded_by(f"{imports}; {REGISTERED}")
 

@@ -18,11 +18,18 @@ import keras_netvlad
 MODULES = ["keras_netvlad", *(m.name for m in pkgutil.walk_packages(keras_netvlad.__path__, "keras_netvlad."))]
 
 
+# Their examples export, train or serve. The other tests of these modules are short.
+LONG_EXAMPLES = tuple(f"keras_netvlad.{name}." for name in ("export", "training", "losses", "callbacks"))
+
+
 def code_blocks(path):
     return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name.startswith(LONG_EXAMPLES) else name for name in MODULES],
+)
 def test_examples_of_docstrings_are_true(name):
     results = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert results.failed == 0

@@ -99,6 +99,7 @@ def test_history_csv_and_event_file_hold_the_numbers(tmp_path):
                 assert logged == np.float32(history[key][epoch])
 
 
+@pytest.mark.slow
 def test_training_is_as_without_the_monitor():
     x, y = two_streams()
     plain, watched = two_stream_model(), two_stream_model()
@@ -109,6 +110,7 @@ def test_training_is_as_without_the_monitor():
     assert "call" not in vars(watched.get_layer("rgb_netvlad"))
 
 
+@pytest.mark.slow
 def test_saved_models_and_resumed_epochs(tmp_path):
     x, y = two_streams()
     two_stream_model().save(tmp_path / "model.keras")
@@ -150,6 +152,7 @@ def test_a_sample_without_frames_gives_nan(tmp_path):
     assert all(np.isnan(history[f"audio_netvlad_{number}"][0]) for number in NUMBERS)
 
 
+@pytest.mark.slow
 def test_a_failing_sample_leaves_the_model_as_it_was():
     x, y = two_streams()
     model = two_stream_model()

@@ -50,6 +50,7 @@ def test_time_begins_with_the_first_frame(tmp_path):
     assert_levels(levels(path, fps=2), [0, 100])
 
 
+@pytest.mark.slow
 def test_numbers_of_frames_of_real_clips():
     for name, expected in [("bigbuckbunny", 6), ("bikes", 10), ("carphone_pristine", 5), ("carphone_distorted", 5)]:
         assert sum(1 for _ in read_video(clip(name), size=32)) == expected  # 5.28, 10, 4.004 and 4.004 s
@@ -182,6 +183,7 @@ def test_damage_inside_is_refused(tmp_path):
         list(read_video(path, fps=None, size=32))
 
 
+@pytest.mark.slow
 def test_only_what_is_needed_is_in_memory(tmp_path):
     path = write_video(tmp_path / "long.mkv", [grey(i % 200, 240, 320) for i in range(300)])
     frames = read_video(path, fps=None)

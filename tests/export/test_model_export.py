@@ -106,6 +106,7 @@ def test_a_mask_over_video_maps_exports_with_nan_padding(tmp_path):
         assert report.ok, report
 
 
+@pytest.mark.slow
 def test_several_streams_and_mixed_precision_export(tmp_path):
     streams = {"rgb": 5, "audio": 3}
     model = VideoClassifier(streams, 4, num_clusters=2, hidden_units=8, dtype="mixed_float16")

@@ -150,6 +150,7 @@ def test_a_live_stream_is_the_whole_video(artefact, model):
     assert_near(artefact.run(sums, "describe"), reference.video_classifier(model, streams, [40, 30]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("input_dtype", ["float32", "uint8"])
 def test_a_live_stream_passes_what_treats_each_frame_by_itself(input_dtype, tmp_path):
     model = VideoClassifier.from_preset(
@@ -178,6 +179,7 @@ def test_a_live_stream_passes_what_treats_each_frame_by_itself(input_dtype, tmp_
     assert_near(received, reference.video_classifier(model, streams, [20, 11]))
 
 
+@pytest.mark.slow
 def test_a_day_of_seconds_keeps_its_digits():
     # One frame a second for a day, in chunks of a minute: the sums are float32 and travel 1440 times.
     keras.utils.set_random_seed(0)

@@ -282,6 +282,7 @@ def test_seed_governs_the_result():
     assert np.any(adapted(frames, seed=None).kernel.numpy() != unseeded[0].kernel.numpy())
 
 
+@pytest.mark.slow
 def test_sample_is_uniform_without_replacement_and_bounded():
     """Every descriptor of the stream is drawn equally often, wherever it stands and however it is cut."""
     num_features, size, rounds = 60, 20, 3000

@@ -66,6 +66,7 @@ def test_models_of_one_name_keep_their_own_weights_in_the_file(tmp_path):
     np.testing.assert_array_equal(scores_of(load_model(tmp_path / "model.keras"), batch), scores_of(both, batch))
 
 
+@pytest.mark.slow
 def test_an_ensemble_trains_its_models_and_takes_plain_labels():
     models, batch = small_models(), small_batch()
     both = ensemble(models)
@@ -76,6 +77,7 @@ def test_an_ensemble_trains_its_models_and_takes_plain_labels():
     assert all((old != new).any() for old, new in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
 def test_both_formats_are_the_ensemble(tmp_path):
     from keras_netvlad.export import export_model
@@ -197,6 +199,7 @@ def test_a_dataset_without_labels_and_a_wrong_factor_are_refused():
         soft_targets(small_models()[0], 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overwrite_every", [None, 2])
 def test_after_fit_the_weights_are_the_moving_average(overwrite_every, tmp_path):
     """Keras's own `use_ema`: what `fit` leaves behind is the average, and so is what is exported then."""
@@ -239,6 +242,7 @@ def assert_same_answers(path, model, batch):
     np.testing.assert_allclose(scores, scores_of(model, batch), atol=1e-5)  # measured 1e-6
 
 
+@pytest.mark.slow
 def test_two_models_together_are_better_than_each_on_real_data():
     (x_train, y_train), (x_test, y_test) = load_japanese_vowels()
     models = []

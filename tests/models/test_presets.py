@@ -47,6 +47,7 @@ def test_every_preset_matches_the_oracle(preset):
         np.testing.assert_allclose(received, expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["gated_netvlad", "nextvlad"])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
 def test_a_preset_trains_in_any_precision(preset, dtype):
@@ -57,6 +58,7 @@ def test_a_preset_trains_in_any_precision(preset, dtype):
     assert all(np.isfinite(weight.numpy()).all() for weight in model.weights)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
 @pytest.mark.parametrize("preset", ARCHITECTURES)
 def test_both_formats_are_the_preset(preset, tmp_path):
@@ -85,6 +87,7 @@ def gated_parameters(pooling, rgb, audio, hidden, gates, classes=3862):
     return of_rgb[0] + of_audio[0] + projection + experts + gating
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "pooling", "rgb", "audio", "hidden", "gates"),
     [

@@ -139,7 +139,9 @@ def test_every_option_matches_the_oracle(options):
         np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    "options", [name if name == "all" else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS]
+)
 def test_every_option_trains_and_comes_back_from_a_file(options, tmp_path):
     model = two_stream_model(**OPTIONS[options])
     batch = two_stream_batch(model)
@@ -156,6 +158,7 @@ def test_every_option_trains_and_comes_back_from_a_file(options, tmp_path):
         np.testing.assert_array_equal(outputs_of(loaded, batch)[name], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_padding_takes_no_part_in_any_option(training):
     model = two_stream_model(**{**OPTIONS["all"], "input_dtype": "float32", "dropout": 0.0})
@@ -281,6 +284,7 @@ def test_files_of_models_without_options_keep_their_names_and_weights():
     assert weights == [*netvlad, "hidden/kernel", "hidden/bias", "scores/kernel", "scores/bias"]
 
 
+@pytest.mark.slow
 def test_fit_takes_plain_labels_and_dicts():
     model, batch, labels = small_model(activation="softmax"), small_batch(), np.array([0, 1, 2, 0])
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -420,6 +424,7 @@ def test_a_misspelt_argument_is_not_passed_over():
         VideoClassifier({"frames": 4}, 3, hidden_unit=16)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
 @pytest.mark.parametrize("input_dtype", ["float32", "uint8"])
 def test_both_formats_are_the_model_with_all_options(input_dtype, tmp_path):
@@ -430,6 +435,7 @@ def test_both_formats_are_the_model_with_all_options(input_dtype, tmp_path):
     assert all(report.ok and report.judge == "float64" for report in reports)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
 @pytest.mark.parametrize("pooling", ["mean", "mean_std", "max", "attention"])
 def test_both_formats_are_the_model_of_simple_poolings(pooling, tmp_path):

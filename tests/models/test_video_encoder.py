@@ -112,6 +112,7 @@ def test_a_file_holds_every_option(options, tmp_path):
     assert_same_outputs(encoder, loaded, batch)
 
 
+@pytest.mark.slow
 def test_an_encoder_trains_with_plain_labels():
     encoder = VideoEncoder({"frames": 4}, num_clusters=2)
     batch = batch_of({"frames": 4})
@@ -194,7 +195,7 @@ def test_a_dict_gives_each_stream_its_pooling():
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
-@pytest.mark.parametrize("make", ["encoder", "classifier"])
+@pytest.mark.parametrize("make", ["encoder", pytest.param("classifier", marks=pytest.mark.slow)])
 def test_a_pooling_of_the_users_own_is_exported_and_verified(make, tmp_path):
     from keras_netvlad.export import export_onnx, export_saved_model
 
@@ -352,7 +353,9 @@ def models():
 MODELS = list(models())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name == "encoder" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_a_clone_by_keras_computes_the_same_and_takes_plain_labels(name, tmp_path):
     model, batch = models()[name]
     randomize_weights(model)

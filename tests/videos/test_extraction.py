@@ -75,6 +75,7 @@ def test_records_hold_the_features_and_nothing_is_done_twice(tmp_path, folder, w
         extract_features(folder, tmp_path / "out", **{**arguments, "fps": 2})
 
 
+@pytest.mark.slow
 def test_youtube8m_reads_what_was_extracted(tmp_path, folder, weights):
     extract_features(folder, tmp_path / "out", "MobileNet", weights[1], size=SIZE)
     files = list((tmp_path / "out").rglob("*.tfrecord"))

@@ -162,6 +162,7 @@ def test_opsets_and_external_data_compute_the_same(trained, artefacts, tmp_path,
     np.testing.assert_allclose(received, expected, rtol=0, atol=1e-5)  # measured 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REDUCED)
 def test_the_users_tolerance_and_agreement_fail_the_export(trained, tmp_path, name):
     with pytest.raises(ParityError, match=r"nothing was written") as caught:
@@ -245,6 +246,7 @@ def test_long_sums_of_int8_stay_within_32_bits(tmp_path):
     np.testing.assert_allclose(answers, size, rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", precision.PRECISIONS)
 def test_models_with_16_bit_layers_export(dtype, name, tmp_path, monkeypatch):
@@ -270,6 +272,7 @@ def test_layers_in_front_of_the_pooling_and_shared_ones(tmp_path):
     assert halved == {"shared/kernel"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REDUCED)
 @pytest.mark.parametrize("pooling", ["nextvlad", "netfv", "attention"])
 def test_a_poolings_own_weights_keep_their_precision(pooling, name, tmp_path, monkeypatch):
@@ -361,6 +364,7 @@ def quantized():
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make", "received"),
     [
@@ -419,6 +423,7 @@ def test_a_column_of_zeros_is_no_division_by_zero(tmp_path, monkeypatch):
     assert answers[0, 3] == np.linspace(-3, 3, 32, dtype="float32")[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "tolerance"), [("float32", 1e-4), ("float16", 2e-3), ("int8", 5e-2)])
 def test_verify_knows_what_an_artefacts_precision_may_cost(form, tolerance, tmp_path):
     model = VideoClassifier({"frames": 64}, 10, num_clusters=64, hidden_units=300)

@@ -140,6 +140,7 @@ def test_a_model_without_num_frames_is_published_too(tmp_path):
 # Many publishers, and none that lives
 
 
+@pytest.mark.slow
 def test_publishers_at_once_get_versions_of_their_own(model, tmp_path):
     # Threads see the same free number, for none of them has renamed yet.
     start = threading.Barrier(3)

@@ -322,6 +322,7 @@ def test_a_killed_publication_leaves_the_repository_as_it_was(tmp_path, call, ve
     assert publish_triton(small, repository).path == str(repository / "small" / str(len(versions) + 1) / "model.onnx")
 
 
+@pytest.mark.slow
 def test_two_publishers_at_once_get_two_versions(model, tmp_path, monkeypatch):
     """The second publishes while the first has its version ready aside."""
     reports = []
@@ -338,6 +339,7 @@ def test_two_publishers_at_once_get_two_versions(model, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "classifier").iterdir()) == ["1", "2", "3", "4", "config.pbtxt"]
 
 
+@pytest.mark.slow
 def test_a_first_version_of_a_chosen_number_joins_another_publishers(model, tmp_path, monkeypatch):
     def publish_another_before(*arguments, **options):
         monkeypatch.setattr("keras_netvlad.export.serving.triton.write_verified_onnx", write_verified_onnx)

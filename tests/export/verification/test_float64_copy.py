@@ -4,6 +4,7 @@ import threading
 
 import keras
 import numpy as np
+import pytest
 from small_classifier import batch
 
 from keras_netvlad.export import export_onnx
@@ -27,6 +28,7 @@ def test_a_float64_copy_judges_and_the_model_stays_as_it_is(model):
     assert 0 < difference < 1e-6
 
 
+@pytest.mark.slow
 def test_no_float64_copy_is_said_with_its_reason(model, monkeypatch, tmp_path):
     quantized = VideoClassifier({"frames": 4}, 3, num_clusters=2, hidden_units=4)
     quantized.quantize("int8")

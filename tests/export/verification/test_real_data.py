@@ -47,7 +47,7 @@ def test_data_that_does_not_fit_is_refused(artefacts, model, data, message):
 
 
 def test_agreement_needs_data_and_a_fraction(artefacts, model):
-    with pytest.raises(ValueError, match=r"`min_agreement` is measured on real inputs; give `data`"):
+    with pytest.raises(ValueError, match=r"`min_agreement` is measured on real inputs; pass `data`"):
         verify(model, artefacts[0] / "model.onnx", min_agreement=0.9)
     with pytest.raises(ValueError, match=r"`min_agreement` must be a number from 0 to 1. Received: min_agreement=90"):
         verify(model, artefacts[0] / "model.onnx", data=batch(), min_agreement=90)
