@@ -6,20 +6,20 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from layer_contract import BACKEND
 from paths import FILES
 
 import keras_netvlad  # noqa: F401
 from keras_netvlad.layers import NetFV
-
-pytestmark = pytest.mark.backends
 
 GOLDEN = FILES / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.keras"))
 # Largest differences, relative to the largest value. On a processor that rounds as the one that wrote the files all
 # outputs but Fisher vectors, which release 0.1.0 summed around 0, are equal bit by bit; on others they are not.
 NETFV = {"float64": 4e-15, "float32": 2e-6}
-OTHER_PROCESSOR = {"float64": 4e-15, "float32": 2e-5, "float16": 4e-3}
+# On another processor. Layers of 16 bits round at every step.
+ELSEWHERE = {"float64": 4e-15, "float32": 2e-5, "float16": 4e-3}
+SIXTEEN_BITS = ("mixed", "float16", "mixture_of_experts_options", "ensemble")
+SIXTEEN_BITS_ELSEWHERE = 1e-2
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def arrays():
 @pytest.fixture(scope="module")
 def rounds_alike(arrays):
     make_golden = runpy.run_path(str(GOLDEN / "make_golden.py"))
-    return BACKEND == "tensorflow" and np.array_equal(make_golden["canary"](), arrays["canary"])
+    return np.array_equal(make_golden["canary"](), arrays["canary"])
 
 
 def _part(arrays, name, kind):
@@ -76,7 +76,9 @@ def test_a_file_of_an_earlier_release_gives_the_same_numbers(name, arrays, round
             np.testing.assert_array_equal(found, value)
             continue
         limits = NETFV if "netfv" in name else {}
-        limit = limits.get(value.dtype.name, 0) if rounds_alike else OTHER_PROCESSOR[value.dtype.name]
+        limit = limits.get(value.dtype.name, 0) if rounds_alike else ELSEWHERE[value.dtype.name]
+        if not rounds_alike and any(part in name for part in SIXTEEN_BITS):
+            limit = SIXTEEN_BITS_ELSEWHERE
         difference = np.abs(found.astype("float64") - value.astype("float64")).max()
         assert difference <= limit * np.abs(value).max(), key
 
