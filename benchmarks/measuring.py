@@ -51,6 +51,8 @@ class Worker:
             env={
                 **os.environ,
                 "TF_CPP_MIN_LOG_LEVEL": "3",
+                # TensorFlow's choice depends on the processor, and without oneDNN it does not count memory.
+                "TF_ENABLE_ONEDNN_OPTS": "1",
                 "PYTHONPATH": str(root),
                 **(MEMORY_ENVIRONMENT if memory else {}),
                 **environment,

@@ -43,7 +43,7 @@ ALLOWED = {
 ROOMS = ("", "verification", "saved_model", "onnx", "serving", "model_export", "description", "inspection")
 HEAVY = ("keras", "tensorflow", "onnx", "onnxruntime", "tf2onnx", "sklearn", "matplotlib", "av", "h5py", "scipy", "cv2")
 # What importing a package may load of these besides what Keras itself loads.
-LOADS = {"export": {"onnx", "tf2onnx"}, "training": {"onnx", "tf2onnx"}}
+LOADS = {name: {"onnx", "tf2onnx"} for name in ("export", "training", "demo")}
 NO_KERAS = ("base", "retrieval", "cluster_statistics")
 
 
