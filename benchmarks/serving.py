@@ -135,7 +135,7 @@ def open_artefact(directory, runtime, file, hint):
 @cache
 def _artefact_module():
     """The loader by itself, as a server would have it: the package would import Keras and TensorFlow."""
-    path = ROOT / "keras_netvlad" / "export" / "artefact.py"
+    path = ROOT / "keras_netvlad" / "export" / "verification" / "artefact.py"
     spec = importlib.util.spec_from_file_location("artefact", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,7 +1,9 @@
 """YouTube-8M's metrics: the definitions in NumPy, batches, weights, devices, compiled training."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -249,7 +251,8 @@ print("equal")
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
 def test_two_devices_count_together():
-    run = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, timeout=300, cwd=SUPPORT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(Path(__file__).parent)])}
+    run = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, timeout=300, env=environment)
     assert run.stdout.strip().endswith("equal"), run.stderr[-2000:]
 
 
