@@ -1,6 +1,7 @@
 """`convert_graph`: a Keras model as an ONNX graph whose weights are inputs."""
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,11 +13,15 @@ import tf2onnx
 from keras_netvlad._version import __version__
 from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.forward import forward
+from keras_netvlad.export.onnx.canonical_graph import name_graph
 from keras_netvlad.export.onnx.graph_rules import name_positions, simplify
 from keras_netvlad.export.signature import Signature
 from keras_netvlad.layers.netvlad import NetVLAD
 
 OPSETS = range(13, max(tf2onnx.constants.OPSET_TO_IR_VERSION) + 1)
+
+# tf2onnx warns that it has no `LSTM` operator for weights that are inputs. It writes a `Loop`, which is as good.
+logging.getLogger("tf2onnx.tfonnx").addFilter(lambda record: not str(record.msg).startswith("rewriter"))
 
 
 def check_opset(opset: int) -> int:
@@ -54,10 +59,13 @@ def convert_graph(
             function,
             input_signature=[weight_specs, input_specs],
             opset=opset,
-            custom_op_handlers={"SelectV2": (_write_where, []), "Less": (_write_unchanged, [])},
+            custom_op_handlers={"SelectV2": (_write_where, []), "Less": (_write_less, [])},
         )
     simplify(proto.graph, opset)
+    layers = {layer.name for layer in model._flatten_layers(include_self=False)}
+    name_graph(proto.graph, layers, [weight.path for weight in weights])
     proto.graph.name = model.name
+    proto.graph.doc_string = ""  # the converter writes a name of TensorFlow that is different each time
     proto.producer_name, proto.producer_version = "keras_netvlad", __version__
     _name_axes(proto, signature)
     try:
@@ -100,8 +108,16 @@ def _write_where(context: Any, node: Any, name: str, args: Any) -> None:
     node.type = "Where"
 
 
-def _write_unchanged(context: Any, node: Any, name: str, args: Any) -> None:
-    """Keeps comparisons of integers. tf2onnx casts both sides to float."""
+def _write_less(context: Any, node: Any, name: str, args: Any) -> None:
+    """Keeps comparisons of integers. tf2onnx casts both sides to float, where integers above 2^24 are not exact.
+
+    In the condition of a loop, tf2onnx later replaces the int32 counter by ONNX's int64 counter. There both sides
+    become int64.
+    """
+    if any(side.is_graph_input() for side in node.inputs):
+        for side in list(node.input):
+            if context.get_dtype(side) in (onnx.TensorProto.INT32, onnx.TensorProto.INT64):
+                context.insert_new_node_on_input(node, "Cast", side, to=onnx.TensorProto.INT64)
 
 
 def _name_axes(proto: onnx.ModelProto, signature: Signature) -> None:

@@ -8,24 +8,57 @@ from collections.abc import Callable
 
 import onnx
 
-from keras_netvlad.export.onnx.graph_view import GraphView
+from keras_netvlad.export.onnx.canonical_graph import sort_graph
+from keras_netvlad.export.onnx.graph_view import GraphView, subgraphs
+
+# Reductions that return their input if they have no axes.
+NEUTRAL_WITHOUT_AXES = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum")
 
 
 def simplify(graph: onnx.GraphProto, opset: int) -> None:
-    """Applies every rule to a graph, in place, and removes nodes and constants that no output needs.
+    """Applies every rule to a graph, in place, sorts it, and removes nodes and constants that no output needs.
+
+    Subgraphs, such as the body of a `Loop`, are sorted as well. Only `_plain_reductions` changes their nodes.
 
     Args:
-        graph: A sorted graph without subgraphs that read its tensors.
+        graph: The graph.
         opset: ONNX operator set of the graph.
     """
+    sort_graph(graph)
     for rule in RULES:
         rule(GraphView(graph), opset)
-        _sort(graph)
-    _drop_unused(graph)
+        sort_graph(graph)
 
 
 def _keeps_dims(node: onnx.NodeProto) -> bool:
     return all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
+
+
+def _swaps_last_axes(node: onnx.NodeProto) -> bool:
+    """Returns whether a node transposes `(B, N, K)` to `(B, K, N)`."""
+    return node.op_type == "Transpose" and [list(attribute.ints) for attribute in node.attribute] == [[0, 2, 1]]
+
+
+def _plain_reductions(view: GraphView, opset: int) -> None:
+    """Removes `noop_with_empty_axes` from reductions over known axes, which it does not affect.
+
+    onnxruntime-web 1.30 keeps one WebGPU shader for reductions of different sizes if the attribute is set, and
+    `onnx.version_converter` refuses it.
+    """
+    for node in view.graph.node:
+        for subgraph in subgraphs(node):
+            inner = GraphView(subgraph)
+            inner.constants = {**view.constants, **inner.constants}
+            _plain_reductions(inner, opset)
+        for attribute in list(node.attribute):
+            if attribute.name != "noop_with_empty_axes":
+                continue
+            axes = view.axes(node)
+            if not attribute.i or axes:
+                node.attribute.remove(attribute)
+            elif (axes == [] or len(node.input) == 1) and node.op_type in NEUTRAL_WITHOUT_AXES:
+                node.op_type = "Identity"
+                del node.input[1:], node.attribute[:]
 
 
 def _sum_of_squares(view: GraphView, opset: int) -> None:
@@ -33,7 +66,7 @@ def _sum_of_squares(view: GraphView, opset: int) -> None:
     for square in view.of_type("Mul"):
         total = view.only_reader(square, "ReduceSum")
         axes = total and view.axes(total)
-        if total is None or not axes or square.input[0] != square.input[1] or total.input[0] != square.output[0]:
+        if total is None or not axes or square.input[0] != square.input[1]:
             continue
         total.op_type = "ReduceSumSquare"
         total.input[0] = square.input[0]
@@ -67,12 +100,15 @@ def _share_of_a_transpose(view: GraphView, opset: int) -> None:
         share = view.maker(transpose.input[0], "Div")
         least = share and view.maker(share.input[1], "Max")
         column = least and view.maker(least.input[0], "Unsqueeze")
+        total = column and view.maker(column.input[0], "ReduceSum")
         if (
-            not (share and least and column)
+            not (share and least and column and total)
             or not (view.only_reader(share, "Transpose") and view.only_reader(least, "Div"))
-            or list(transpose.attribute[0].ints) != [0, 2, 1]
             or not view.only_reader(column, "Max")
-            or view.axes(column) != [1]
+            or not _swaps_last_axes(transpose)
+            or total.input[0] != share.input[0]
+            or not view.axes(total) == view.axes(column) == [1]
+            or len(least.input) != 2
             or not view.is_scalar(least.input[1])
         ):
             continue
@@ -90,13 +126,10 @@ def _sum_of_a_transpose(view: GraphView, opset: int) -> None:
     """
     for total in view.of_type("ReduceSum"):
         columns = view.readers.get(total.output[0], [])
-        if _keeps_dims(total) or view.axes(total) != [1] or total.output[0] in view.outputs:
+        wanted = {total.output[0], *(column.output[0] for column in columns)} & view.outputs
+        if _keeps_dims(total) or view.axes(total) != [1] or wanted:
             continue
-        transposes = [
-            node
-            for node in view.readers[total.input[0]]
-            if node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 2, 1]
-        ]
+        transposes = [node for node in view.readers[total.input[0]] if _swaps_last_axes(node)]
         if not transposes or any(node.op_type != "Unsqueeze" or view.axes(node) != [2] for node in columns):
             continue
         total.input[:] = [transposes[0].output[0], view.add_constant(f"{total.output[0]}_axes", [2])]
@@ -125,7 +158,6 @@ def _constant_shape(view: GraphView, opset: int) -> None:
         rest = [part for part in parts if part is not None]
         if len(rest) == len(parts):
             reshape.input[1] = _shape_constant(view, reshape, [0, *(size for part in rest for size in part)])
-    _drop_unused(view.graph)
 
 
 def _shape_constant(view: GraphView, node: onnx.NodeProto, sizes: list[int]) -> str:
@@ -198,33 +230,8 @@ def name_positions(graph: onnx.GraphProto) -> None:
             graph.value_info.append(onnx.helper.make_tensor_value_info(positions.output[0], dtype, [axis or None]))
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Removes nodes and constants that no output needs."""
-    outputs = {value.name for value in graph.output}
-    used = outputs | {name for node in graph.node for name in node.input}
-    while unused := [node for node in graph.node if not used.intersection(node.output)]:
-        for node in unused:
-            graph.node.remove(node)
-        used = outputs | {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _sort(graph: onnx.GraphProto) -> None:
-    """Puts every node after the nodes whose results it reads."""
-    made = {value.name for value in (*graph.input, *graph.initializer)} | {""}
-    waiting, ordered = list(graph.node), []
-    while waiting:
-        ready = next(node for node in waiting if made.issuperset(node.input))
-        waiting.remove(ready)
-        ordered.append(ready)
-        made.update(ready.output)
-    del graph.node[:]
-    graph.node.extend(ordered)
-
-
 RULES: tuple[Callable[[GraphView, int], None], ...] = (
+    _plain_reductions,
     _sum_of_squares,
     _division,
     _share_of_a_transpose,

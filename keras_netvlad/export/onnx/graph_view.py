@@ -1,7 +1,41 @@
 """`GraphView`: looks up the producer and the readers of each tensor of an ONNX graph."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
+
+
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Returns the graphs in the attributes of a node, such as the body of a `Loop`."""
+    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """Returns the tensors that a node takes and those that its subgraphs take from the graph around them."""
+    names = [name for name in node.input if name]
+    for graph in subgraphs(node):
+        own = {value.name for value in (*graph.input, *graph.initializer)}
+        own |= {name for inner in graph.node for name in inner.output}
+        inside = [name for inner in graph.node for name in reads(inner)]
+        inside += [value.name for value in graph.output]
+        names += [name for name in inside if name not in own]
+    return names
+
+
+def rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Makes a node and its subgraphs read other tensors.
+
+    Args:
+        node: The node, changed in place.
+        names: Dict from old to new names. ONNX does not allow a subgraph to define a name of the graph around it.
+    """
+    node.input[:] = [names.get(name, name) for name in node.input]
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            rename_reads(inner, names)
+        for value in graph.output:
+            value.name = names.get(value.name, value.name)
 
 
 class GraphView:
@@ -15,7 +49,7 @@ class GraphView:
     Attributes:
         graph: The same.
         makers: Dict from the name of a tensor to the node that produces it.
-        readers: Dict from the name of a tensor to the nodes that read it.
+        readers: Dict from the name of a tensor to the nodes that read it, themselves or in their subgraphs.
         outputs: Names of the graph's outputs.
         constants: Dict from the name of each initializer to the initializer.
     """
@@ -25,7 +59,7 @@ class GraphView:
         self.makers = {output: node for node in graph.node for output in node.output}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
-            for name in node.input:
+            for name in reads(node):
                 self.readers.setdefault(name, []).append(node)
         self.outputs = {value.name for value in graph.output}
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -69,7 +103,7 @@ class GraphView:
     def replace(self, name: str, other: str) -> None:
         """Makes all readers of the tensor `name` read the tensor `other`."""
         for node in self.readers.get(name, []):
-            node.input[:] = [other if read == name else read for read in node.input]
+            rename_reads(node, {name: other})
 
     def axes(self, node: onnx.NodeProto) -> list[int] | None:
         """Returns the axes of a node, from its attribute or a constant input, or `None` if it has neither."""

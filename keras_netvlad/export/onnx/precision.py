@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from keras_netvlad.base.validation import check_choice
+from keras_netvlad.export.onnx.graph_view import reads
 from keras_netvlad.export.onnx.int8_kernel import ACTIVATION_LEVELS, column_scale, int8_kernel
 from keras_netvlad.export.onnx.stored_tensor import StoredTensor, stored_tensor
 from keras_netvlad.export.onnx.weights import WeightValues
@@ -90,8 +91,8 @@ def _needed_by(graph: onnx.GraphProto, weights: set[str]) -> set[str]:
     """Returns the names of all tensors that the readers of some weights depend on, including these weights."""
     names: set[str] = set()
     for node in reversed(graph.node):
-        if names & set(node.output) or weights & set(node.input):
-            names |= set(node.input)
+        if names & set(node.output) or weights & set(reads(node)):
+            names |= set(reads(node))
     return names
 
 
@@ -99,7 +100,7 @@ def _find_kernels(graph: onnx.GraphProto, types: Types, weights: Iterable[str]) 
     """Returns a dict from each float matrix that is used only as the right factor of products to these products."""
     readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
     for node in graph.node:
-        for position, name in enumerate(node.input):
+        for position, name in enumerate(reads(node)):
             readers[name].append((node, position))
 
     def products(name: str) -> list[onnx.NodeProto | None]:

@@ -11,6 +11,7 @@ import onnx
 import tensorflow as tf
 
 from keras_netvlad.export.onnx.conversion import placeholder
+from keras_netvlad.export.onnx.graph_view import reads, rename_reads
 from keras_netvlad.export.onnx.stored_tensor import StoredTensor
 
 # Runtimes map external data page by page. The largest page granularity in use is 64 KiB (Windows).
@@ -61,9 +62,8 @@ def attach_weights(
     """
     names = {name: tensor.name for name, tensor in tensors.items()}
     for node in proto.graph.node:
-        for position, name in enumerate(node.input):
-            node.input[position] = names.get(name, name)
-    used = {name for node in proto.graph.node for name in node.input}
+        rename_reads(node, names)
+    used = {name for node in proto.graph.node for name in reads(node)}
     inputs = [value for value in proto.graph.input if value.name not in names]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)

@@ -3,11 +3,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
 
 from keras_netvlad.export import export_onnx
 from keras_netvlad.export.onnx import conversion
+from keras_netvlad.export.onnx.canonical_graph import sort_graph
 from keras_netvlad.export.onnx.graph_rules import simplify
+from keras_netvlad.export.onnx.graph_view import reads
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
 
@@ -112,118 +113,241 @@ def test_the_rules_keep_the_values(make, opset, tmp_path, monkeypatch):
             assert np.abs(simple - plain).max() <= 2e-6 * np.abs(plain).max()
 
 
-# The rules, where they must not apply
+# Each rule on the smallest graph that it rewrites, and on graphs that lack one precondition and have all the others
+
+CONSTANTS = {
+    **{name: np.array([value]) for value, name in enumerate(("zero", "one", "two", "three", "four"))},
+    **{"minus_two": np.array([-2]), "minus_one": np.array([-1]), "nothing": np.array([], "int64")},
+    **{"rest": np.array([-1, 2]), "int32_rest": np.array([-1, 2], "int32")},
+    **{"in_order": np.array([0, 1, 2]), "reversed": np.array([2, 1, 0])},
+    **{"c": np.float32(30), "bounds": np.float32([20, 30, 40]), "yes": np.array(True)},
+}
 
 
-def graph(nodes, constants, shape=("batch", 3, 4), outputs=("y",)):
-    return helper.make_graph(
-        [helper.make_node(*node[:3], **(node[3] if len(node) > 3 else {})) for node in nodes],
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
+def parse(nodes, shape=(2, 3, 4), outputs="float y", opset=18):
+    """A graph of `x` from nodes in ONNX's text format."""
+    text = f"""<ir_version: 8, opset_import: ["" : {opset}]>
+    graph (float[{",".join(map(str, shape))}] x) => ({outputs}) {{ {nodes} }}"""
+    proto = onnx.parser.parse_model(text)
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in CONSTANTS.items()]
+    proto.graph.initializer.extend(tensors)
+    sort_graph(proto.graph)
+    return proto
 
 
-def run(graph):
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": np.arange(1, 25, dtype="float32").reshape(2, 3, 4)})
-
-
-SQUARE = ("Mul", ["x", "x"], ["s"])
-TOTAL = ("ReduceSum", ["s", "axis"], ["y"])
-
-
-@pytest.mark.parametrize(
-    ("nodes", "outputs", "expected"),
-    [
-        ([SQUARE, TOTAL], ["y"], ["ReduceSumSquare"]),
-        # The squares are wanted, too.
-        ([SQUARE, TOTAL], ["y", "s"], ["Mul", "ReduceSum"]),
-        # A product of two things.
-        ([("Neg", ["x"], ["n"]), ("Mul", ["x", "n"], ["s"]), TOTAL], ["y"], ["Neg", "Mul", "ReduceSum"]),
-        ([("Reciprocal", ["x"], ["r"]), ("Mul", ["x", "r"], ["y"])], ["y"], ["Div"]),
-        # The inverse is wanted, too; and squared.
-        ([("Reciprocal", ["x"], ["r"]), ("Mul", ["x", "r"], ["y"])], ["y", "r"], ["Reciprocal", "Mul"]),
-        ([("Reciprocal", ["x"], ["r"]), ("Mul", ["r", "r"], ["y"])], ["y"], ["Reciprocal", "Mul"]),
-        # A sum over another axis than the one that the transpose swaps.
-        (
-            [
-                ("Transpose", ["x"], ["t"], {"perm": [0, 2, 1]}),
-                ("ReduceSum", ["x", "axis"], ["s"], {"keepdims": 0}),
-                ("Unsqueeze", ["s", "axis"], ["u"]),
-                ("MatMul", ["x", "t"], ["m"]),
-                ("Mul", ["m", "u"], ["y"]),
-            ],
-            ["y"],
-            ["Transpose", "ReduceSum", "Unsqueeze", "MatMul", "Mul"],
-        ),
-        # Two elements of a shape.
-        (
-            [
-                ("Shape", ["x"], ["shape"]),
-                ("Cast", ["shape"], ["cast"], {"to": TensorProto.FLOAT}),
-                ("Slice", ["cast", "one", "three", "zero"], ["y"]),
-            ],
-            ["y"],
-            ["Shape", "Cast", "Slice"],
-        ),
-        # Nothing reads it.
-        ([("Neg", ["x"], ["unused"]), ("Abs", ["x"], ["y"])], ["y"], ["Abs"]),
-    ],
-)
-def test_a_rule_applies_where_it_may(nodes, outputs, expected):
-    constants = {
-        "axis": np.array([2]),
-        "one": np.array([1]),
-        "three": np.array([3]),
-        "zero": np.array([0]),
-    }
-    original = graph(nodes, constants, outputs=outputs)
-    simple = onnx.GraphProto.FromString(original.SerializeToString())
-    simplify(simple, 18)
-    assert [node.op_type for node in simple.node] == expected
-    used = {name for node in simple.node for name in node.input}
-    assert {tensor.name for tensor in simple.initializer} <= used
+def simplified(original):
+    """The graph after the rules, which computes the same."""
+    simple = onnx.ModelProto.FromString(original.SerializeToString())
+    simplify(simple.graph, original.opset_import[0].version)
     for received, wanted in zip(run(simple), run(original), strict=True):
+        assert received.dtype == wanted.dtype
         np.testing.assert_allclose(received, wanted, rtol=1e-6)
+    used = {name for node in simple.graph.node for name in reads(node)}
+    assert {tensor.name for tensor in simple.graph.initializer} <= used
+    return simple
 
 
-def reshaped(before, first, last, permutation=(0, 2, 1), lengths="in_order"):
-    """Nodes that transpose `x`, ask for one length of a tensor, and reshape by it."""
-    return [
-        ("Transpose", ["x"], ["t"], {"perm": permutation}),
-        ("Shape", [before], ["shape"]),
-        ("Gather", ["shape", lengths], ["permuted"]),
-        ("Cast", ["permuted"], ["cast"], {"to": TensorProto.INT32}),
-        ("Slice", ["cast", first, last, "zero"], ["batch"]),
-        ("Concat", ["batch", "rest"], ["target"], {"axis": 0}),
-        ("Cast", ["target"], ["wide"], {"to": TensorProto.INT64}),
-        ("Reshape", ["t", "wide"], ["y"]),
-    ]
+def run(proto):
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (x,) = session.get_inputs()
+    return session.run(None, {"x": np.arange(1, np.prod(x.shape) + 1, dtype="float32").reshape(x.shape)})
+
+
+def branches(name):
+    """A node whose subgraphs read a tensor."""
+    then = f"then () => (float[a] p) {{ p = Neg({name}) }}"
+    otherwise = f"otherwise () => (float[a] q) {{ q = Abs({name}) }}"
+    return f"w = If(yes) <then_branch = {then}, else_branch = {otherwise}>"
+
+
+SQUARES = """
+    s = Mul(x, x)
+    y = ReduceSum(s, two)
+"""
+DIVISION = """
+    r = Reciprocal(x)
+    y = Mul(x, r)
+"""
+# The graphs of the next two rules have as many frames as clusters, so that wrong axes fit, too.
+SHARE = """
+    s = ReduceSum <keepdims = 0> (x, one)
+    column = Unsqueeze(s, one)
+    least = Max(column, c)
+    share = Div(x, least)
+    y = Transpose <perm = [0, 2, 1]> (share)
+"""
+SUM = """
+    s = ReduceSum <keepdims = 0> (x, one)
+    u = Unsqueeze(s, two)
+    t = Transpose <perm = [0, 2, 1]> (x)
+    y = Mul(t, u)
+"""
+FLATTEN = """
+    y = Flatten(x)
+"""
+RESHAPE = """
+    shape = Shape(x)
+    batch = Slice(shape, zero, one, zero)
+    target = Concat <axis = 0> (batch, rest)
+    y = Reshape(x, target)
+"""
+TRANSPOSED = """
+    t = Transpose <perm = [0, 2, 1]> (x)
+    shape = Shape(t)
+    permuted = Gather(shape, in_order)
+    cast = Cast <to = 6> (permuted)
+    batch = Slice(cast, zero, one, zero)
+    target = Concat <axis = 0> (batch, int32_rest)
+    wide = Cast <to = 7> (target)
+    y = Reshape(t, wide)
+"""
+LENGTH = """
+    shape = Shape(x)
+    cast = Cast <to = 6> (shape)
+    part = Slice(cast, one, two, zero)
+    y = Squeeze(part, zero)
+"""
+SQUARE, INT32 = {"shape": (3, 3, 3)}, {"outputs": "int32 y"}
 
 
 @pytest.mark.parametrize(
-    ("nodes", "applies"),
+    ("nodes", "options", "expected"),
     [
-        (reshaped("t", "zero", "one"), True),
-        (reshaped("x", "zero", "one"), True),  # the batch is the same before the transpose
-        (reshaped("t", "one", "two"), False),  # another length
-        (reshaped("t", "zero", "one", lengths="reversed"), False),  # the length of another axis
-        (reshaped("x", "zero", "one", (1, 0, 2)), False),  # another axis comes first
+        (SQUARES, {}, ["ReduceSumSquare"]),
+        (SQUARES, {"opset": 13}, ["ReduceSumSquare"]),
+        (SQUARES.replace("ReduceSum", "ReduceSum <keepdims = 0>"), {}, ["ReduceSumSquare"]),
+        (SQUARES.replace("ReduceSum", "ReduceSum <keepdims = 0>"), {"opset": 13}, ["ReduceSumSquare"]),
+        (DIVISION, {}, ["Div"]),
+        (DIVISION.replace("Mul(x, r)", "Mul(r, x)"), {}, ["Div"]),
+        (SHARE, SQUARE, ["Transpose", "ReduceSum", "Max", "Div"]),
+        (SUM, SQUARE, ["Transpose", "ReduceSum", "Mul"]),
+        (
+            SUM.replace("y = Mul(t, u)", f"z = Mul(t, u) {branches('u')} y = Add(z, w)"),
+            SQUARE,
+            ["Transpose", "ReduceSum", "Mul", "If", "Add"],
+        ),
+        (FLATTEN, {}, ["Reshape"]),
+        (FLATTEN.replace("Flatten", "Flatten <axis = 1>"), {}, ["Reshape"]),
+        (RESHAPE, {}, ["Reshape"]),
+        (TRANSPOSED, {}, ["Transpose", "Reshape"]),
+        (TRANSPOSED.replace("Shape(t)", "Shape(x)"), {}, ["Transpose", "Reshape"]),
+        (LENGTH, INT32, ["Shape", "Squeeze", "Cast"]),
+        (LENGTH.replace("one, two", "zero, one"), INT32, ["Shape", "Squeeze", "Cast"]),
+        # Nothing reads it.
+        ("unused = Neg(x) y = Abs(x)", {}, ["Abs"]),
     ],
 )
-def test_a_reshape_keeps_the_batch_only_where_it_asks_for_it(nodes, applies):
-    constants = {
-        **{name: np.array([value]) for value, name in enumerate(("zero", "one", "two"))},
-        "in_order": np.array([0, 1, 2]),
-        "reversed": np.array([2, 1, 0]),
-        "rest": np.array([-1, 2], "int32"),
-    }
-    original = graph(nodes, constants)
-    simple = onnx.GraphProto.FromString(original.SerializeToString())
-    simplify(simple, 18)
-    assert ([node.op_type for node in simple.node] == ["Transpose", "Reshape"]) is applies
-    for received, wanted in zip(run(simple), run(original), strict=True):
-        np.testing.assert_array_equal(received, wanted)
+def test_a_rule_rewrites(nodes, options, expected):
+    assert op_types(simplified(parse(nodes, **options))) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "old", "new"),
+    [
+        # Squares: of two tensors, read twice, over axes that are unknown.
+        (SQUARES, {}, "Mul(x, x)", "Mul(x, c)"),
+        (SQUARES, {"outputs": "float y, float s"}, "", ""),
+        (SQUARES, {}, "y = ReduceSum(s, two)", "z = ReduceSum(s, two) y = Add(z, s)"),
+        (SQUARES, {}, "y = ReduceSum(s, two)", f"z = ReduceSum(s, two) {branches('s')} y = Add(z, w)"),
+        (SQUARES, {}, "y = ReduceSum(s, two)", "axes = Abs(two) y = ReduceSum(s, axes)"),
+        (SQUARES, {}, "ReduceSum(s, two)", "ReduceSum(s)"),
+        (SQUARES, {}, "ReduceSum", "ReduceMean"),
+        # Division: the inverse is read twice.
+        (DIVISION, {"outputs": "float y, float r"}, "", ""),
+        (DIVISION, {}, "y = Mul(x, r)", "z = Mul(x, r) y = Add(z, r)"),
+        (DIVISION, {}, "y = Mul(x, r)", f"z = Mul(x, r) {branches('r')} y = Add(z, w)"),
+        (DIVISION, {}, "Mul(x, r)", "Mul(r, r)"),
+        # Shares: a step is read twice; other axes; another sum; a limit that is not one number.
+        *((SHARE, {**SQUARE, "outputs": f"float y, float {name}"}, "", "") for name in ("share", "least", "column")),
+        (SHARE.replace("y =", "z ="), SQUARE, "(share)", f"(share) {branches('share')} y = Add(z, w)"),
+        (SHARE, SQUARE, "[0, 2, 1]", "[0, 1, 2]"),
+        (SHARE, SQUARE, "[0, 2, 1]", "[1, 2, 0]"),
+        (SHARE, SQUARE, "<perm = [0, 2, 1]>", ""),
+        (SHARE, SQUARE, "Unsqueeze(s, one)", "Unsqueeze(s, two)"),
+        (SHARE, SQUARE, "(x, one)", "(x, two)"),
+        (SHARE, SQUARE, "s = ReduceSum <keepdims = 0> (x, one)", "n = Neg(x) s = ReduceSum <keepdims = 0> (n, one)"),
+        (SHARE, SQUARE, "s = ReduceSum <keepdims = 0> (x, one)", "s = ReduceMax <keepdims = 0> (x, one)"),
+        (SHARE, SQUARE, "Max(column, c)", "Max(column, bounds)"),
+        (SHARE, SQUARE, "Max(column, c)", "Max(column, c, bounds)"),
+        (SHARE, SQUARE, "least = Max(column, c)", "d = Neg(c) least = Max(column, d)"),
+        (SHARE, SQUARE, "Max(column, c)", "Min(column, c)"),
+        (SHARE, SQUARE, "Div(x, least)", "Div(least, x)"),
+        # Sums: of kept axes, of other axes, of a tensor that is not transposed, read in another way.
+        (SUM, SQUARE, "<keepdims = 0>", ""),
+        (SUM, SQUARE, "(x, one)", "(x, two)"),
+        (SUM, SQUARE, "Unsqueeze(s, two)", "Unsqueeze(s, one)"),
+        (SUM, {**SQUARE, "outputs": "float y, float s"}, "", ""),
+        (SUM, {**SQUARE, "outputs": "float y, float u"}, "", ""),
+        (SUM, SQUARE, "y = Mul(t, u)", "z = Mul(t, u) y = Add(z, s)"),
+        (SUM, SQUARE, "y = Mul(t, u)", f"z = Mul(t, u) {branches('s')} y = Add(z, w)"),
+        (SUM, SQUARE, "t = Transpose <perm = [0, 2, 1]> (x)", "n = Neg(x) t = Transpose <perm = [0, 2, 1]> (n)"),
+        (SUM, SQUARE, "[0, 2, 1]", "[0, 1, 2]"),
+        (SUM, SQUARE, "<perm = [0, 2, 1]>", ""),
+        # Shapes: another axis, another tensor, two lengths, lengths that are computed, another meaning of 0.
+        (FLATTEN, {}, "Flatten", "Flatten <axis = 2>"),
+        (FLATTEN, {}, "Flatten", "Flatten <axis = 0>"),
+        (RESHAPE, {}, "zero, one, zero", "one, two, zero"),
+        (RESHAPE, {}, "zero, one, zero", "zero, two, zero"),
+        (RESHAPE, {}, "batch = Slice(shape, zero, one, zero)", "end = Abs(one) batch = Slice(shape, zero, end, zero)"),
+        (RESHAPE, {}, "shape = Shape(x)", "more = Concat <axis = 0> (x, x) shape = Shape(more)"),
+        (RESHAPE, {}, "(batch, rest)", "(rest, batch)"),
+        (RESHAPE.replace("(batch, rest)", "(batch, minus_one, last)"), {}, "target = ", "last = Abs(two) target = "),
+        (RESHAPE, {}, "Reshape(x", "Reshape <allowzero = 1> (x"),
+        (TRANSPOSED, {}, "zero, one, zero", "one, two, zero"),
+        (TRANSPOSED, {}, "in_order", "reversed"),
+        (TRANSPOSED.replace("Shape(t)", "Shape(x)"), {}, "[0, 2, 1]", "[1, 0, 2]"),
+        (TRANSPOSED.replace("Shape(t)", "Shape(x)"), {}, "<perm = [0, 2, 1]>", ""),
+        # Lengths: a step is read twice; bounds that are computed, negative or too large; a part of a part.
+        *((LENGTH, {"outputs": f"int32 y, int32 {name}"}, "", "") for name in ("part", "cast")),
+        (LENGTH, {"outputs": "int32 y, int64 shape"}, "", ""),
+        (LENGTH, INT32, "y = Squeeze(part, zero)", "z = Squeeze(part, zero) y = Add(z, part)"),
+        (LENGTH, INT32, "y = Squeeze(part, zero)", "z = Squeeze(part, zero) y = Add(z, cast)"),
+        (LENGTH, INT32, "part = Slice(cast, one, two, zero)", "end = Abs(two) part = Slice(cast, one, end, zero)"),
+        (LENGTH, INT32, "one, two, zero", "minus_two, minus_one, zero"),
+        (LENGTH, INT32, "one, two, zero", "two, four, zero"),
+        (LENGTH, INT32, "Shape", "Shape <start = 1>"),
+        (LENGTH, {**INT32, "opset": 14}, "", ""),
+        (LENGTH, INT32, "Squeeze(part, zero)", "Neg(part)"),
+    ],
+)
+def test_a_rule_keeps_a_graph_that_lacks_one_precondition(nodes, options, old, new):
+    assert old in nodes
+    original = parse(nodes.replace(old, new), **options)
+    assert simplified(original).graph == original.graph
+
+
+def reduction(op_type, attribute, axes=""):
+    return f"y = {op_type} <keepdims = 1, noop_with_empty_axes = {attribute}> (x{axes})"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "op_type", "num_attributes"),
+    [
+        (reduction("ReduceSum", 1, ", one"), "ReduceSum", 1),
+        (reduction("ReduceSum", 0, ", one"), "ReduceSum", 1),
+        (reduction("ReduceSum", 0), "ReduceSum", 1),
+        (reduction("ReduceMax", 1, ", one"), "ReduceMax", 1),
+        # No axes: all axes, unless the attribute is set.
+        (reduction("ReduceSum", 1), "Identity", 0),
+        (reduction("ReduceSum", 1, ", nothing"), "Identity", 0),
+        # The axes are known when the graph runs.
+        ("axes = Abs(one) " + reduction("ReduceSum", 1, ", axes"), "ReduceSum", 2),
+        # This reduction squares its input even without axes.
+        (reduction("ReduceSumSquare", 1, ", nothing"), "ReduceSumSquare", 2),
+    ],
+)
+def test_reductions_lose_an_attribute_that_changes_nothing(nodes, op_type, num_attributes):
+    node = simplified(parse(nodes)).graph.node[-1]
+    assert (node.op_type, len(node.attribute)) == (op_type, num_attributes)
+
+
+def test_reductions_in_subgraphs_lose_the_attribute():
+    nodes = (
+        branches("x")
+        .replace("w =", "y =")
+        .replace("p = Neg(x)", reduction("ReduceSum", 1, ", one").replace("y =", "p ="))
+    )
+    (node,) = simplified(parse(nodes)).graph.node
+    assert [attribute.name for attribute in node.attribute[0].g.node[0].attribute] == ["keepdims"]

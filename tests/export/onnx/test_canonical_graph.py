@@ -1,0 +1,141 @@
+"""Order and names of the nodes of an ONNX file."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from small_classifier import make_classifier
+
+from keras_netvlad.export import export_onnx
+from keras_netvlad.export.onnx.canonical_graph import name_graph, sort_graph
+from keras_netvlad.layers import NetVLAD
+
+
+def parse(text):
+    return onnx.parser.parse_graph(text)
+
+
+LOOP = """
+graph (float[n] x, int64 count, bool go) => (float[n] y) <float two = {2}, float unused = {3}> {
+    ["scope/layer_1/while__12"] y_raw = Loop(count, go, x) <body = body_7
+    (int64 i__1, bool c__2, float[unk__3] v__4) => (bool d__5, float[unk__6] w__9) {
+        ["layer/Mul__8"] w__9 = Mul(sum__10, scaled)
+        ["layer/Add__10"] sum__10 = Add(v__4, scaled)
+        ["layer/Neg__14"] no__14 = Neg(v__4)
+        d__5 = Identity(c__2)
+    }>
+    scaled = Mul(x, two)
+    never = Neg(x)
+    y = Neg(y_raw)
+}
+"""
+
+
+def test_sorting_follows_tensors_into_subgraphs_and_drops_the_rest():
+    graph = parse(LOOP)
+    sort_graph(graph)
+    assert [node.op_type for node in graph.node] == ["Mul", "Loop", "Neg"]
+    (body,) = [attribute.g for attribute in graph.node[1].attribute]
+    assert [node.op_type for node in body.node] == ["Identity", "Add", "Mul"]
+    assert [tensor.name for tensor in graph.initializer] == ["two"]
+
+
+def test_names_are_layers_operators_and_numbers():
+    graph = parse(LOOP)
+    sort_graph(graph)
+    name_graph(graph, ["layer"], ["constant", "Neg"])
+    multiply, loop, negative = graph.node
+    assert (list(multiply.input), list(multiply.output)) == (["x", "constant_1"], ["Mul"])
+    assert loop.name == "layer/Loop"
+    assert list(negative.input) == list(loop.output) == ["layer/Loop"]
+    assert (negative.name, list(negative.output)) == ("Neg_1", ["y"])
+    body = loop.attribute[0].g
+    assert body.name == "layer/Loop/body"
+    assert [value.name for value in body.input] == [f"layer/Loop/body/input{end}" for end in ("", "_1", "_2")]
+    identity, add, product = body.node
+    assert list(add.input) == ["layer/Loop/body/input_2", "Mul"]
+    assert list(product.input) == [add.output[0], "Mul"] == ["layer/Add", "Mul"]
+    assert [value.name for value in body.output] == [identity.output[0], product.output[0]]
+    assert not any(dim.dim_param for value in (*body.input, *body.output) for dim in value.type.tensor_type.shape.dim)
+
+
+def test_a_second_output_gets_a_name():
+    graph = parse("graph (float[4] x) => (float[2] y) { a, b = Split <num_outputs = 2> (x) y = Add(a, b) }")
+    name_graph(graph, [], [])
+    assert list(graph.node[0].output) == list(graph.node[1].input) == ["Split", "Split/output"]
+
+
+def test_every_node_of_a_model_is_named_after_its_layer(tmp_path):
+    export_onnx(make_classifier(), tmp_path / "model.onnx", verify=False)
+    names = [node.name for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert len(set(names)) == len(names)
+    assert {name.split("/")[0] for name in names} == {"frames_mask", "frames_netvlad", "hidden", "scores"}
+
+
+def recurrent_model(*layers):
+    keras.utils.set_random_seed(0)
+    frames = keras.Input((None, 3), name="frames")
+    hidden = frames
+    for layer in layers:
+        hidden = layer(hidden)
+    return keras.Model(frames, NetVLAD(2, name="descriptor")(hidden), name="recurrent")
+
+
+def lstm():
+    return recurrent_model(keras.layers.LSTM(2, return_sequences=True, name="lstm"))
+
+
+def gru():
+    return recurrent_model(keras.layers.GRU(2, return_sequences=True, name="gru"))
+
+
+def masked_both_ways():
+    inner = keras.layers.LSTM(2, return_sequences=True)
+    return recurrent_model(keras.layers.Masking(name="masking"), keras.layers.Bidirectional(inner, name="both_ways"))
+
+
+@pytest.mark.parametrize(
+    "make_model",
+    [lstm, pytest.param(gru, marks=pytest.mark.slow), pytest.param(masked_both_ways, marks=pytest.mark.slow)],
+)
+def test_recurrent_layers_export_to_the_same_bytes_each_time(make_model, tmp_path):
+    model = make_model()
+    for name in ("first.onnx", "second.onnx"):
+        export_onnx(model, tmp_path / name, verify=False)
+    assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
+    session = onnxruntime.InferenceSession(tmp_path / "first.onnx", providers=["CPUExecutionProvider"])
+    for frames in (1, 9):
+        data = np.random.default_rng(frames).normal(size=(3, frames, 3)).astype("float32")
+        data[1, frames // 2 :] = 0  # masked
+        (received,) = session.run(None, {"frames": data})
+        # Measured: up to 2e-7.
+        np.testing.assert_allclose(received, model(data), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_verified_model_is_exported_to_the_same_bytes_each_time(precision, tmp_path):
+    model = make_classifier()
+    for name in ("first.onnx", "second.onnx"):
+        export_onnx(model, tmp_path / name, precision=precision)
+    assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
+
+
+EXPORT = """
+import sys
+from small_classifier import make_classifier
+from keras_netvlad.export import export_onnx
+export_onnx(make_classifier(), sys.argv[1], verify=False)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_export_a_model_to_the_same_bytes(tmp_path):
+    for seed in ("1", "2"):  # of the hashes, by which Python orders sets
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", EXPORT, tmp_path / f"{seed}.onnx"], check=True, env=environment)
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
