@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.layers.batch_normalization import BatchNormalization
 from keras_netvlad.layers.kmeans import assignment_from_centroids
 from keras_netvlad.layers.vlad_ops import matmul
 from keras_netvlad.layers.weight_options import add_weight
@@ -104,9 +105,9 @@ class SoftAssignment:
         return kernel[None, None] if self.assignment == "conv" else kernel
 
 
-def batch_normalization_of_logits(layer: keras.Layer, num_logits: int) -> keras.layers.BatchNormalization:
+def batch_normalization_of_logits(layer: keras.Layer, num_logits: int) -> BatchNormalization:
     """Returns a built batch normalization whose offset, if there is one, has the options of the layer's bias."""
-    batch_normalization = keras.layers.BatchNormalization(
+    batch_normalization = BatchNormalization(
         epsilon=BATCH_NORMALIZATION_EPSILON,
         center=layer.use_bias,
         beta_initializer=layer.bias_initializer,

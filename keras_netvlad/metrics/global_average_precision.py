@@ -24,10 +24,13 @@ class GlobalAveragePrecision(keras.metrics.Metric):
     Recall counts all labels of all videos, also those outside the `top_k` scores, as in the evaluation code of
     YouTube-8M.
 
+    Equal scores count as the mean over all their orders. The evaluation code of YouTube-8M draws one order at random.
+
     The state is a histogram of scores. It adds up exactly over batches and devices, and takes 3 MB for any number of
-    videos. The bins are equally wide in logits. Scores of the same bin, whose logits differ by less than 1.3e-4, are
-    treated like equal scores, as if in random order. On 2,000 videos of 500 classes this changed GAP by 5e-8. A bin
-    stops counting at 16 million scores, the limit of float32.
+    videos. Scores of one bin count as equal. The bins resolve all scores of float32 from 1e-38 to 1: two scores of one
+    bin have logits that differ by less than 1.3e-4 at a score of 0.5, 3.6e-4 at 1e-8 and 1.3e-3 at 1e-38. On 2,000
+    videos of 500 classes this changed GAP by 7e-7, and by 4e-6 if all scores lie near 1e-30. A bin stops counting at 16
+    million scores, the limit of float32.
 
     Args:
         top_k: Integer, the number of scores of each video to rank, at most the number of classes.

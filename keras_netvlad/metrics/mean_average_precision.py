@@ -19,10 +19,13 @@ from keras_netvlad.metrics.score_histogram import (
 class MeanAveragePrecision(keras.metrics.Metric):
     """Mean over the classes of the average precision of the ranking of all videos by the score of the class.
 
-    Classes without a label are left out of the mean. The state is a histogram of scores per class, which adds up
-    exactly over batches and devices. Scores of the same bin are treated as if in random order. With 2,048 bins, equally
-    wide in logits, the odds of such scores differ by less than 1.7%. On 2,000 videos of 500 classes this changed the
-    mean by 2e-5. The 3862 classes of YouTube-8M take 95 MB.
+    Classes without a label are left out of the mean. Equal scores count as the mean over all their orders.
+
+    The state is a histogram of scores per class, which adds up exactly over batches and devices and has a fixed size.
+    The 3862 classes of YouTube-8M take 95 MB. Scores of one bin count as equal. The bins resolve all scores of float32
+    from 1e-38 to 1: with 2,048 bins, the odds of two scores of one bin differ by less than 1.7% at a score of 0.5, 4.7%
+    at 1e-8 and 17% at 1e-38. On 2,000 videos of 500 classes this changed the mean by 7e-5, and by 5e-4 if all scores
+    lie near 1e-30. More bins are finer.
 
     Args:
         num_classes: Integer, `C`.

@@ -9,6 +9,7 @@ from keras import ops
 from keras_netvlad.base.names import DESCRIPTOR, NUM_FRAMES, SCORES
 from keras_netvlad.base.validation import check_boolean, check_choice, check_integer
 from keras_netvlad.layers import Dequantize, FrameMask
+from keras_netvlad.layers.batch_normalization import BatchNormalization
 from keras_netvlad.models.model_registration import register_model
 from keras_netvlad.models.poolings import (
     check_keywords,
@@ -133,7 +134,7 @@ class VideoEncoder(keras.Model):
                 # The pooling selects real frames itself, but only after the batch normalization has seen the padding,
                 # and the gradient of its weights would be 0 * NaN.
                 frames = ops.where(ops.expand_dims(mask, -1), frames, 0.0)
-                normalize = keras.layers.BatchNormalization(dtype=output_dtype, name=f"{name}_batch_normalization")
+                normalize = BatchNormalization(dtype=output_dtype, name=f"{name}_batch_normalization")
                 frames = normalize(frames, mask=mask)
             layers[name] = pooling_layer(name, poolings[name], clusters[name], options[name], dtype_policy)
             pooled.append(_pooled(layers[name], frames, mask))

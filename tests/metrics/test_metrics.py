@@ -1,5 +1,6 @@
 """YouTube-8M's metrics: the definitions in NumPy, batches, weights, devices, compiled training."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -27,21 +28,32 @@ METRICS = {
 
 
 def videos(num_videos=60, num_classes=12, seed=0):
-    """Labels and scores that know a little of them, each in a bin of its own."""
+    """Labels and scores that know a little of them, from 1e-26 to 0.9997, each in another bin."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((num_videos, num_classes)) < 0.2).astype("float32")
     ranks = np.argsort(np.argsort((3 * rng.normal(size=labels.shape) + 3 * labels).ravel()))
-    logits = 18 * ranks.reshape(labels.shape) / labels.size - 10
+    widened = 2.6 * ranks.reshape(labels.shape) / labels.size - 2
+    logits = 10 * np.sign(widened) * np.expm1(np.abs(widened))
     return labels, (1 / (1 + np.exp(-logits))).astype("float32")
 
 
 def average_precision(found, scores, weights, num_positives):
-    """Average precision of a ranking without equal scores, rank by rank."""
+    """Average precision rank by rank. Scores of equal weight that are equal count as the mean over all their orders."""
+    is_counted = weights > 0
+    found, scores, weights = found[is_counted], scores[is_counted], weights[is_counted]
+    order = np.argsort(-scores)
     total, hits, ranked = 0.0, 0.0, 0.0
-    for n in np.argsort(-scores):
-        hits += weights[n] * found[n]
-        ranked += weights[n]
-        total += weights[n] * found[n] * hits / ranked if ranked else 0.0
+    for equal in np.split(order, 1 + np.flatnonzero(np.diff(scores[order]))):
+        if not len(equal):
+            continue
+        (weight,), positives, size = set(weights[equal]), found[equal].sum(), len(equal)
+        for place in range(size):
+            # The other positives are equally likely at each of the other places.
+            before = (positives - 1) * place / (size - 1) if size > 1 else 0.0
+            precision = (hits + weight * (before + 1)) / (ranked + weight * (place + 1))
+            total += weight * positives / size * precision
+        hits += weight * positives
+        ranked += weight * size
     return total / num_positives if num_positives else 0.0
 
 
@@ -69,8 +81,10 @@ def expected_value(name, labels, scores, weights=None):
     return np.mean(precisions)
 
 
-# Beside float64: 9e-8 measured at worst, headroom 10.
+# Scores in different bins, next to float64: 9e-8 measured at worst, headroom 10.
 TOLERANCE = 1e-6
+# Different scores that share a bin: 2.5e-5 and 6.0e-4 measured at worst, for scores near 1e-27.
+GAP_RESOLUTION, MAP_RESOLUTION = 1e-4, 2e-3
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -109,24 +123,59 @@ def test_the_best_ranking_gives_one(name):
 
 
 def test_both_ends_of_the_scores_are_resolved():
-    # Scores that are equal in float16, and to four digits.
-    scores = np.array([[1 - 1e-6], [1 - 2e-6], [1 - 4e-6], [4e-6], [2e-6], [1e-6]], "float32")
-    for labels in np.random.default_rng(0).integers(0, 2, (8, 6, 1)):
-        labels[0] = 1
-        metric = GlobalAveragePrecision()
-        metric.update_state(labels, scores)
-        assert abs(float(metric.result()) - expected_value("gap", labels, scores)) < 1e-6
+    # Neighbors are equal in float16, or to four digits, or below the resolution of 1 - score.
+    scores = np.array([[1], [1 - 1e-6], [1 - 2e-6], [4e-6], [2e-6], [1e-9], [1e-15], [1e-37], [2e-38], [0]], "float32")
+    for labels in np.random.default_rng(0).integers(0, 2, (8, len(scores), 1)):
+        labels[-1] = 1
+        for metric in (GlobalAveragePrecision(), MeanAveragePrecision(1)):
+            metric.update_state(labels, scores)
+            assert abs(float(metric.result()) - expected_value("gap", labels, scores)) < TOLERANCE
 
 
-def test_equal_scores_count_as_in_random_order():
-    labels, scores = videos()
-    scores = np.round(scores, 2)
-    metric = GlobalAveragePrecision()
-    metric.update_state(labels, scores)
+@pytest.mark.parametrize("scores", [[0.5] * 4, [0.9, 0.2, 0.2, 0.2], [1e-30, 1e-30, 0, 0], [1, 1, 1, 0.3]])
+def test_equal_scores_count_as_the_mean_over_their_orders(scores):
+    scores = np.array(scores, "float32")[:, None]
+    for labels, weight in (([1, 0, 0, 0], 1.0), ([0, 1, 0, 1], 0.25), ([1, 1, 1, 1], 1.0), ([0, 0, 1, 1], 40.0)):
+        values = []
+        for order in itertools.permutations(range(4)):
+            ranked = np.array(labels)[sorted(order, key=lambda n: -scores[n, 0])]  # `sorted` is stable
+            values.append(np.mean([ranked[: n + 1].mean() for n in np.flatnonzero(ranked)]))
+        for metric in (GlobalAveragePrecision(num_bins=2**11), MeanAveragePrecision(1)):
+            metric.update_state(np.array(labels)[:, None], scores, weight)
+            assert abs(float(metric.result()) - np.mean(values)) < TOLERANCE
+
+
+def test_many_equal_scores_of_many_videos_keep_their_digits():
     rng = np.random.default_rng(0)
-    shuffled = [expected_value("gap", labels, scores + 1e-6 * rng.random(scores.shape)) for _ in range(100)]
-    # Measured: 6e-3 apart, nearly all from the seven best, which are equal; precision at the end of each tie is 1.2e-2.
-    assert abs(float(metric.result()) - np.mean(shuffled)) < 9e-3
+    scores = np.round(rng.random((100, 1000)), 2).astype("float32")
+    labels = (rng.random(scores.shape) < 0.001 + 0.1 * scores).astype("float32")
+    metric = GlobalAveragePrecision(top_k=1000)
+    metric.update_state(labels, scores)
+    expected = average_precision(
+        *(v.ravel().astype("float64") for v in (labels, scores, np.ones_like(scores))), labels.sum()
+    )
+    assert abs(float(metric.result()) - expected) < TOLERANCE
+
+
+SHARP = {
+    "sigmoid": lambda logits: 1 / (1 + np.exp(-logits)),
+    "sigmoid of tiny scores": lambda logits: 1 / (1 + np.exp(60 - logits)),
+    "saturated sigmoid": lambda logits: 1 / (1 + np.exp(-10 - 4 * logits)),
+    "sharp softmax": lambda logits: np.exp(20 * logits) / np.exp(20 * logits).sum(axis=1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("name", SHARP)
+def test_scores_of_any_scale_are_ranked(name):
+    rng = np.random.default_rng(0)
+    labels = (rng.random((400, 20)) < 0.1).astype("float32")
+    scores = SHARP[name](rng.normal(size=labels.shape) + 2 * labels - 2).astype("float32")
+    scores[scores < 2.0**-126] = 0.0  # as the metric documents
+    gap, mean = GlobalAveragePrecision(), MeanAveragePrecision(20)
+    for metric in (gap, mean):
+        metric.update_state(labels, scores)
+    assert abs(float(gap.result()) - expected_value("gap", labels, scores)) < GAP_RESOLUTION
+    assert abs(float(mean.result()) - expected_value("map", labels, scores)) < MAP_RESOLUTION
 
 
 def test_soft_labels_of_half_and_more_count():
