@@ -1,11 +1,14 @@
 """Tells mistakes of the user from bugs of this package, and reports both."""
 
 import dis
+import signal
 import sys
 import traceback
 
 DONE, DIFFERS, WRONG_USE, INTERNAL_ERROR = 0, 1, 2, 3
 UNREADABLE = 1
+# As a shell reports it: 128 and the number of the signal.
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 PACKAGE = "keras_netvlad"
 RAISE = dis.opmap["RAISE_VARARGS"]
@@ -34,6 +37,23 @@ def report(error: Exception, command: str, debug: bool) -> int:
         file=sys.stderr,
     )
     return INTERNAL_ERROR
+
+
+def report_signal(number: int, command: str) -> int:
+    """Prints that a signal ended a command.
+
+    Args:
+        number: `signal.SIGINT` or `signal.SIGTERM`.
+        command: Name of the command.
+
+    Returns:
+        The exit code: 130 or 143.
+    """
+    if number == signal.SIGINT:
+        print(f"keras-netvlad {command}: interrupted", file=sys.stderr)  # cli
+        return INTERRUPTED
+    print(f"keras-netvlad {command}: terminated", file=sys.stderr)  # cli
+    return TERMINATED
 
 
 def is_expected(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from keras_netvlad.cli import commands
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 an artifact differs from its model, or a video could not be read; 2 wrong use; 3 internal "
-    "error, which is a bug in keras_netvlad."
+    "error, which is a bug in keras_netvlad; 130 interrupted by Ctrl-C; 143 terminated by SIGTERM."
 )
 
 
@@ -24,6 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
     for add in (_demo, _export, _publish, _train, _verify, _inspect, _extract, _search):
         subparser = add(subparsers)
+        subparser.epilog = EXIT_CODES
         # Without a default here, the value that was parsed before the command stays.
         subparser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser

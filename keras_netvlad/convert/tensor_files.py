@@ -1,12 +1,17 @@
 """Reads the weight files of other libraries as named tensors, one at a time, without running code from a file."""
 
 import pickle
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from keras_netvlad.base.declared_sizes import MAX_EXPANSION, check_declared_bytes
+from keras_netvlad.base.npz_files import check_npz
+from keras_netvlad.base.npz_files import read_npz as read_npz_arrays
 
 # In older versions a crafted file can run code in spite of `weights_only=True` (CVE-2025-32434).
 OLDEST_SAFE_TORCH = (2, 6)
@@ -45,9 +50,8 @@ def read_npz(path: Path) -> Readers:
     """Opens a NumPy archive without pickled objects."""
     check_is_file(path)
     try:
-        archive = np.load(path, allow_pickle=False)
-        return {name: partial(_npz_array, path, name) for name in archive.files}
-    except Exception as error:
+        return {name: partial(_npz_array, path, name) for name in check_npz(path)}
+    except (OSError, ValueError) as error:
         raise unreadable(path, "a whole .npz file of numeric arrays", error) from error
 
 
@@ -100,7 +104,9 @@ def read_torch(path: Path) -> Readers:
             f"Received: {torch.__version__}"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        is_zip = _check_torch_zip(path)
+        # Mapped into memory, the tensors can't reach beyond the file, whatever sizes the pickle declares.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ValueError(
             "The PyTorch file must hold tensors only, for anything else could run code when it is read; where you "
@@ -201,20 +207,42 @@ def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 def _array(value: Any) -> Any:
     if hasattr(value, "detach"):  # PyTorch; NumPy has no bfloat16
+        # A view of one stored number can have any shape.
+        if value.numel() > MAX_EXPANSION * max(value.untyped_storage().nbytes(), 1):
+            raise ValueError(
+                "A tensor must store its numbers; save `tensor.contiguous()`. "
+                f"Received: shape {tuple(value.shape)} with {value.untyped_storage().nbytes()} stored bytes"
+            )
         value = value.detach().cpu().double()
     return np.asarray(value)
 
 
+def _check_torch_zip(path: Path) -> bool:
+    """Returns whether a PyTorch file is a ZIP archive (PyTorch 1.6 and newer), and checks the sizes of its members."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("the file is a compressed ZIP archive, which torch.save() does not write")
+        check_declared_bytes(path, sum(member.file_size for member in archive.infolist()), "tensors")
+    return True
+
+
 def _npz_array(path: Path, name: str) -> Any:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive[name]
-    except Exception as error:
+        return read_npz_arrays(path, [name])[name]
+    except (OSError, ValueError) as error:
         raise unreadable(path, f"an archive whose `{name}` is a numeric array", error) from error
 
 
 def _h5_array(path: Path, name: str) -> Any:
     import h5py
 
-    with h5py.File(path, "r") as file:
-        return file[name][()]
+    try:
+        with h5py.File(path, "r") as file:
+            dataset = file[name]
+            # A dataset without a single stored value reads as zeros of its declared shape.
+            check_declared_bytes(path, dataset.size * max(dataset.dtype.itemsize, 1), f"`{name}`")
+            return dataset[()]
+    except Exception as error:
+        raise unreadable(path, f"a whole HDF5 file whose `{name}` is a numeric array", error) from error

@@ -1,5 +1,6 @@
 """TFRecord files with random access: finds the offset of each record and reads records at offsets."""
 
+import array
 import glob
 import os
 import struct
@@ -53,23 +54,23 @@ def index_records(path: str) -> tuple[NDArray[np.int64], str | None]:
     Raises:
         OSError: If the file cannot be read.
     """
-    offsets: list[int] = []
+    offsets = array.array("q")
     offset = 0
     with open(path, "rb", buffering=0) as file:
         end = os.fstat(file.fileno()).st_size
         while offset < end:
             header = os.pread(file.fileno(), HEADER.size, offset)
             if len(header) < HEADER.size:
-                return np.array(offsets, "int64"), "the file ends within a record's header"
+                return np.array(offsets, np.int64), "the file ends within a record's header"
             length, checksum = HEADER.unpack(header)
             if checksum != _masked_crc(header[:8]):
                 kind = "the file is not a TFRecord file" if not offsets else "the header is damaged"
-                return np.array(offsets, "int64"), f"{kind} (the checksum of a record's length is wrong)"
+                return np.array(offsets, np.int64), f"{kind} (the checksum of a record's length is wrong)"
             if offset + HEADER.size + length + FOOTER_BYTES > end:
-                return np.array(offsets, "int64"), "the file ends within the record"
+                return np.array(offsets, np.int64), "the file ends within the record"
             offsets.append(offset)
             offset += HEADER.size + length + FOOTER_BYTES
-    return np.array(offsets, "int64"), None
+    return np.array(offsets, np.int64), None
 
 
 def read_records(paths: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:

@@ -45,14 +45,18 @@ class FrameLevel:
         ids, labels, is_good = _ids_and_labels(context, tf.size(records), self.num_classes)
         length = next(iter(lengths.values()))
         is_good &= tf.reduce_all(length > 0)
-        streams = []
         for name, size in self.sizes.items():
             is_good &= tf.reduce_all(lengths[name] == length)
             # decode_raw silently cuts longer frames and fills shorter ones.
             is_real = tf.sequence_mask(lengths[name], tf.shape(frames[name])[1])
             num_bytes = size * self.dtype.size
             is_good &= tf.reduce_all(tf.strings.length(frames[name]) == tf.where(is_real, num_bytes, 0))
-            taken = frames[name][:, : self.max_frames]
+        # decode_raw gives an empty frame, two bytes in the file, the size of a whole one.
+        num_taken = tf.where(is_good, self.max_frames, 0)
+        streams = []
+        for name, size in self.sizes.items():
+            num_bytes = size * self.dtype.size
+            taken = frames[name][:, :num_taken]
             if self.fixed_frames:
                 taken = tf.pad(taken, [[0, 0], [0, self.max_frames - tf.shape(taken)[1]]], constant_values="")
             # decode_raw has no kernel for float16.

@@ -59,7 +59,7 @@ class Description:
             lines.append(f"  made by     {self.parity.get('producer')}, {self.parity.get('created')}")
             lines.append(f"  precision   {self.parity.get('precision')}")
         for key, value in (self.parity.get("metadata") or {}).items():
-            lines.append(f"  {key:<10}  {_shortened(value) if key == LABELS else value}")
+            lines.append(f"  {key:<10}  {_shortened(value or ()) if key == LABELS else value}")
         if self.num_warmup_requests:
             lines.append(f"  warm-up     {self.num_warmup_requests} requests")
         for name, (inputs, outputs) in self.signatures.items():
@@ -77,12 +77,14 @@ class Description:
             f"{parity['tolerance']:g}"
         ]
         for row in parity["outputs"]:
-            to_float64 = row["max_relative_difference_to_float64"]
+            to_float64 = row.get("max_relative_difference_to_float64")
+            difference = row["max_relative_difference"]
             lines.append(
-                f"    {row['signature']} {row['output']}: relative difference {row['max_relative_difference']:.1e}"
+                f"    {row['signature']} {row['output']}: relative difference "
+                + ("not finite" if difference is None else f"{difference:.1e}")
                 + (f", to float64 {to_float64:.1e}" if to_float64 is not None else "")
             )
-        agreement = parity["top_1_agreement"]
+        agreement = parity.get("top_1_agreement")
         if agreement:
             lines.append(
                 f"    top-1 agreement of {agreement['output']}: {agreement['same']} of {agreement['rows']} rows"

@@ -1,22 +1,26 @@
 """`inspect_artefact`: reads the facts about an artifact from its files, without running it."""
 
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_netvlad.export.description import Description
 from keras_netvlad.export.parity_file import read_parity
 from keras_netvlad.export.serving.warmup import WARMUP_FILE, read_warmup
 from keras_netvlad.export.signature import SERVING_DEFAULT
-from keras_netvlad.export.verification.artefact import Ports, count_bytes, find_kind
+from keras_netvlad.export.verification.artefact import (
+    Ports,
+    count_bytes,
+    find_kind,
+    read_saved_model,
+    signatures_of,
+)
 
 # What both readers return: the program that wrote the artifact, its signatures, and the number of values by dtype.
 Contents = tuple[str, dict[str, tuple[Ports, Ports]], dict[str, int]]
@@ -101,17 +105,11 @@ def _is_artifact(file: Path) -> bool:
 
 
 def _read_saved_model(path: Path) -> Contents:
-    proto = saved_model_pb2.SavedModel()
-    try:
-        proto.ParseFromString((path / "saved_model.pb").read_bytes())
-        (meta_graph,) = [graph for graph in proto.meta_graphs if "serve" in graph.meta_info_def.tags]
-        signatures = {
-            name: (_tensor_infos(signature.inputs), _tensor_infos(signature.outputs))
-            for name, signature in sorted(meta_graph.signature_def.items(), key=lambda item: _order(item[0]))
-            if not name.startswith("__")
-        }
-    except (DecodeError, ValueError, TypeError) as error:
-        raise _damaged(path / "saved_model.pb", "a SavedModel's graph with the tag `serve`") from error
+    meta_graph = read_saved_model(path)
+    signatures = {
+        name: (dict(sorted(inputs.items())), dict(sorted(outputs.items())))
+        for name, (inputs, outputs) in sorted(signatures_of(meta_graph).items(), key=lambda item: _order(item[0]))
+    }
     try:
         reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
     except (tf.errors.OpError, ValueError) as error:
@@ -120,7 +118,7 @@ def _read_saved_model(path: Path) -> Contents:
     for name, shape in reader.get_variable_to_shape_map().items():
         dtype = reader.get_variable_to_dtype_map()[name].name
         if dtype != "string":  # the object graph
-            stored[dtype] += int(np.prod(shape))
+            stored[dtype] += math.prod(shape)
     return f"TensorFlow {meta_graph.meta_info_def.tensorflow_version}", signatures, dict(stored)
 
 
@@ -129,23 +127,13 @@ def _order(name: str) -> tuple[bool, str]:
     return name != SERVING_DEFAULT, name
 
 
-def _tensor_infos(infos: Mapping[str, Any]) -> Ports:
-    return {
-        name: (
-            tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim),
-            tf.as_dtype(info.dtype).name,
-        )
-        for name, info in sorted(infos.items())
-    }
-
-
 def _read_onnx(path: Path) -> Contents:
     stored: Counter[str] = Counter()
     try:
         proto = onnx.load(path, load_external_data=False)
         signature = (_value_infos(proto.graph.input), _value_infos(proto.graph.output))
         for tensor in proto.graph.initializer:
-            stored[onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name] += int(np.prod(tensor.dims))
+            stored[onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name] += math.prod(tensor.dims)
         (opset,) = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
     except (DecodeError, ValueError, KeyError) as error:
         raise _damaged(path, "an ONNX model") from error

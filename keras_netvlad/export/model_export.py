@@ -13,6 +13,7 @@ from keras_netvlad.export.onnx.conversion import check_opset
 from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
 from keras_netvlad.export.onnx.precision import check_precision
 from keras_netvlad.export.saved_model import write_verified_saved_model
+from keras_netvlad.export.serving.model_versions import check_model_name
 from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT
 from keras_netvlad.export.verification.parity_error import ParityError
@@ -83,6 +84,8 @@ def export_model(
     check_precision(precision)
     check_opset(opset)
     signatures = serving_signatures(model) if "saved_model" in formats else {SERVING_DEFAULT: read_signature(model)}
+    if "saved_model" in formats:
+        check_model_name(model.name)  # It becomes a directory.
     directory = Path(directory)
     with staged(directory) as stage:
         stage.mkdir()

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_netvlad._version import __version__
+from keras_netvlad.base.json_files import read_json_object
 
 
 class OutputParity(TypedDict):
@@ -48,6 +49,32 @@ class Parity(TypedDict):
     num_runs: int
     outputs: list[OutputParity]
     top_1_agreement: TopAgreement | None
+
+
+# The values that `Description` prints.
+SCHEMA = {
+    "producer": (str, None),
+    "created": (str, None),
+    "precision": (str, None),
+    "metadata": ({"labels": ([str], None)}, None),
+    "parity": (
+        {
+            "ok": bool,
+            "num_runs": int,
+            "tolerance": float,
+            "outputs": [
+                {
+                    "signature": str,
+                    "output": str,
+                    "max_relative_difference": (float, None),
+                    "max_relative_difference_to_float64": (float, None),
+                }
+            ],
+            "top_1_agreement": ({"output": str, "same": int, "rows": int}, None),
+        },
+        None,
+    ),
+}
 
 
 def parity_path(artifact_path: str | os.PathLike[str]) -> Path:
@@ -91,14 +118,15 @@ def read_parity(artifact_path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         ValueError: If the file is damaged.
+        OSError: If the file cannot be read.
     """
     path = parity_path(artifact_path)
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path, SCHEMA)
     except ValueError as error:
-        raise ValueError(f"The file must hold JSON; export the artifact again. Received: {path} ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"The file must hold a JSON object; export the artifact again. Received: {path}")
-    return content
+        raise ValueError(
+            f"The file must hold the result of a verification as JSON; export the artifact again. Received: {path} "
+            f"({error})"
+        ) from error

@@ -1,17 +1,29 @@
 """`load_model`: loads a `.keras` file, or explains in one sentence why it cannot."""
 
+import concurrent.futures
+import io
+import json
+import math
 import os
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import keras
 
+from keras_netvlad.base.declared_sizes import check_declared_bytes
 from keras_netvlad.base.validation import check_path
+
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+# The arrays of larger files are left to Keras, which checks them while it reads.
+MAX_CHECKED_WEIGHTS = 64 << 20
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
     """Loads a model from a `.keras` file in safe mode, which executes no code from the file.
 
-    `keras.models.load_model` also loads `.h5` files, the legacy format of Keras.
+    `keras.models.load_model` also loads `.h5` files, the legacy format of Keras, and accepts files that declare layers
+    or weights far larger than the file.
 
     Args:
         path: Path of a file that `model.save("name.keras")` wrote.
@@ -32,7 +44,8 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     Raises:
         FileNotFoundError: If the file does not exist.
         TypeError: If `path` is not a path.
-        ValueError: If the file is not a complete `.keras` file, or needs layers that are not registered.
+        ValueError: If the file is not a complete `.keras` file, needs layers that are not registered, or declares more
+            than 256 MiB of weights and more than 100 times its own size.
     """
     file = check_path("path", path)
     if not file.is_file():
@@ -42,6 +55,7 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
             f"The model must be a whole .keras file written by model.save(); save it again. Received: {file}"
         )
     try:
+        _check_sizes(file)
         return keras.saving.load_model(file)
     except Exception as error:
         # Keras raises different exceptions depending on which part is damaged.
@@ -50,3 +64,35 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
             "The model could not be rebuilt from its .keras file; save it again, or import what registers its "
             f"layers first. Received: {file} ({reason})"
         ) from error
+
+
+def _check_sizes(file: Path) -> None:
+    """Raises `ValueError` if the file declares far more data than it holds: as a member, an array or a layer."""
+    import h5py
+
+    with zipfile.ZipFile(file) as archive:
+        check_declared_bytes(file, sum(member.file_size for member in archive.infolist()), "members")
+        config = json.loads(archive.read(CONFIG))
+        if WEIGHTS in archive.namelist() and archive.getinfo(WEIGHTS).file_size <= MAX_CHECKED_WEIGHTS:
+            num_bytes = 0
+
+            def add(_: str, item: Any) -> None:
+                nonlocal num_bytes
+                num_bytes += item.size * item.dtype.itemsize if isinstance(item, h5py.Dataset) else 0
+
+            with h5py.File(io.BytesIO(archive.read(WEIGHTS)), "r") as weights:
+                weights.visititems(add)
+            check_declared_bytes(file, num_bytes, "weights")
+    # Keras keeps uninitialized variables and automatic names for each thread, so this thread leaves no trace.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        counted = pool.submit(_count_bytes, config)
+    # A layer that needs the values of its weights when it is built cannot be counted. Loading reports all other errors.
+    if counted.exception() is None:
+        check_declared_bytes(file, counted.result(), "layers")
+
+
+def _count_bytes(config: dict[str, Any]) -> int:
+    """Returns the number of bytes of a model's weights without making them. All are counted as float32."""
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras.saving.deserialize_keras_object({**config, "compile_config": None}, safe_mode=True)
+        return 4 * sum(math.prod(variable.shape) for variable in model.variables)

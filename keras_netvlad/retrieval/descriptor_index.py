@@ -2,7 +2,6 @@
 
 import difflib
 import os
-import zipfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,12 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.base.npz_files import read_npz
 from keras_netvlad.base.validation import check_integer, check_path
 
 # Vectors shorter than 1e-12 are treated as zero, as in PyTorch's `normalize`.
 SQUARED_EPSILON = 1e-24
 # Number of queries and descriptors compared at once, which needs 16 MB for the similarities.
 QUERIES, DESCRIPTORS = 64, 65536
+# Number of descriptors normalized at once, which bounds the memory of the intermediate float64 values.
+NORMALIZED_AT_ONCE = 1024
 
 
 class DescriptorIndex:
@@ -61,11 +63,13 @@ class DescriptorIndex:
             ValueError: If ids are repeated or too few or too many, or if descriptors are not finite or have another
                 shape or size than earlier ones.
         """
-        ids = list(ids)
+        self._add(list(ids), self._normalized("descriptors", descriptors))
+
+    def _add(self, ids: list[str], rows: NDArray[np.float32]) -> None:
+        """Adds rows that are normalized already."""
         for name in ids:
             if not isinstance(name, str):
                 raise TypeError(f"`ids` must be strings. Received: {name!r}")
-        rows = self._normalized("descriptors", descriptors)
         if len(ids) != len(rows):
             raise ValueError(f"There must be one id for each descriptor. Received: {len(ids)} ids, {len(rows)} rows")
         numbers = dict(zip(ids, range(len(self), len(self) + len(ids)), strict=True))
@@ -159,23 +163,30 @@ class DescriptorIndex:
         """
         file, index = check_path("path", path), cls()
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                ids, descriptors = arrays["ids"].tolist(), arrays["descriptors"]
-            if ids:
-                index.add(ids, descriptors)
-        except (ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            arrays = read_npz(file, ("ids", "descriptors"))
+            ids, descriptors = arrays["ids"], arrays["descriptors"]
+            if ids.ndim != 1 or (ids.dtype.kind != "U" and len(ids)):
+                raise ValueError(f"`ids` is an array of shape {ids.shape} of {ids.dtype}")
+            if len(ids):
+                index._add(ids.tolist(), index._normalized("descriptors", descriptors, copy=False))
+        except ValueError as error:
             raise ValueError(
                 f"The file must be an index that `DescriptorIndex.save` wrote completely. Received: {path} ({error})"
             ) from error
         return index
 
     def _joined(self) -> NDArray[np.float32]:
-        if len(self._parts) != 1:
-            self._parts = [np.concatenate(self._parts) if self._parts else np.empty((0, 0), "float32")]
+        if not self._parts:
+            return np.empty((0, 0), "float32")
+        if len(self._parts) > 1:
+            self._parts = [np.concatenate(self._parts)]
         return self._parts[0]
 
-    def _normalized(self, name: str, descriptors: ArrayLike) -> NDArray[np.float32]:
+    def _normalized(self, name: str, descriptors: ArrayLike, copy: bool = True) -> NDArray[np.float32]:
+        """Returns descriptors in float32 at unit length. Without `copy`, an array of float32 is changed in place."""
         values = np.asarray(descriptors)
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"`{name}` must be numbers. Received: dtype {values.dtype}")
         if values.ndim != 2 or not values.shape[1]:
             raise ValueError(f"`{name}` must be an array (number, values). Received: shape {values.shape}")
         if len(self) and values.shape[1] != self._parts[0].shape[1]:
@@ -183,13 +194,17 @@ class DescriptorIndex:
                 f"`{name}` must have {self._parts[0].shape[1]} values, as those in the index. "
                 f"Received: shape {values.shape}"
             )
-        values = values.astype("float32")
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"`{name}` must be finite. Received: NaN or infinity in row {np.isfinite(values).all(axis=1).argmin()}"
-            )
-        squared = np.einsum("ij,ij->i", values, values, dtype="float64")[:, None]
-        return (values * (squared > SQUARED_EPSILON) / np.sqrt(np.maximum(squared, SQUARED_EPSILON))).astype("float32")
+        rows = values.astype("float32", copy=copy)
+        for start in range(0, len(rows), NORMALIZED_AT_ONCE):
+            part = rows[start : start + NORMALIZED_AT_ONCE]
+            is_finite = np.isfinite(part).all(axis=1)
+            if not is_finite.all():
+                raise ValueError(
+                    f"`{name}` must be finite. Received: NaN or infinity in row {start + is_finite.argmin()}"
+                )
+            squared = np.einsum("ij,ij->i", part, part, dtype="float64")[:, None]
+            part[:] = part * (squared > SQUARED_EPSILON) / np.sqrt(np.maximum(squared, SQUARED_EPSILON))
+        return rows
 
 
 def _nearest(

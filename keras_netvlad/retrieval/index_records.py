@@ -1,6 +1,5 @@
 """`index_records`: makes an index of the descriptors of records, which an ONNX artifact computes."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.names import DESCRIPTOR, EXTRACTION_FILE, NUM_FRAMES
 from keras_netvlad.base.quantization import dequantize
 from keras_netvlad.retrieval.descriptor_index import DescriptorIndex
@@ -104,7 +104,18 @@ def index_records(
 def _extracted_dtype(records: Any) -> Any:
     """Returns the dtype that `extract_features` stored in the directory, or `"uint8"`."""
     settings = Path(records, EXTRACTION_FILE) if isinstance(records, (str, os.PathLike)) else None
-    return json.loads(settings.read_text())["dtype"] if settings is not None and settings.is_file() else "uint8"
+    if settings is None or not settings.is_file():
+        return "uint8"
+    try:
+        dtype = read_json_object(settings, {"dtype": str})["dtype"]
+        if dtype not in ("uint8", "float16"):
+            raise ValueError(f"dtype {dtype!r}")
+    except ValueError as error:
+        raise ValueError(
+            "The file must hold the settings of `extract_features`; give `feature_dtype`, or move the records "
+            f"elsewhere. Received: {settings} ({error})"
+        ) from error
+    return dtype
 
 
 def _open(artefact: str | os.PathLike[str]) -> tuple[Any, dict[str, Any], list[Any]]:

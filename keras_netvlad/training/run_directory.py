@@ -2,8 +2,8 @@
 
 import contextlib
 import json
+import re
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,18 @@ import keras
 import numpy as np
 
 from keras_netvlad.base.atomic_files import replaced
+from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.locks import exclusive
+from keras_netvlad.base.npz_files import read_npz
 
 SETTINGS, STATE, LOCK, MODEL, SERVED = "settings.json", "state.json", "lock", "model.keras", "served"
+STATE_SCHEMA = {
+    "rounds": int,
+    "weights": (str, None),
+    "best": ({"gap": float, "weights": str}, None),
+    "waited": int,
+}
+CHECKPOINT = re.compile(r"round[1-9][0-9]*\.npz")
 
 
 @contextlib.contextmanager
@@ -93,7 +102,7 @@ class Rounds(keras.callbacks.Callback):
         self.output, self.patience, self.skipped = output, patience, skipped
         self.state: dict[str, Any] = {"rounds": 0, "weights": None, "best": None, "waited": 0}
         if (output / STATE).exists():
-            self.state = _read(output / STATE)
+            self.state = _read_state(output / STATE)
 
     @property
     def has_ended(self) -> bool:
@@ -144,21 +153,37 @@ def _variables(model):
 
 
 def _load(model, path):
+    variables = {f"{number}": variable for number, variable in enumerate(_variables(model))}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            values = [arrays[f"{number}"] for number, _ in enumerate(_variables(model))]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        raise _damaged(path) from None
-    for variable, value in zip(_variables(model), values, strict=True):
-        variable.assign(value)
+        values = read_npz(path, variables)
+        for name, variable in variables.items():
+            if values[name].shape != variable.shape or values[name].dtype.kind not in "biuf":
+                raise ValueError(f"array `{name}` does not fit the model")
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    for name, variable in variables.items():
+        variable.assign(values[name])
 
 
-def _read(path):
+def _read_state(path):
+    state = _read(path, STATE_SCHEMA)
+    names = [state["weights"], state["best"] and state["best"]["weights"]]
+    is_consistent = (
+        state["rounds"] >= 0
+        and state["weights"] == (f"round{state['rounds']}.npz" if state["rounds"] else None)
+        and all(name is None or CHECKPOINT.fullmatch(name) for name in names)
+    )
+    if not is_consistent:
+        raise _damaged(path, f"its round {state['rounds']} does not belong to the checkpoints {names}")
+    return state
+
+
+def _read(path, schema=None):
     try:
-        return json.loads(path.read_text())
-    except ValueError:
-        raise _damaged(path) from None
+        return read_json_object(path, schema)
+    except ValueError as error:
+        raise _damaged(path, error) from None
 
 
-def _damaged(path):
-    return ValueError(f"The checkpoint in `output` is damaged or missing. Start a new run. Received: {path}")
+def _damaged(path, reason):
+    return ValueError(f"The checkpoint in `output` is damaged or missing. Start a new run. Received: {path} ({reason})")

@@ -14,6 +14,7 @@ from typing import Literal
 import keras
 
 from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.names import EXTRACTION_FILE
 from keras_netvlad.base.quantization import share_outside
 from keras_netvlad.base.validation import check_choice, check_integer, check_path
@@ -177,7 +178,7 @@ def _record_settings(path, settings):
     """Writes the settings of the features, or raises if the directory holds features of other settings."""
     if path.exists():
         try:
-            before = json.loads(path.read_text())
+            before = read_json_object(path)
         except ValueError as error:
             raise ValueError(
                 f"The settings in `output` are damaged; choose another `output`. Received: {path} ({error})"

@@ -93,10 +93,20 @@ def test_other_things_are_refused(tmp_path):
 def test_damaged_parts_are_named(model, tmp_path):
     export_saved_model(model, tmp_path / "1")
     (tmp_path / "1" / "parity.json").write_text("{")
-    with pytest.raises(ValueError, match=r"must hold JSON; export the artifact again. Received: .*parity.json"):
+    with pytest.raises(ValueError, match=r"as JSON; export the artifact again. Received: .*parity.json \("):
         inspect_artefact(tmp_path / "1")
-    (tmp_path / "1" / "parity.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"must hold a JSON object"):
+    for text, reason in (
+        ("[]", "the file holds a list, not an object"),
+        ("[" * 100_000, "the file nests its values too deeply"),
+        ('{"parity": {"ok": true}}', "the value `parity.num_runs` is missing or has the wrong type"),
+        ('{"metadata": {"labels": [1]}}', r"the value `metadata.labels\[0\]` is missing or has the wrong type"),
+        ('{"parity": {"ok": true, "num_runs": 1' + "0" * 400 + "}}", "the value `parity.num_runs` is missing"),
+    ):
+        (tmp_path / "1" / "parity.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"export the artifact again. Received: .*parity.json \({reason}"):
+            inspect_artefact(tmp_path / "1")
+    (tmp_path / "1" / "parity.json").write_bytes(b'{"producer": "\xff"}')
+    with pytest.raises(ValueError, match=r"export the artifact again. Received: .*parity.json \(.*utf-8"):
         inspect_artefact(tmp_path / "1")
     (tmp_path / "1" / "variables" / "variables.index").write_bytes(b"x" * 10)
     with pytest.raises(ValueError, match=r"must be a SavedModel's variables"):

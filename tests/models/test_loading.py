@@ -6,6 +6,7 @@ import json
 import pickle
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -72,6 +73,26 @@ def test_a_file_that_names_another_modules_function_is_refused(whole, tmp_path):
     with pytest.raises(ValueError, match=r"could not be rebuilt"):
         load_model(tmp_path / "hostile.keras")
     assert not (tmp_path / "run").exists()
+
+
+def resized(whole, path, **arguments):
+    with zipfile.ZipFile(whole) as source:
+        config = json.loads(source.read("config.json"))
+    config["config"].update(arguments)
+    return rewritten(whole, path, config=json.dumps(config))
+
+
+def test_a_file_that_declares_more_than_it_holds_is_refused_before_memory_is_taken(whole, tmp_path):
+    resized(whole, tmp_path / "layers.keras", num_clusters=10**9)
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        file.create_dataset("layers/vars/0", (10**9,), "float32", chunks=True)  # no values are stored
+    rewritten(whole, tmp_path / "weights.keras", model=weights.getvalue())
+    with zipfile.ZipFile(tmp_path / "members.keras", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("config.json", bytes(300 << 20))
+    for name in ("layers", "weights", "members"):
+        with pytest.raises(ValueError, match=rf"Received: .*{name}.keras \(the file has .* and declares {name} of "):
+            load_model(tmp_path / f"{name}.keras")
 
 
 def test_pickled_arrays_are_not_opened(tmp_path):

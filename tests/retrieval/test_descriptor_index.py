@@ -1,6 +1,7 @@
 """The index of descriptors: exact answers, files, wrong input."""
 
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -80,8 +81,30 @@ def test_a_file_holds_the_index(tmp_path):
     np.testing.assert_array_equal(loaded.descriptor("clip 7"), index.descriptor("clip 7"))
     with pytest.raises(FileExistsError, match="must not exist yet"):
         index.save(tmp_path / "clips.index")
-    DescriptorIndex().save(tmp_path / "empty.index")
-    assert len(DescriptorIndex.load(tmp_path / "empty.index")) == 0
+
+
+def test_an_index_that_was_saved_while_empty_can_be_filled(tmp_path):
+    index = DescriptorIndex()
+    index.save(tmp_path / "empty.index")
+    for empty in (index, DescriptorIndex.load(tmp_path / "empty.index")):
+        assert len(empty) == 0
+        empty.add(["a", "b"], np.eye(2, 4))
+        assert empty.search(np.eye(1, 4), 1)[0].tolist() == [["a"]]
+
+
+def test_loading_takes_little_more_memory_than_the_descriptors(tmp_path):
+    descriptors = np.random.default_rng(0).normal(size=(20_000, 64)).astype("float32")
+    index = DescriptorIndex()
+    index.add([f"{number}" for number in range(20_000)], descriptors)
+    index.save(tmp_path / "large.index")
+    del index
+    tracemalloc.start()
+    loaded = DescriptorIndex.load(tmp_path / "large.index")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(loaded) == 20_000
+    # Measured 1.95: the ids are a third of such short descriptors. It was 5.3.
+    assert peak < 2.2 * descriptors.nbytes
 
 
 def test_what_is_no_index_is_refused(tmp_path):
@@ -92,8 +115,22 @@ def test_what_is_no_index_is_refused(tmp_path):
     (tmp_path / "text").write_text("no index")
     (tmp_path / "nothing").write_bytes(b"")
     np.savez(tmp_path / "other.npz", frames=np.zeros(3))
+    np.savez(tmp_path / "numbers.npz", ids=np.arange(3), descriptors=np.eye(3))
+    np.savez(tmp_path / "names.npz", ids=np.array(["a"]), descriptors=np.array([["b"]]))
+    np.savez(tmp_path / "rows.npz", ids=np.array(["a"]), descriptors=np.eye(3))
+    np.savez_compressed(tmp_path / "bomb.npz", ids=np.array(["a"]), descriptors=np.zeros((1, 70 << 20), "float32"))
     np.save(tmp_path / "array.npy", np.zeros(3))
-    for name in ("cut", "text", "nothing", "other.npz", "array.npy"):
+    for name in (
+        "cut",
+        "text",
+        "nothing",
+        "other.npz",
+        "array.npy",
+        "numbers.npz",
+        "names.npz",
+        "rows.npz",
+        "bomb.npz",
+    ):
         with pytest.raises(ValueError, match=f"`DescriptorIndex.save` wrote completely. Received: .*{name}"):
             DescriptorIndex.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):

@@ -10,8 +10,8 @@ def check_model_name(name: str) -> str:
     """Returns the name, or raises if it cannot be used in a path, a URL and the configuration of a server."""
     if not isinstance(name, str) or not MODEL_NAME.fullmatch(name):
         raise ValueError(
-            "A served model's name must be made of letters, digits, `_`, `-` and `.`; give another `name`. "
-            f"Received: {name!r}"
+            "A served model's name must be made of letters, digits, `_`, `-` and `.`, and not begin with a dot; give "
+            f"another `name`. Received: {name!r}"
         )
     return name
 

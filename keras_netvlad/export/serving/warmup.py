@@ -16,6 +16,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from tensorflow.core.framework import tensor_pb2
 
+from keras_netvlad.data.record_files import index_records
+
 # Path of the file in the directory of a version.
 WARMUP_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 # The server refuses a file with more requests.
@@ -87,10 +89,11 @@ def read_warmup(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, np.nd
         ValueError: If the file is truncated, damaged or of another format, or has more than 1000 requests.
         OSError: If the file cannot be read.
     """
-    open(path, "rb").close()  # raises Python's own OSError
+    # TensorFlow's reader allocates the length that a record's header declares, and crashes where that fails.
+    offsets, fault = index_records(str(path))
     requests: list[tuple[str, dict[str, np.ndarray]]] = []
     try:
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        for record in tf.data.TFRecordDataset(str(path)).take(len(offsets)).as_numpy_iterator():
             request = PREDICTION_LOG.FromString(record).predict_log.request
             inputs = {item.key: _array(item.value) for item in request.inputs}
             if not inputs:
@@ -98,6 +101,8 @@ def read_warmup(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, np.nd
             if len(requests) == MAX_REQUESTS:
                 raise ValueError(f"more than the {MAX_REQUESTS} that a server takes")
             requests.append((request.model_spec.signature_name or "serving_default", inputs))
+        if fault is not None:
+            raise ValueError(fault)
     except (tf.errors.OpError, DecodeError, ValueError, TypeError, KeyError) as error:
         reason = (str(getattr(error, "message", error)).splitlines() or [type(error).__name__])[0]
         raise ValueError(

@@ -46,6 +46,51 @@ def count_bytes(path: str | os.PathLike[str]) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
+def read_saved_model(path: str | os.PathLike[str]) -> Any:
+    """Reads the graph of a SavedModel from `saved_model.pb`, without loading or running it.
+
+    Returns:
+        The `MetaGraphDef` with the tag `serve`.
+
+    Raises:
+        ValueError: If the file is damaged or has no such graph.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    file = Path(path, "saved_model.pb")
+    try:
+        proto = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+        (meta_graph,) = [graph for graph in proto.meta_graphs if "serve" in graph.meta_info_def.tags]
+        signatures_of(meta_graph)
+    except (DecodeError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"The file must be a SavedModel's graph with the tag `serve`; export it again. Received: {file}, which is "
+            "damaged or has another format"
+        ) from error
+    return meta_graph
+
+
+def signatures_of(meta_graph: Any) -> dict[str, tuple[Ports, Ports]]:
+    """Returns the signatures of a SavedModel's graph, as `Artefact.signatures` has them."""
+    import tensorflow as tf
+
+    def ports(infos: Mapping[str, Any]) -> Ports:
+        return {
+            name: (
+                tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim),
+                tf.as_dtype(info.dtype).name,
+            )
+            for name, info in infos.items()
+        }
+
+    return {
+        name: (ports(signature.inputs), ports(signature.outputs))
+        for name, signature in meta_graph.signature_def.items()
+        if not name.startswith("__")
+    }
+
+
 class Artefact:
     """A loaded artifact: a SavedModel in TensorFlow's session loader, or an `.onnx` file in onnxruntime.
 
@@ -131,25 +176,10 @@ class Artefact:
                 meta_graph = tf.compat.v1.saved_model.load(session, ["serve"], str(self.path))
         finally:
             logger.setLevel(level)
-        signatures = {
-            name: signature for name, signature in meta_graph.signature_def.items() if not name.startswith("__")
-        }
-
-        def ports(infos: Mapping[str, Any]) -> Ports:
-            return {
-                name: (
-                    tuple(dim.size if dim.size >= 0 else None for dim in info.tensor_shape.dim),
-                    tf.as_dtype(info.dtype).name,
-                )
-                for name, info in infos.items()
-            }
-
-        self.signatures = {
-            name: (ports(signature.inputs), ports(signature.outputs)) for name, signature in signatures.items()
-        }
+        self.signatures = signatures_of(meta_graph)
 
         def run(inputs: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
-            signature = signatures[name]
+            signature = meta_graph.signature_def[name]
             feeds = {signature.inputs[key].name: value for key, value in inputs.items()}
             return session.run({key: info.name for key, info in signature.outputs.items()}, feeds)
 

@@ -1,13 +1,13 @@
 """`check_data`: reads and validates the real inputs that a user wants an artifact verified on."""
 
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_netvlad.base.npz_files import read_npz
 from keras_netvlad.export.signature import Signature
 
 RealData = Mapping[str, ArrayLike] | str | os.PathLike[str]
@@ -26,9 +26,8 @@ def check_data(data: RealData, signature: Signature) -> dict[str, np.ndarray]:
     arrays: Any = data
     if isinstance(data, (str, os.PathLike)):
         try:
-            with np.load(data, allow_pickle=False) as file:
-                arrays = dict(file)
-        except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            arrays = read_npz(data)
+        except (OSError, ValueError) as error:
             raise ValueError(f"`data` must be an .npz file of arrays. Received: {data} ({error})") from error
     expected = {port.name: port for port in signature.inputs}
     if not isinstance(arrays, Mapping) or set(arrays) != set(expected):
@@ -36,6 +35,8 @@ def check_data(data: RealData, signature: Signature) -> dict[str, np.ndarray]:
         raise ValueError(f"`data` must be a dict with an array for each of {sorted(expected)}. Received: {received}")
     arrays = {name: np.asarray(arrays[name]) for name in expected}
     for name, values in arrays.items():
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"`data[{name!r}]` must hold real numbers. Received: dtype {values.dtype}")
         shape = expected[name].shape
         wanted = tuple(size or got for size, got in zip(shape, values.shape, strict=False))
         if len(values.shape) != len(shape) or wanted != values.shape:

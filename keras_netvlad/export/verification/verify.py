@@ -12,7 +12,7 @@ from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.agreement import Agreement
-from keras_netvlad.export.verification.artefact import Artefact
+from keras_netvlad.export.verification.artefact import Artefact, find_kind, read_saved_model, signatures_of
 from keras_netvlad.export.verification.comparison import Comparison
 from keras_netvlad.export.verification.float64_copy import float64_copy
 from keras_netvlad.export.verification.real_data import RealData, check_data
@@ -30,6 +30,9 @@ def verify(
     min_agreement: float | None = None,
 ) -> Report:
     """Runs an artifact and its Keras model on the same inputs and compares every output of every signature.
+
+    This runs the artifact, so verify only artifacts that you trust. A SavedModel whose signatures differ from the
+    model's is refused before anything in it runs.
 
     The artifact is loaded as in production, by TensorFlow's session loader or by onnxruntime. It runs at several batch
     sizes and lengths. Frames beyond `num_frames` hold zeros, then the first element of each tensor (TensorFlow
@@ -89,6 +92,9 @@ def verify_signatures(
     if data is None and min_agreement is not None:
         raise ValueError("`min_agreement` is measured on real inputs; pass `data` as well. Received: data=None")
     arrays = None if data is None else check_data(data, default)
+    if find_kind(path) == "saved_model":
+        # Loading a SavedModel runs parts of its graph. That of another model is refused before.
+        check_signatures(signatures, signatures_of(read_saved_model(path)))
     artifact = Artefact(path)
     if tolerance is None:
         tolerance = default_tolerance(model, artifact.precision)

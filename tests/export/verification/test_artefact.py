@@ -41,5 +41,5 @@ def test_damaged_artefacts_are_named(model, tmp_path, kind, spoil):
     else:
         export_saved_model(model, path)
     spoil(path)
-    with pytest.raises(ValueError, match=rf"can't be loaded; export it again. Received: {path}"):
+    with pytest.raises(ValueError, match=rf"; export it again. Received: {path}"):
         verify(model, path)

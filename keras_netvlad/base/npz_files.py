@@ -1,0 +1,97 @@
+"""Reads `.npz` files of other people: every array is checked against the file before memory is taken for it."""
+
+import math
+import os
+import zipfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from keras_netvlad.base.declared_sizes import check_declared_bytes
+
+HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def check_npz(path: str | os.PathLike[str]) -> list[str]:
+    """Checks the headers of all arrays of a file.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The names of the arrays.
+
+    Raises:
+        ValueError: If the file is not a complete `.npz` file of plain arrays, or if it declares more data than it
+            holds. The message is the reason only; the caller says which file was expected.
+        OSError: If the file cannot be read.
+    """
+    with _value_errors(), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        check_declared_bytes(path, sum(member.file_size for member in members))
+        names = [member.filename.removesuffix(".npy") for member in members]
+        if len(set(names)) < len(names):
+            raise ValueError("two arrays have the same name")
+        for name, member in zip(names, members, strict=True):
+            with archive.open(member) as file:
+                version = npy.read_magic(file)
+                if version not in HEADER_READERS:
+                    raise ValueError(f"`{name}` is of version {version} of the .npy format, expected 1.0 or 2.0")
+                shape, _, dtype = HEADER_READERS[version](file)
+                if dtype.hasobject:
+                    raise ValueError(f"`{name}` holds Python objects, which are not read")
+                if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size or min(shape, default=0) < 0:
+                    raise ValueError(f"`{name}` does not have the size of its header, {dtype} {shape}")
+                # An axis of length 0 must not hide the length of the others.
+                check_declared_bytes(path, math.prod(max(size, 1) for size in shape) * max(dtype.itemsize, 1))
+    return names
+
+
+def read_npz(path: str | os.PathLike[str], names: Collection[str] | None = None) -> dict[str, NDArray]:
+    """Reads arrays of a file, after `check_npz`.
+
+    Args:
+        path: Path of the file.
+        names: Names of the arrays to read, or `None` for all.
+
+    Returns:
+        Dict from name to array.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from keras_netvlad.base.npz_files import read_npz
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = os.path.join(directory, "frames.npz")
+    ...     np.savez(path, frames=np.zeros((2, 3)))
+    ...     read_npz(path)["frames"].shape
+    (2, 3)
+
+    Raises:
+        ValueError: As `check_npz`, or if an array is missing.
+        OSError: If the file cannot be read.
+    """
+    found = check_npz(path)
+    missing = sorted(set(names or ()) - set(found))
+    if missing:
+        raise ValueError(f"the file has no array `{missing[0]}`; it has {sorted(found)}")
+    with _value_errors(), np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in (found if names is None else names)}
+
+
+@contextmanager
+def _value_errors() -> Iterator[None]:
+    """Turns the errors of a damaged file into a `ValueError`, and keeps those of the operating system."""
+    try:
+        yield
+    except (MemoryError, ValueError):
+        raise
+    except Exception as error:
+        # zipfile, zlib and NumPy's parser of headers raise exceptions of more than ten classes.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error
