@@ -13,7 +13,9 @@ from mutant import Mutant
 # Imported once. Every run of the tests is a fork of this process, which takes seconds instead of a minute with a new one.
 # The package itself is imported in the fork, after the mutant was planted.
 PRELOADED = ("tensorflow", "keras", "onnx", "onnxruntime", "pytest")
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".hypothesis", "__pycache__", "build", "node_modules", "*.egg-info")
+NOT_COPIED = shutil.ignore_patterns(
+    ".git", ".venv", ".hypothesis", "__pycache__", "build", "node_modules", "*.egg-info"
+)
 KILLED, SURVIVED, NOT_APPLICABLE, EQUIVALENT = "killed", "survived", "not applicable", "equivalent"
 # Exit status of a run without a test that ran, for example because an optional package is missing.
 NOTHING_RAN = 77

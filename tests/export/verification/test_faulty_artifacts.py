@@ -88,7 +88,8 @@ FAULTS = {
     },
     ("describe", "scores"): changed(scores=lambda values: values + 1e-3),
     ("describe", "the descriptor of an empty video"): lambda inputs, outputs: {
-        **outputs, "descriptor": outputs["descriptor"] + 1e-3 * (inputs["frames_second_sum"].sum(1, keepdims=True) == 0)
+        **outputs,
+        "descriptor": outputs["descriptor"] + 1e-3 * (inputs["frames_second_sum"].sum(1, keepdims=True) == 0),
     },
 }
 

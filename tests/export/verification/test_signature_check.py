@@ -47,7 +47,9 @@ def test_both_formats_of_the_models_own_signature_pass():
 def test_another_dtype_or_axis_is_refused(kind, name, shape, dtype):
     inputs, outputs = dict(SAVED_MODEL), dict(SCORES)
     (inputs if kind == "input" else outputs)[name] = (shape, dtype)
-    with pytest.raises(ValueError, match=rf"The artifact's {kind} `{name}` must be the model's, .*Received: {dtype} \("):
+    with pytest.raises(
+        ValueError, match=rf"The artifact's {kind} `{name}` must be the model's, .*Received: {dtype} \("
+    ):
         check_signatures(EXPECTED, {"serving_default": (inputs, outputs)})
 
 
