@@ -154,6 +154,13 @@ def test_a_track_that_ends_early_is_refused(tmp_path, kept, is_whole):
     assert len(frames) == kept
 
 
+def test_the_sound_of_a_video_is_passed_over(tmp_path):
+    path = write_video(tmp_path / "both.mkv", [grey(20 * i) for i in range(10)], has_sound=True)
+    with av.open(str(path)) as file:
+        assert len({packet.stream.type for packet in file.demux()}) == 2
+    assert_levels(levels(path, fps=None), range(0, 200, 20))
+
+
 def test_a_cover_picture_is_no_video(tmp_path):
     sound = write_sound(tmp_path / "sound.mp4", cover=grey(200))
     with av.open(str(sound)) as file:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mutant import Mutant
 
-# Imported once. Every run of the tests is a fork of this process, which takes seconds instead of a minute with a new one.
-# The package itself is imported in the fork, after the mutant was planted.
+# Imported once: every run of the tests is a fork of this process, which spares most of the start of a new one. The
+# package itself is imported in the fork, after the mutant was planted.
 PRELOADED = ("tensorflow", "keras", "onnx", "onnxruntime", "pytest")
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".hypothesis", "__pycache__", "build", "node_modules", "*.egg-info"

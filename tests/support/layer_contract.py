@@ -112,7 +112,7 @@ def check_mask_consumed(make_layer, inputs):
 
 
 def check_mask_passed_on(make_layer, inputs):
-    """A layer that treats each frame by itself passes the mask of `Masking` on to the next layer, whatever the policy."""
+    """A layer that treats each frame by itself passes the mask of `Masking` on, whatever the policy."""
     for dtype in ("float32", "mixed_bfloat16"):
         layer = make_layer(dtype=dtype)
         assert layer.supports_masking

@@ -29,8 +29,12 @@ def write_video(
     pixels="yuv420p",
     title=None,
     last_duration=None,
+    has_sound=False,
 ):
-    """Writes pictures at the given times in milliseconds, or evenly; the last for a duration in the same unit."""
+    """Writes pictures at the given times in milliseconds, or evenly; the last for a duration in the same unit.
+
+    With `has_sound`, a second of silence comes with them.
+    """
     time_base = Fraction(1, rate) if times is None else Fraction(1, 1000)
     times = range(len(pictures)) if times is None else times
     with av.open(str(path), "w", options=options or {}) as file:
@@ -40,6 +44,7 @@ def write_video(
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = pixels
         stream.codec_context.time_base = time_base
+        sound = file.add_stream("aac", rate=16000, layout="mono") if has_sound else None
         if rotation is not None:
             stream.set_display_rotation(rotation)
         packets = []
@@ -51,7 +56,17 @@ def write_video(
         if last_duration is not None:
             packets[-1].duration = last_duration
         file.mux(packets)
+        if sound is not None:
+            mux_silence(file, sound)
     return path
+
+
+def mux_silence(file, stream):
+    """Writes a second of silence to a stream of an open file."""
+    sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), "float32"), format="fltp", layout="mono")
+    sound.sample_rate, sound.pts = 16000, 0
+    file.mux(stream.encode(sound))
+    file.mux(stream.encode())
 
 
 def write_sound(path, cover=None):
@@ -64,8 +79,5 @@ def write_sound(path, cover=None):
             picture.pix_fmt, picture.disposition = "yuvj420p", av.stream.Disposition.attached_pic
             file.mux(picture.encode(av.VideoFrame.from_ndarray(cover, format="rgb24")))
             file.mux(picture.encode())
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), "float32"), format="fltp", layout="mono")
-        sound.sample_rate, sound.pts = 16000, 0
-        file.mux(stream.encode(sound))
-        file.mux(stream.encode())
+        mux_silence(file, stream)
     return path

@@ -67,7 +67,7 @@ def test_every_signature_of_frames_sees_every_kind_of_video(cases, signature):
 
 @pytest.mark.parametrize("signature", [*OF_FRAMES, "serve_examples", "describe"])
 def test_a_batch_mixes_lengths_and_every_signature_has_cases(cases, signature):
-    assert {signature for signature in cases} == {*OF_FRAMES, "serve_examples", "describe"}
+    assert set(cases) == {*OF_FRAMES, "serve_examples", "describe"}
     assert any(len(set(case.reference_inputs["num_frames"])) > 1 for case in cases[signature])
     for case in cases[signature]:
         for name, values in case.reference_inputs.items():
