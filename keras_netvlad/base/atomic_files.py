@@ -43,7 +43,6 @@ def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
         yield stage / target.name
         for path in stage.rglob("*"):
             _flush(path)
-        os.chmod(stage, 0o755)
         for path in sorted(stage.iterdir(), key=lambda path: (path.name == target.name, path.name)):
             try:
                 os.rename(path, target.parent / path.name)

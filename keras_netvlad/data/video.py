@@ -90,7 +90,8 @@ def sample(timed_frames: Iterable[tuple[Frame, Fraction, Fraction]], fps: Fracti
     """Yields the frame that is on screen at each multiple of 1 / fps.
 
     Args:
-        timed_frames: Iterable of `(frame, time, duration)`, at least one. Times are exact fractions of a second.
+        timed_frames: Iterable of `(frame, time, duration)`, at least one. Times are exact fractions of a second, and
+            durations are above 0.
         fps: Frames per second, or `None` for every frame.
 
     Yields:
@@ -108,8 +109,8 @@ def sample(timed_frames: Iterable[tuple[Frame, Fraction, Fraction]], fps: Fracti
             yield shown
             number += 1
         shown, end = frame, time + duration
-    # The last frame stays for its duration. An image has no duration and is on screen at second 0.
-    while number < (end - start) * fps or number == 0:
+    # The last frame stays for its duration.
+    while number < (end - start) * fps:
         yield shown
         number += 1
 

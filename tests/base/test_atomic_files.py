@@ -81,6 +81,37 @@ def test_a_file_and_its_companions_are_flushed_before_the_first_rename_and_the_t
     assert events[-1] == ("flush", tmp_path.name)
 
 
+@pytest.fixture
+def synchronized(monkeypatch):
+    """Paths that reached the disk, and `"rename"` for each rename, in order."""
+    recorded = []
+    fsync, rename, replace = os.fsync, os.rename, os.replace
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda descriptor: (recorded.append(os.readlink(f"/proc/self/fd/{descriptor}")), fsync(descriptor))[1],
+    )
+    monkeypatch.setattr(os, "rename", lambda *paths: (recorded.append("rename"), rename(*paths))[1])
+    monkeypatch.setattr(os, "replace", lambda *paths: (recorded.append("rename"), replace(*paths))[1])
+    return recorded
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="names of open files are read from /proc")
+def test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it(tmp_path, synchronized):
+    with staged(tmp_path / "1") as path:
+        (path / "variables").mkdir(parents=True)
+        (path / "variables" / "data").write_text("weights")
+        (path / "saved_model.pb").write_text("graph")
+        written = {str(one) for one in (path, *path.rglob("*"))}
+    before, after = synchronized[: synchronized.index("rename")], synchronized[synchronized.index("rename") + 1 :]
+    assert set(before) == written
+    assert after == [str(tmp_path)]
+    synchronized.clear()
+    with replaced(tmp_path / "state.json") as path:
+        path.write_text("{}")
+    assert synchronized == [str(path), "rename", str(tmp_path)]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_nothing_is_left_of_a_stage_whose_block_raises(tmp_path, error):
     def write():

@@ -271,6 +271,17 @@ def test_loupe_keeps_training_as_the_checkpoint_would():
     assert np.abs(moved).max() > 1e-4
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "mixed_float16"])
+def test_statistics_keep_float32_in_a_layer_of_16_bits(dtype):
+    rng = np.random.default_rng(0)
+    statistics = {"moving_mean": np.array([1.2345678, 2.3456789]), "moving_variance": np.array([1.1111111, 0.3333333])}
+    layer = from_arrays(rng.normal(size=(3, 2)), rng.normal(size=(2, 3)), batch_normalization=statistics, dtype=dtype)
+    for name, value in statistics.items():
+        stored = getattr(layer.batch_normalization, name)
+        assert stored.dtype == "float32"
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(stored), value.astype("float32"))
+
+
 def test_a_missing_gamma_is_one_also_in_a_layer_that_had_another():
     layer = from_loupe({**LOUPE, **NORMALIZATION})
     from_loupe({**LOUPE, **without(NORMALIZATION, "cluster_bn/gamma")}, layer=layer)
@@ -527,6 +538,11 @@ def test_matlab_files_that_cannot_be_read(tmp_path):
     path = write_matlab(tmp_path / "pool.mat", [MATLAB_KERNEL], core="max:core")
     with pytest.raises(ValueError, match=r"one VLAD layer .*cellfun.*Received: 0 such among the layers conv5_3, relu"):
         from_matlab(path)
+    two = np.empty(2, object)
+    two[:] = [{"name": f"vlad:core{n}", "weights": np.array([MATLAB_KERNEL, MATLAB_CENTERS])} for n in range(2)]
+    scipy.io.savemat(tmp_path / "two.mat", {"net": {"layers": two}})
+    with pytest.raises(ValueError, match=r"one VLAD layer .*Received: 2 such among the layers vlad:core0, vlad:core1"):
+        from_matlab(tmp_path / "two.mat")
     with pytest.raises(ValueError, match=r"\[W, -C\] \(v1\) or \[W, b, -C\] \(v2\).*Received: 1 weights"):
         from_matlab([MATLAB_KERNEL])
     with pytest.raises(ValueError, match=r"`W` must be of shape \(features, clusters\).*\(5,\)"):

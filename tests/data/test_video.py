@@ -4,6 +4,7 @@ import builtins
 import inspect
 import re
 import tracemalloc
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from make_videos import clip, grey, write_sound, write_video
 
 from keras_netvlad.data import read_video
+from keras_netvlad.data.video import check_fps, decode, sample
 
 # MPEG-4 at these sizes leaves a flat grey within 3 levels (measured); steps between frames are larger.
 LEVELS = 4
@@ -50,6 +52,138 @@ def test_time_begins_with_the_first_frame(tmp_path):
     assert_levels(levels(path, fps=2), [0, 100])
 
 
+@pytest.mark.parametrize("name", ["last.mp4", "last.mkv"])
+def test_the_last_frame_stays_for_its_own_duration(tmp_path, name):
+    pictures = [grey(0), grey(60), grey(120)]
+    path = write_video(tmp_path / name, pictures, [0, 500, 1000], last_duration=2500)
+    assert_levels(levels(path, fps=2), [0, 60, 120, 120, 120, 120, 120])
+    path = write_video(tmp_path / f"short.{name}", pictures, [0, 500, 1000], last_duration=500)
+    assert_levels(levels(path, fps=2), [0, 60, 120])
+
+
+class EditedPackets:
+    """PyAV with a function that edits packets between the demuxer and the decoder, as damaged files would have them."""
+
+    def __init__(self, edit):
+        self.edit = edit
+
+    def __getattr__(self, name):
+        return getattr(av, name)
+
+    def open(self, *arguments, **options):
+        return EditedContainer(av.open(*arguments, **options), self.edit)
+
+
+class EditedContainer:
+    def __init__(self, container, edit):
+        self.container, self.edit = container, edit
+
+    def __getattr__(self, name):
+        return getattr(self.container, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.container.close()
+
+    def demux(self):
+        for number, packet in enumerate(self.container.demux()):
+            if packet.size:
+                self.edit(number, packet)
+            yield packet
+
+
+def times_with(path, edit):
+    return [float(time) for _, time, _ in decode(EditedPackets(edit), path)]
+
+
+def test_frames_without_time_stamps_are_evenly_spaced(tmp_path):
+    path = write_video(tmp_path / "even.avi", [grey(20 * i) for i in range(5)])
+
+    def forget(number, packet):
+        packet.pts = packet.dts = None
+
+    np.testing.assert_allclose(times_with(path, forget), [0.0, 0.1, 0.2, 0.3, 0.4], atol=1e-9)
+
+    def forget_the_third(number, packet):
+        if number == 2:
+            forget(number, packet)
+
+    np.testing.assert_allclose(times_with(path, forget_the_third), [0.0, 0.1, 0.2, 0.3, 0.4], atol=1e-9)
+
+
+def test_time_stamps_that_jump_back_keep_the_order_of_the_frames(tmp_path):
+    path = write_video(tmp_path / "even.mkv", [grey(20 * i) for i in range(8)])
+
+    def jump(number, packet):
+        if number >= 5:
+            packet.pts = packet.dts = packet.pts - 400
+
+    np.testing.assert_allclose(times_with(path, jump), [0.0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.4], atol=1e-9)
+    timed = decode(EditedPackets(jump), path)
+    found = [int(np.median(frame.to_ndarray(format="rgb24"))) for frame in sample(timed, Fraction(10))]
+    # The last frame takes the place of the fifth, and no frame is shown twice or moved to the front.
+    assert_levels(found, [0, 20, 40, 60, 140])
+
+
+def test_a_packet_that_the_demuxer_calls_damaged_is_refused(tmp_path):
+    pictures = [np.random.default_rng(i).integers(0, 255, (48, 64, 3)).astype("uint8") for i in range(20)]
+    path = write_video(tmp_path / "cut.mp4", pictures, options={"movflags": "faststart"})
+    with av.open(str(path)) as file:
+        places = [packet.pos for packet in file.demux() if packet.size]
+    path.write_bytes(path.read_bytes()[: places[18] + 20])
+    with pytest.raises(ValueError, match=rf"Received: a damaged packet, in .* at second \d\.\d+, byte {places[18]}"):
+        list(read_video(path, fps=None))
+
+
+@pytest.mark.parametrize(("kept", "is_whole"), [(60, True), (58, True), (57, False), (55, False)])
+def test_a_track_that_ends_early_is_refused(tmp_path, kept, is_whole):
+    """A header may overstate a track by a fifth of a second; a file that ends within a second of its end counts too."""
+    pictures = [np.random.default_rng(i).integers(0, 255, (48, 64, 3)).astype("uint8") for i in range(60)]
+    path = write_video(tmp_path / "short.mp4", pictures, options={"movflags": "faststart"})
+    with av.open(str(path)) as file:
+        places = [packet.pos for packet in file.demux() if packet.size]
+    path.write_bytes(path.read_bytes()[: (*places, None)[kept]])
+    frames = []
+    if is_whole:
+        frames += read_video(path, fps=None)
+    else:
+        with pytest.raises(ValueError, match=r"an end of the video before the announced 6\.00 s, in .*short\.mp4"):
+            frames.extend(read_video(path, fps=None))
+    assert len(frames) == kept
+
+
+def test_the_sound_of_a_video_is_passed_over(tmp_path):
+    path = write_video(tmp_path / "both.mkv", [grey(20 * i) for i in range(10)], has_sound=True)
+    with av.open(str(path)) as file:
+        assert len({packet.stream.type for packet in file.demux()}) == 2
+    assert_levels(levels(path, fps=None), range(0, 200, 20))
+
+
+def test_a_cover_picture_is_no_video(tmp_path):
+    sound = write_sound(tmp_path / "sound.mp4", cover=grey(200))
+    with av.open(str(sound)) as file:
+        assert len(file.streams.video) == 1
+    with pytest.raises(ValueError, match=r"Received: a file without video \(audio, video\), in .*sound\.mp4"):
+        list(read_video(sound))
+
+
+@pytest.mark.parametrize(
+    ("fps", "expected"),
+    [
+        (29.97, Fraction(2997, 100)),
+        (0.03, Fraction(3, 100)),
+        (30000 / 1001, Fraction(30000, 1001)),
+        (1 / 3, Fraction(1, 3)),
+        (25, Fraction(25)),
+        (None, None),
+    ],
+)
+def test_a_frame_rate_is_the_fraction_that_was_meant(fps, expected):
+    assert check_fps(fps) == expected
+
+
 @pytest.mark.slow
 def test_numbers_of_frames_of_real_clips():
     for name, expected in [("bigbuckbunny", 6), ("bikes", 10), ("carphone_pristine", 5), ("carphone_distorted", 5)]:
@@ -85,6 +219,23 @@ def test_rotation_is_applied(tmp_path, rotation, corner):
     (small,) = read_video(path, size=(20, 30))
     assert small.shape == (20, 30, 3)
     assert np.unravel_index(small.reshape(2, 10, 2, 15, 3).mean((1, 3, 4)).argmax(), (2, 2)) == corner
+
+
+@pytest.mark.parametrize("rotation", [90, -90])
+def test_a_rotated_video_is_cropped_upright(tmp_path, rotation):
+    """Width and height change places before the crop: a square stays a square."""
+    picture = grey(0)
+    picture[14:34, 22:42] = 255  # 20 of the 48 rows and of the 64 columns
+    path = write_video(tmp_path / "turned.mp4", [picture] * 3, rotation=rotation)
+    (frame,) = read_video(path, size=24, crop_to_aspect_ratio=True)
+    is_white = frame[..., 0] > 128
+    assert is_white.any(1).sum() == pytest.approx(10, abs=1)
+    assert is_white.any(0).sum() == pytest.approx(10, abs=1)
+    (frame,) = read_video(path, size=(32, 12), crop_to_aspect_ratio=True)  # 64 by 48, turned, is 64 high
+    is_white = frame[..., 0] > 128
+    assert frame.shape == (32, 12, 3)
+    assert is_white.any(1).sum() == pytest.approx(10, abs=1)
+    assert is_white.any(0).sum() == pytest.approx(10, abs=1)
 
 
 def test_mirroring_is_applied(tmp_path):

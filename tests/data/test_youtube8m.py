@@ -1,5 +1,7 @@
 """Records of YouTube-8M's schema, read and written; the oracle takes them apart with protobuf and NumPy."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -119,6 +121,20 @@ def test_shards_take_different_files_and_the_same_number_of_batches(files):
     assert [{name[:1] for batch in shard for name in batch} for shard in shards] == [{b"0"}, {b"1"}, {b"2"}]
 
 
+def test_a_shard_takes_every_second_file_of_those_sorted(tmp_path):
+    for number in range(4):
+        write_youtube8m(tmp_path / f"{number}.tfrecord", make_videos(1, number))
+    for index in range(2):
+        shard = ids(read(str(tmp_path / "*.tfrecord"), 1, shard=(index, 2), drop_remainder=True))
+        assert shard == [[f"{index}-0".encode()], [f"{index + 2}-0".encode()]]
+
+
+def test_folders_that_match_a_pattern_are_passed_over(tmp_path):
+    (tmp_path / "train.d").mkdir()
+    write_youtube8m(tmp_path / "train.tfrecord", make_videos(2))
+    assert ids(read(str(tmp_path / "train*"))) == [[b"0-0", b"0-1"]]
+
+
 def test_floats_are_quantized_to_the_nearest_level(tmp_path):
     levels = np.asarray(Dequantize()(np.arange(256, dtype="uint8")))
     values = np.random.default_rng(0).uniform(-2.5, 2.5, (50, 8))
@@ -160,6 +176,8 @@ def test_what_float16_can_not_hold_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"in float16's range, -65504 to 65504\. Received: video 0, `rgb` with 70000"):
         write(np.array([[7e4]]), feature_dtype="float16")
+    with pytest.raises(ValueError, match=r"in float16's range, .* Received: video 0, `rgb` with 70000"):
+        write(np.array([[1.0, -7e4]]), feature_dtype="float16")
     with pytest.raises(
         ValueError, match=r"must be floats \(T, D\), at least one frame. Received: video 0, `rgb` of uint8"
     ):
@@ -170,6 +188,9 @@ def test_what_float16_can_not_hold_is_refused(tmp_path):
         with pytest.raises(ValueError, match="`feature_dtype` must be one of"):
             youtube8m(tmp_path / "x.tfrecord", 1, **options)
     assert not list(tmp_path.iterdir())
+    write(np.array([[65504.0, -65504.0]]), feature_dtype="float16")
+    ((inputs, _),) = read(tmp_path / "x.tfrecord", feature_sizes={"rgb": 2}, feature_dtype="float16")
+    assert inputs["rgb"].tolist() == [[[65504.0, -65504.0]]]
 
 
 def test_video_level(tmp_path):
@@ -208,6 +229,13 @@ def _record(video):
     return serialize_example(streams, context)
 
 
+def _changed(change):
+    """A record of two streams in which `change` edits the protobuf."""
+    example = tf.train.SequenceExample.FromString(_record({"id": "x", "labels": [], **_streams()}))
+    change(example)
+    return example.SerializeToString()
+
+
 def _uneven():
     example = tf.train.SequenceExample.FromString(_record({"id": "x", "labels": [], **_streams()}))
     del example.feature_lists.feature_list["audio"].feature[0]
@@ -225,6 +253,24 @@ BAD_RECORDS = {
     ),
     r"streams of different lengths, \{'rgb': 4, 'audio': 3\}": _uneven(),
     "label 5 is out of range, expected 0 to 4": _record({"id": "x", "labels": [1, 5], **_streams()}),
+    "label -1 is out of range, expected 0 to 4": _changed(
+        lambda example: example.context.feature["labels"].int64_list.value.append(-1)
+    ),
+    "frame 2 of `rgb` is not one value of bytes": _changed(
+        lambda example: example.feature_lists.feature_list["rgb"].feature[2].bytes_list.value.append(bytes(8))
+    ),
+    "frame 3 of `audio` is not one value of bytes": _changed(
+        lambda example: example.feature_lists.feature_list["audio"].feature[3].bytes_list.Clear()
+    ),
+    r"frame 1 of `rgb` has 9 bytes, expected 8": _changed(
+        lambda example: example.feature_lists.feature_list["rgb"].feature[1].bytes_list.value.__setitem__(0, bytes(9))
+    ),
+    "`id` is not one value of bytes": _changed(
+        lambda example: example.context.feature["id"].bytes_list.value.append(b"y")
+    ),
+    "`labels` are not integers": _changed(
+        lambda example: example.context.feature["labels"].float_list.value.append(1.0)
+    ),
 }
 
 
@@ -239,8 +285,53 @@ def test_a_bad_record_is_named_or_skipped(tmp_path, reason):
     batches = read(path, errors="skip", skipped=skipped)
     assert ids(batches) == [[b"0-0", b"0-1", b"0-2"], [b"0-3", b"0-4"]]
     assert list(skipped) == [(str(path), 3)]
+    assert re.fullmatch(reason + "(; as .*)?", skipped[str(path), 3])
     with pytest.raises(tf.errors.InvalidArgumentError, match="no other record of its batch is good"):
         read(path, 1, errors="skip")
+
+
+def test_a_bad_record_among_several_files_is_named_by_its_own(tmp_path):
+    for name in "ab":
+        records = [_record(video) for video in make_videos(3, ord(name))]
+        write_records(tmp_path / f"{name}.tfrecord", [*records[:2], b"\xff", records[2]])
+    skipped = {}
+    read(str(tmp_path / "*.tfrecord"), 8, errors="skip", skipped=skipped)
+    assert set(skipped) == {(str(tmp_path / f"{name}.tfrecord"), 2) for name in "ab"}
+    # Also in an order that is not that of the files.
+    again = {}
+    read(str(tmp_path / "*.tfrecord"), 8, errors="skip", skipped=again, shuffle=True)
+    assert again == skipped
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda feature: feature["mean_rgb"].float_list.value.pop(), "`mean_rgb` has 7 floats, expected 8"),
+        (lambda feature: feature["mean_audio"].float_list.value.append(0.0), "`mean_audio` has 4 floats, expected 3"),
+        (lambda feature: feature.pop("mean_audio"), r"no feature `mean_audio` \(features: \[.*'mean_rgb'\]\)"),
+        (lambda feature: feature["labels"].int64_list.value.append(-1), "label -1 is out of range, expected 0 to 4"),
+    ],
+)
+def test_a_bad_record_at_video_level_is_named_or_skipped(tmp_path, change, reason):
+    path = tmp_path / "a.tfrecord"
+    videos = [{"id": f"v{n}", "labels": [n], "rgb": np.zeros(8), "audio": np.zeros(3)} for n in range(3)]
+    write_youtube8m(tmp_path / "good.tfrecord", videos, level="video")
+    good = [record.numpy() for record in tf.data.TFRecordDataset(str(tmp_path / "good.tfrecord"))]
+    example = tf.train.Example.FromString(good[0])
+    change(example.features.feature)
+    write_records(path, [good[0], example.SerializeToString(), good[2]])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"a.tfrecord, record 1: {reason}"):
+        read(path, level="video")
+    skipped = {}
+    assert ids(read(path, level="video", errors="skip", skipped=skipped)) == [[b"v0", b"v2"]]
+    assert list(skipped) == [(str(path), 1)]
+
+
+def test_a_label_that_comes_twice_counts_once(tmp_path):
+    record = _changed(lambda example: example.context.feature["labels"].int64_list.value.extend([1, 1, 3]))
+    write_records(tmp_path / "a.tfrecord", [record])
+    ((_, labels),) = read(tmp_path / "a.tfrecord")
+    assert labels.tolist() == [[0.0, 1.0, 0.0, 1.0, 0.0]]
 
 
 def test_damaged_and_cut_off_files(tmp_path):
@@ -323,6 +414,8 @@ def test_files_that_are_not_there(tmp_path):
         ({"rgb": np.zeros((4, 8), "int32")}, r"A stream must be .* Received: video 1, `rgb` of int32 \(4, 8\)"),
         ({"rgb": np.zeros((0, 8))}, "at least one frame"),
         ({"rgb": np.full((4, 8), np.nan)}, "must be finite numbers. Received: video 1, `rgb`"),
+        ({"rgb": np.full((4, 8), np.inf)}, "must be finite numbers. Received: video 1, `rgb`"),
+        ({"rgb": np.full((4, 8), -np.inf)}, "must be finite numbers. Received: video 1, `rgb`"),
         ({"rgb": np.zeros((3, 8))}, "one length. Received: video 1, {'rgb': 3, 'audio': 4}"),
         ({"rgb": np.zeros((4, 9))}, "the streams of the first, {'rgb': 8, 'audio': 3}"),
     ],

@@ -31,6 +31,8 @@ def test_a_saved_model_is_described(base, model):
     assert description.kind == "saved_model"
     assert description.stored == {"float32": model.count_params()}
     assert description.num_warmup_requests == 20
+    names = list(description.signatures)
+    assert names == ["serving_default", *sorted(names[1:])]
     assert description.signatures["serving_default"] == (
         {"frames": ((None, None, 6), "float32"), "num_frames": ((None,), "int32")},
         {"descriptor": ((None, 24), "float32"), "scores": ((None, 5), "float32")},

@@ -11,6 +11,7 @@ from layer_contract import (
     check_file_round_trip_and_fit,
     check_gradients,
     check_jit_compile,
+    check_mask_passed_on,
     check_shapes,
     loss_and_gradients,
     randomize_weights,
@@ -136,6 +137,7 @@ def test_a_mask_is_passed_on():
     layer = ContextGating()
     mask = np.ones((2, 3), bool)
     assert layer.compute_mask(features(2, 3, 4), mask) is mask
+    check_mask_passed_on(ContextGating, features(2, 3, 4))
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,18 @@ def test_float64_is_computed_in_float64():
         np.testing.assert_allclose(outputs, expected * signs, rtol=0, atol=1e-11)  # measured 1e-13
 
 
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_a_mixed_policy_rounds_only_the_result(dtype):
+    # Far from zero, where rounding the input first would take most digits of the difference to the mean.
+    data = sample(60, 6) + 100.0
+    exact, layer = adapted(3, data), adapted(3, data, dtype=dtype)
+    outputs = layer(data[:5])
+    assert keras.backend.standardize_dtype(outputs.dtype) == dtype.removeprefix("mixed_")
+    # Half a unit in the last place of values up to 1: 2.4e-4 and 2e-3. Measured with a rounded input: 0.1 and more.
+    tolerance = 1e-3 if dtype == "mixed_float16" else 4e-3
+    np.testing.assert_allclose(to_numpy(outputs), to_numpy(exact(data[:5])), rtol=0, atol=tolerance)
+
+
 def test_gradients_pass_through_and_training_leaves_it_alone():
     layer = adapted(3)
     dense = keras.layers.Dense(6)

@@ -47,6 +47,8 @@ FORMS = {
     "netrvlad with ghosts": (NetRVLAD, {"num_clusters": 3, "num_ghost_clusters": 1, "normalize_input": True}),
     "netrvlad, sums": (NetRVLAD, {"num_clusters": 3, "intra_normalization": False, "output_normalization": False}),
     "netrvlad, batch-normalized": (NetRVLAD, {"num_clusters": 3, "assignment_batch_normalization": True}),
+    "netrvlad, intra only": (NetRVLAD, {"num_clusters": 3, "output_normalization": False}),
+    "netrvlad, output only": (NetRVLAD, {"num_clusters": 3, "intra_normalization": False}),
     "soft_dbow": (SoftDBoW, {"num_clusters": 3}),
     "soft_dbow, counts": (SoftDBoW, {"num_clusters": 3, "output_normalization": False, "use_bias": False}),
     "netfv": (NetFV, {"num_clusters": 3}),
@@ -54,6 +56,8 @@ FORMS = {
     "netfv, intra only": (NetFV, {"num_clusters": 3, "output_normalization": False, "assignment": "conv"}),
     "nextvlad": (NeXtVLAD, {"num_clusters": 3, "groups": 4}),
     "nextvlad, plain": (NeXtVLAD, {"num_clusters": 3, "groups": 2, "assignment_batch_normalization": False}),
+    "nextvlad, intra only": (NeXtVLAD, {"num_clusters": 3, "groups": 2, "output_normalization": False}),
+    "nextvlad, output only": (NeXtVLAD, {"num_clusters": 3, "groups": 2, "intra_normalization": False}),
     "nextvlad, no bias": (NeXtVLAD, {"num_clusters": 3, "groups": 3, "expansion": 1, "use_bias": False}),
 }
 DEFAULT_FORMS = ("mean", "mean_std", "max", "attention with hidden units", "netrvlad", "soft_dbow", "netfv", "nextvlad")

@@ -225,7 +225,14 @@ def test_bad_arguments(make_loss, arguments, message):
 
 @pytest.mark.parametrize(
     ("case", "labels", "descriptors"),
-    [(0, (4, 3), (4, 3, 5)), (0, (4,), (4, 3, 5)), (0, (4, 3), (4, 5)), (1, (4, 2), (4, 5)), (1, (3,), (4, 5))],
+    [
+        (0, (4, 3), (4, 3, 5)),
+        (0, (4, 1), (4, 5, 3)),
+        (0, (4,), (4, 3, 5)),
+        (0, (4, 3), (4, 5)),
+        (1, (4, 2), (4, 5)),
+        (1, (3,), (4, 5)),
+    ],
 )
 def test_bad_shapes(case, labels, descriptors):
     message = rf"Received: y_pred of shape \({descriptors[0]}, .*and y_true of shape \({labels[0]},"

@@ -188,6 +188,15 @@ def test_soft_labels_of_half_and_more_count():
 
 
 @pytest.mark.parametrize("name", METRICS)
+def test_a_soft_label_counts_from_one_half(name):
+    scores = np.linspace(0.9, 0.1, 12, dtype="float32")[None]
+    for label, counts in ((0.5, True), (np.nextafter(np.float32(0.5), np.float32(0)), False)):
+        metric = METRICS[name]()
+        metric.update_state(np.array([[label] + [0.0] * 11], "float32"), scores)
+        assert (float(metric.result()) > 0) is counts
+
+
+@pytest.mark.parametrize("name", METRICS)
 def test_compiled_training_reports_them_and_configurations_survive(name):
     labels, scores = videos()
     metric = METRICS[name]()

@@ -48,6 +48,20 @@ def test_scores_are_the_weighted_mean_of_the_oracles(weights):
     np.testing.assert_allclose(received, np.average(scores, axis=0, weights=weights), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+def test_the_global_policy_does_not_change_the_mean(policy):
+    models, batch = small_models(), small_batch()
+    expected = scores_of(ensemble(models), batch)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        both = ensemble(models)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert both.output["scores"].dtype == "float32"
+    np.testing.assert_array_equal(scores_of(both, batch), expected)
+
+
 def test_an_ensemble_is_saved_and_loaded_as_one_file(tmp_path):
     both, batch = ensemble(small_models(), [1, 2, 3]), small_batch()
     both.save(tmp_path / "model.keras")
@@ -137,6 +151,24 @@ def test_soft_targets_are_the_mixture_batch_by_batch(factor):
         expected = (1 - factor) * labels + factor * scores_of(teacher, batch)
         # Measured 6e-8.
         np.testing.assert_allclose(np.concatenate(targets), expected, rtol=0, atol=1e-6)
+
+
+def test_the_teacher_of_soft_targets_infers():
+    """Its dropout drops nothing, and the batch statistics of its normalization stay as they are."""
+    frames = keras.Input((3,), name="frames")
+    hidden = keras.layers.BatchNormalization()(keras.layers.Dropout(0.9, seed=1)(frames))
+    scores = keras.layers.Dense(2, activation="sigmoid")(hidden)
+    teacher = keras.Model({"frames": frames}, {"scores": scores})
+    batch = {"frames": np.random.default_rng(0).normal(2.0, 1.0, (4, 3)).astype("float32")}
+    before = [keras.ops.convert_to_numpy(weight) for weight in teacher.weights]
+    dataset = dataset_of(batch, np.zeros((4, 2), "float32"), batch_size=4)
+    ((_, targets),) = dataset.apply(soft_targets(teacher, 1)).as_numpy_iterator()
+    # Measured 6e-8.
+    np.testing.assert_allclose(
+        targets, keras.ops.convert_to_numpy(teacher(batch, training=False)["scores"]), rtol=0, atol=1e-6
+    )
+    for weight, value in zip(teacher.weights, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)
 
 
 def test_a_student_of_soft_targets_minimizes_the_mixture_of_both_losses():

@@ -146,6 +146,8 @@ def test_what_is_no_index_is_refused(tmp_path):
         (["a"], np.ones((1, 5)), r"must have 6 values, as those in the index. Received: shape \(1, 5\)"),
         (["a"], np.ones(6), r"must be an array \(number, values\). Received: shape \(6,\)"),
         (["a", "b"], [[1.0] * 6, [np.nan] * 6], "must be finite. Received: NaN or infinity in row 1"),
+        (["a", "b"], [[np.inf] + [1.0] * 5, [1.0] * 6], "must be finite. Received: NaN or infinity in row 0"),
+        (["a", "b"], [[1.0] * 6, [1.0] * 5 + [-np.inf]], "must be finite. Received: NaN or infinity in row 1"),
     ],
 )
 def test_what_can_not_be_added_is_refused_and_nothing_is_added(ids, descriptors, message):

@@ -111,6 +111,18 @@ def check_mask_consumed(make_layer, inputs):
     assert np.isfinite(model.fit(inputs, targets, verbose=0).history["loss"]).all()
 
 
+def check_mask_passed_on(make_layer, inputs):
+    """A layer that treats each frame by itself passes the mask of `Masking` on, whatever the policy."""
+    for dtype in ("float32", "mixed_bfloat16"):
+        layer = make_layer(dtype=dtype)
+        assert layer.supports_masking
+        frames = inputs.copy()
+        frames[:, -1] = 0.0
+        outputs = layer(keras.layers.Masking()(frames))
+        mask = keras.ops.convert_to_numpy(outputs._keras_mask)
+        np.testing.assert_array_equal(mask, np.arange(frames.shape[1]) < [[frames.shape[1] - 1]] * len(frames))
+
+
 def check_gradients(make_layer, inputs, mask):
     for training in (False, True):
         layer = make_layer()

@@ -1,5 +1,6 @@
 """Extraction: the records hold the backbone's features, and nothing is done twice."""
 
+import json
 import multiprocessing
 import shutil
 import threading
@@ -14,6 +15,7 @@ from keras_netvlad.__main__ import main
 from keras_netvlad.data import read_video, youtube8m
 from keras_netvlad.layers import Dequantize
 from keras_netvlad.videos import extract_features
+from keras_netvlad.videos.extraction import _record_settings
 
 SIZE = 32
 
@@ -181,6 +183,20 @@ def test_after_a_worker_was_killed_the_same_call_goes_on(tmp_path):
     results = extract_features(tmp_path / "videos", tmp_path / "out", **arguments)
     assert len(results) == 12 - len(kept)
     assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 12
+
+
+def test_settings_may_change_until_there_are_features_in_any_folder(tmp_path):
+    path = tmp_path / "extraction.json"
+    for size in (1, 2):
+        _record_settings(path, {"size": size})
+        assert json.loads(path.read_text()) == {"size": size}
+    _record_settings(path, {"size": 2})
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "clip.mp4.tfrecord").touch()
+    _record_settings(path, {"size": 2})
+    with pytest.raises(ValueError, match="must be made with the same settings; choose another `output`"):
+        _record_settings(path, {"size": 3})
+    assert json.loads(path.read_text()) == {"size": 2}
 
 
 def test_damaged_settings_are_named(tmp_path, folder):

@@ -9,9 +9,11 @@ import threading
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_netvlad.export import Artefact, ParityError, publish
 from keras_netvlad.export.serving import tensorflow_serving, warmup_requests
+from keras_netvlad.export.serving.model_versions import next_version
 from keras_netvlad.export.serving.warmup import read_warmup
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
@@ -58,13 +60,22 @@ def test_a_version_holds_all_that_a_server_reads(published):
 
 
 def test_versions_count_up_and_foreign_names_are_passed_over(model, tmp_path):
-    assert publish(model, tmp_path).path == str(tmp_path / "classifier" / "1")
+    options = {"warmup_frames": ()}
+    assert publish(model, tmp_path, **options).path == str(tmp_path / "classifier" / "1")
     (tmp_path / "classifier" / "notes").mkdir()
     (tmp_path / "classifier" / "7").mkdir()
-    assert publish(model, tmp_path).path == str(tmp_path / "classifier" / "8")
-    assert publish(model, tmp_path, version=3).path == str(tmp_path / "classifier" / "3")
-    assert publish(model, tmp_path, name="other").path == str(tmp_path / "other" / "1")
+    assert publish(model, tmp_path, **options).path == str(tmp_path / "classifier" / "8")
+    assert publish(model, tmp_path, version=3, **options).path == str(tmp_path / "classifier" / "3")
+    assert publish(model, tmp_path, name="other", **options).path == str(tmp_path / "other" / "1")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier", "other"]
+
+
+def test_a_file_takes_the_number_of_a_version_too(tmp_path):
+    assert next_version(tmp_path) == 1
+    (tmp_path / "7").touch()
+    (tmp_path / "3").mkdir()
+    (tmp_path / "9.partial").mkdir()
+    assert next_version(tmp_path) == 8
 
 
 def test_a_version_that_is_there_is_refused_and_left_alone(model, published):
@@ -109,7 +120,17 @@ def test_warm_up_requests_cover_every_signature_and_size(published):
     sizes = {inputs["frames"].shape[:2] for name, inputs in requests if name == "serving_default"}
     assert sizes == {(1, 1), (1, 300), (32, 1), (32, 300)}
     for name, inputs in requests:
-        assert {key: values.dtype.kind for key, values in inputs.items()}.keys() == artefact.signatures[name][0].keys()
+        assert inputs.keys() == artefact.signatures[name][0].keys()
+        for key, values in inputs.items():
+            shape, dtype = artefact.signatures[name][0][key]
+            assert values.dtype == ("object" if dtype == "string" else dtype)
+            assert len(values) in (1, 32)
+            assert all(size in (None, got) for size, got in zip(shape, values.shape, strict=True))
+        if "num_frames" in inputs:  # all frames are real, so that the server runs all of the graph
+            np.testing.assert_array_equal(inputs["num_frames"], inputs["frames"].shape[1])
+        for record in inputs.get("examples", ()):
+            example = tf.train.SequenceExample.FromString(record)
+            assert len(example.feature_lists.feature_list["frames"].feature) in (1, 300)
         assert np.isfinite(
             artefact.run(inputs, name)["descriptor" if name != "accumulate" else "frames_first_sum"]
         ).all()

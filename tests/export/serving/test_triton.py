@@ -14,6 +14,7 @@ import textwrap
 import time
 import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 
 import keras
@@ -157,13 +158,18 @@ def test_versions_are_counted_and_share_the_configuration(model, tmp_path):
     assert report.ok
     assert report.path == str(repository / "classifier" / "1" / "model.onnx")
     config_path = repository / "classifier" / "config.pbtxt"
-    edited = "# tuned by hand\n" + config_path.read_text().replace("dims: [-1, 6]", "dims: [ -1,6 ]")
+    edited = "# tuned by hand\n" + config_path.read_text().replace("input [\n", "input [  # of the camera\n")
+    config_path.write_text(edited)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a comment or white space is no other configuration
+        publish_triton(model, repository, version=5, max_batch_size=MAX_BATCH_SIZE, verify=False)
+    edited = config_path.read_text().replace("dims: [-1, 6]", "dims: [ -1,6 ]")
     config_path.write_text(edited)
     publish_triton(model, repository, version=7, max_batch_size=MAX_BATCH_SIZE)
     with pytest.warns(UserWarning, match=r"config.pbtxt was left as it is; it differs"):
         assert publish_triton(model, repository, tensorrt=True).ok
     assert config_path.read_text() == edited
-    assert sorted(path.name for path in config_path.parent.iterdir()) == ["1", "7", "8", "config.pbtxt"]
+    assert sorted(path.name for path in config_path.parent.iterdir()) == ["1", "5", "7", "8", "config.pbtxt"]
     assert [path.name for path in tmp_path.iterdir()] == ["repository"]
     expected = model.predict(batch(), verbose=0)
     received = Artefact(repository / "classifier" / "8" / "model.onnx").run(batch())

@@ -118,6 +118,13 @@ def test_more_requests_than_a_server_takes_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"at most 1000 warm-up requests; leave some out. Received: 1001"):
         write_warmup(tmp_path / "requests", REQUESTS[:1] * 1001)
     assert list(tmp_path.iterdir()) == []
+    write_warmup(tmp_path / "requests", REQUESTS[:1] * 1000)
+    assert len(read_warmup(tmp_path / "requests")) == 1000
+
+
+def test_a_request_without_a_signature_is_one_of_serving_default(tmp_path):
+    write_warmup(tmp_path / "requests", [("", {"frames": np.zeros(2, "float32")})])
+    assert [name for name, _ in read_warmup(tmp_path / "requests")] == ["serving_default"]
 
 
 @pytest.mark.parametrize(

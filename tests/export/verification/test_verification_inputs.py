@@ -1,14 +1,30 @@
 """The inputs on which an artifact is verified."""
 
 import numpy as np
+import pytest
+import tensorflow as tf
+from small_classifier import batch, make_classifier
 
+from keras_netvlad.base.quantization import dequantize
 from keras_netvlad.export.model_signature import read_signature
+from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.export.verification.verification_inputs import make_cases
+
+OF_FRAMES = ("serving_default", "serve_quantized", "accumulate")
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """The cases of a model with all signatures, by signature."""
+    found = {}
+    for case in make_cases(serving_signatures(make_classifier())):
+        found.setdefault(case.signature, []).append(case)
+    return found
 
 
 def test_cases_pad_with_zeros_the_first_element_and_nan(model):
     cases = list(make_cases({"serving_default": read_signature(model)}))
-    assert len(cases) == 5
+    assert len(cases) >= 5
     for case in cases:
         assert set(case.runs) == {"zeros", "first element", "NaN"}
         clean = case.reference_inputs
@@ -24,3 +40,88 @@ def test_cases_pad_with_zeros_the_first_element_and_nan(model):
                     "NaN": np.isnan(values).all(),
                 }[padding]
             )
+
+
+@pytest.mark.parametrize("signature", OF_FRAMES)
+def test_every_signature_of_frames_sees_every_kind_of_video(cases, signature):
+    videos = [
+        (int(count), frames.shape[1], len(frames))
+        for case in cases[signature]
+        for run in case.runs.values()
+        for frames, counts in [(run["frames"], run["num_frames"])]
+        for count in counts
+    ]
+    kinds = {
+        "empty": any(count == 0 for count, _, _ in videos),
+        "below zero": any(count < 0 for count, _, _ in videos),
+        "more than its frames": any(count > frames for count, frames, _ in videos),
+        "as many as its frames": any(count == frames > 1 for count, frames, _ in videos),
+        "fewer than its frames": any(0 < count < frames for count, frames, _ in videos),
+        "one frame": any(frames == 1 for _, frames, _ in videos),
+        "long": any(frames >= 32 for _, frames, _ in videos),
+        "alone": any(size == 1 for _, _, size in videos),
+        "in a batch": any(size > 1 for _, _, size in videos),
+    }
+    assert all(kinds.values()), kinds
+
+
+@pytest.mark.parametrize("signature", [*OF_FRAMES, "serve_examples", "describe"])
+def test_a_batch_mixes_lengths_and_every_signature_has_cases(cases, signature):
+    assert set(cases) == {*OF_FRAMES, "serve_examples", "describe"}
+    assert any(len(set(case.reference_inputs["num_frames"])) > 1 for case in cases[signature])
+    for case in cases[signature]:
+        for name, values in case.reference_inputs.items():
+            assert not np.issubdtype(values.dtype, np.floating) or np.isfinite(values).all(), name
+
+
+def test_quantized_requests_are_compared_with_the_model_on_floats(cases):
+    drawn = set()
+    for case in cases["serve_quantized"]:
+        assert case.reference == "serving_default"
+        assert case.reference_inputs["frames"].dtype == "float32"
+        for padding, inputs in case.runs.items():
+            assert inputs["frames"].dtype == "uint8", padding
+            length = inputs["frames"].shape[1]
+            is_real = np.arange(length) < inputs["num_frames"][:, None]
+            drawn |= set(inputs["frames"][is_real].ravel().tolist())
+            np.testing.assert_array_equal(
+                case.reference_inputs["frames"][is_real], dequantize(inputs["frames"], "float32")[is_real]
+            )
+    assert min(drawn) == 0
+    assert max(drawn) == 255
+
+
+def test_records_are_compared_with_the_model_on_their_floats_and_their_numbers_of_frames(cases):
+    for case in cases["serve_examples"]:
+        assert case.reference == "serving_default"
+        (inputs,) = case.runs.values()
+        for row, record in enumerate(inputs["examples"]):
+            example = tf.train.SequenceExample.FromString(record)
+            frames = [f.bytes_list.value[0] for f in example.feature_lists.feature_list["frames"].feature]
+            values = np.stack([np.frombuffer(frame, "uint8") for frame in frames])
+            assert case.known["num_frames"][row] == len(frames) == case.reference_inputs["num_frames"][row]
+            expected = case.reference_inputs["frames"][row, : len(frames)]
+            np.testing.assert_array_equal(dequantize(values, "float32"), expected)
+
+
+def test_live_streams_go_on_from_sums_and_are_compared_with_whole_videos(cases):
+    for case in cases["accumulate"]:
+        for inputs in case.runs.values():
+            assert (inputs["frames_first_sum"] > 0).all()
+            assert (inputs["frames_second_sum"] > 0).all()
+    for case in cases["describe"]:
+        assert case.reference == "serving_default"
+        assert case.reference_inputs["frames"].ndim == 3
+        (sums,) = case.runs.values()
+        is_empty = case.reference_inputs["num_frames"] <= 0
+        np.testing.assert_array_equal(sums["frames_second_sum"].any(axis=1), ~is_empty)
+
+
+def test_every_row_of_real_data_is_run_once(model):
+    data = batch(num_frames=[7] * 70)
+    data["frames"] += np.arange(70)[:, None, None].astype("float32")
+    cases = [case for case in make_cases({"serving_default": read_signature(model)}, data) if case.is_real]
+    assert [len(case.reference_inputs["num_frames"]) for case in cases] == [32, 32, 6]
+    for name, values in data.items():
+        runs = np.concatenate([inputs[name] for case in cases for inputs in case.runs.values()])
+        np.testing.assert_array_equal(runs, values)

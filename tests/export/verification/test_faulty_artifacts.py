@@ -1,0 +1,155 @@
+"""Artifacts that are wrong in one way each must fail the verification: its inputs must show every kind of fault."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_netvlad.export.serving_signatures import serving_signatures
+from keras_netvlad.export.verification import verify as module
+from keras_netvlad.export.verification.verify import verify_signatures
+
+
+class FaultyArtifact:
+    """An artifact that computes with the model's own signatures, and then changes the outputs of one signature."""
+
+    kind, precision, num_bytes, load_seconds = "saved_model", "float32", 0, 0.0
+
+    def __init__(self, signatures, name, fault):
+        self.computed, self.name, self.fault, self.num_changed = signatures, name, fault, 0
+        self.signatures = {
+            key: tuple({port.name: (port.shape, port.dtype) for port in ports} for ports in (s.inputs, s.outputs))
+            for key, s in signatures.items()
+        }
+
+    def run(self, inputs, name):
+        outputs = self.computed[name].compute(inputs)
+        return self.fault(inputs, outputs) if name == self.name else outputs
+
+
+def in_rows(is_wrong):
+    """A fault of 1 % of the largest value in the rows of which `is_wrong(num_frames, length)` is true."""
+
+    def fault(inputs, outputs):
+        rows = is_wrong(inputs["num_frames"], inputs["frames"].shape[1])
+        return {
+            name: values + 0.01 * np.abs(values).max() * rows.reshape(-1, *[1] * (values.ndim - 1)) + 1e-3 * rows.any()
+            for name, values in outputs.items()
+        }
+
+    return fault
+
+
+def where_padded(is_wrong):
+    """A fault in the videos whose padding `is_wrong`."""
+
+    def fault(inputs, outputs):
+        frames, counts = inputs["frames"].astype("float64"), inputs["num_frames"]
+        is_padding = np.arange(frames.shape[1]) >= counts[:, None]
+        leaks = is_padding.any() and is_wrong(frames[is_padding], inputs["frames"])
+        return {name: values + (0.01 if leaks else 0.0) for name, values in outputs.items()}
+
+    return fault
+
+
+def changed(**changes):
+    return lambda inputs, outputs: {
+        name: changes[name](value) if name in changes else value for name, value in outputs.items()
+    }
+
+
+FRAME_FAULTS = {
+    "empty videos": in_rows(lambda counts, length: counts == 0),
+    "counts below zero": in_rows(lambda counts, length: counts < 0),
+    "counts above the number of frames": in_rows(lambda counts, length: counts > length),
+    "single frames": in_rows(lambda counts, length: (counts == 1) & (length == 1)),
+    "videos without padding": in_rows(lambda counts, length: (counts == length) & (length > 1)),
+    "videos with padding": in_rows(lambda counts, length: (counts > 0) & (counts < length)),
+    "long videos": in_rows(lambda counts, length: counts > 32),
+    "every video but the first of a batch": in_rows(lambda counts, length: np.arange(len(counts)) > 0),
+}
+FLOAT_PADDING_FAULTS = {
+    "padding of NaN": where_padded(lambda padding, frames: np.isnan(padding).any()),
+    "padding with the first element": where_padded(
+        lambda padding, frames: frames.flat[0] != 0 and (padding == frames.flat[0]).all()
+    ),
+}
+FAULTS = {
+    **{("serving_default", kind): fault for kind, fault in {**FRAME_FAULTS, **FLOAT_PADDING_FAULTS}.items()},
+    **{("serve_quantized", kind): fault for kind, fault in FRAME_FAULTS.items()},
+    ("serve_quantized", "padding of 255"): where_padded(lambda padding, frames: (padding == 255).all()),
+    ("serve_quantized", "scores"): changed(scores=lambda values: values + 1e-3),
+    ("serve_examples", "numbers of frames"): changed(num_frames=lambda values: values + 1),
+    ("serve_examples", "descriptors"): changed(descriptor=lambda values: values + 1e-3),
+    **{("accumulate", kind): fault for kind, fault in {**FRAME_FAULTS, **FLOAT_PADDING_FAULTS}.items()},
+    ("accumulate", "the sums so far"): lambda inputs, outputs: {
+        name: values - inputs[name] for name, values in outputs.items()
+    },
+    ("describe", "scores"): changed(scores=lambda values: values + 1e-3),
+    ("describe", "the descriptor of an empty video"): lambda inputs, outputs: {
+        **outputs,
+        "descriptor": outputs["descriptor"] + 1e-3 * (inputs["frames_second_sum"].sum(1, keepdims=True) == 0),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def signatures(model):
+    """The model's signatures, which compute every batch once for all tests."""
+    return {name: dataclasses.replace(one, compute=remembered(one)) for name, one in serving_signatures(model).items()}
+
+
+def remembered(signature):
+    known = {}
+
+    def compute(inputs):
+        key = tuple((name, str(values.shape), str(values.tolist())) for name, values in sorted(inputs.items()))
+        if key not in known:
+            tensors = {name: tf.constant(values) for name, values in inputs.items()}
+            known[key] = {name: np.array(value) for name, value in signature.compute(tensors).items()}
+        return dict(known[key])
+
+    return compute
+
+
+def verified(model, signatures, name, fault, monkeypatch):
+    """Verifies an artifact of `serving_default` and the signatures that `name` needs, without the float64 copy."""
+    needed = {"serving_default", name} | ({"accumulate"} if name == "describe" else set())
+    signatures = {key: signatures[key] for key in signatures if key in needed}
+    monkeypatch.setattr(module, "Artefact", lambda path: FaultyArtifact(signatures, name, fault))
+    monkeypatch.setattr(module, "float64_copy", lambda model: (None, "not computed here"))
+    return verify_signatures(model, signatures, "artifact")
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in FAULTS}))
+def test_an_artifact_without_a_fault_passes(model, signatures, monkeypatch, name):
+    assert verified(model, signatures, name, lambda inputs, outputs: outputs, monkeypatch).ok
+
+
+@pytest.mark.parametrize(("name", "kind"), FAULTS)
+def test_a_fault_fails_the_verification(model, signatures, monkeypatch, name, kind):
+    report = verified(model, signatures, name, FAULTS[name, kind], monkeypatch)
+    assert not report.ok
+    assert {c.signature for c in report.comparisons if not c.is_within(report.tolerance)} == {name}
+
+
+def test_the_float64_copy_sees_what_model_and_artifact_share(model, signatures, monkeypatch):
+    """An error of float32 in both is found by the copy alone."""
+    wrong = {
+        "serving_default": module.Signature(
+            "serving_default",
+            signatures["serving_default"].inputs,
+            signatures["serving_default"].outputs,
+            lambda inputs: {
+                name: value * 1.001 for name, value in signatures["serving_default"].compute(inputs).items()
+            },
+        )
+    }
+    monkeypatch.setattr(module, "Artefact", lambda path: FaultyArtifact(wrong, "", None))
+    report = verify_signatures(model, wrong, "artifact")
+    assert report.judge == "float64"
+    assert not report.ok
+    assert all(comparison.relative == 0 for comparison in report.comparisons)
+    monkeypatch.setattr(module, "float64_copy", lambda model: (None, "not computed here"))
+    assert verify_signatures(model, wrong, "artifact").ok

@@ -1,0 +1,916 @@
+"""The faults that the tests must notice: one changed place of the code each, and the tests that fail with it.
+
+Choose tests that are quick: every fault runs them once. A fault that no test can notice is listed with the reason.
+"""
+
+from mutant import Mutant
+
+
+def of(file, tests, *changes):
+    """Returns the mutants of a file.
+
+    Args:
+        file: Path below `keras_netvlad`, without the ending.
+        tests: Path of the file of tests below `tests`, without the ending.
+        *changes: `(source, replacement, names)`: names of tests, separated by spaces; and, if no test can notice the
+            change, the reason as a fourth item.
+    """
+    return [
+        Mutant(
+            f"keras_netvlad/{file}.py",
+            source,
+            replacement,
+            tuple(f"tests/{tests}.py::{name}" for name in names.split()),
+            *equivalent,
+        )
+        for source, replacement, names, *equivalent in changes
+    ]
+
+
+FAULTS = "test_a_fault_fails_the_verification"
+INPUTS = "test_every_signature_of_frames_sees_every_kind_of_video"
+
+MUTANTS = [
+    # The inputs of the verification.
+    *of(
+        "export/verification/verification_inputs",
+        "export/verification/test_verification_inputs",
+        ("Size(3, 5, (5, 0, 2)),", "Size(3, 5, (5, 1, 2)),", INPUTS),
+        ("Size(2, 9, (12, -1)),", "Size(2, 9, (9, -1)),", INPUTS),
+        ("Size(2, 9, (12, -1)),", "Size(2, 9, (12, 1)),", INPUTS),
+        ("    Size(1, 1, (1,)),\n", "", INPUTS),
+        ("    Size(2, 40, (40, 17)),\n", "", INPUTS),
+        (
+            '("zeros", "first element", "NaN")',
+            '("zeros", "first element")',
+            "test_cases_pad_with_zeros_the_first_element_and_nan",
+        ),
+        (
+            '("zeros", "first element", "NaN")',
+            '("zeros", "NaN")',
+            "test_cases_pad_with_zeros_the_first_element_and_nan",
+        ),
+        (
+            '"first element": values.flat[0]',
+            '"first element": 0',
+            "test_cases_pad_with_zeros_the_first_element_and_nan",
+        ),
+        (
+            "_as_floats(clean, default) if name == SERVE_QUANTIZED else clean",
+            "clean",
+            "test_quantized_requests_are_compared_with_the_model_on_floats",
+        ),
+        (
+            'LEVELS if port.dtype == "uint8" else 2',
+            "2",
+            "test_quantized_requests_are_compared_with_the_model_on_floats",
+        ),
+        (
+            "known={NUM_FRAMES: np.array(lengths)},",
+            "",
+            "test_records_are_compared_with_the_model_on_their_floats_and_their_numbers_of_frames",
+        ),
+        (
+            "np.abs(_draw(generator, port, size.batch, size.frames))",
+            "0 * _draw(generator, port, size.batch, size.frames)",
+            "test_live_streams_go_on_from_sums_and_are_compared_with_whole_videos",
+        ),
+        (
+            'return Case(name, whole.name, {"none": sums}, SERVING_DEFAULT, whole.reference_inputs)',
+            'return Case(name, whole.name, {"none": sums}, DESCRIBE, sums)',
+            "test_live_streams_go_on_from_sums_and_are_compared_with_whole_videos",
+        ),
+        (
+            "range(0, num_rows, REAL_BATCH)",
+            "range(0, num_rows, 2 * REAL_BATCH)",
+            "test_every_row_of_real_data_is_run_once",
+        ),
+        ("start : start + REAL_BATCH]", "start : start + REAL_BATCH - 1]", "test_every_row_of_real_data_is_run_once"),
+    ),
+    *of(
+        "export/verification/verification_inputs",
+        "export/verification/test_faulty_artifacts",
+        ("Size(2, 9, (12, -1)),", "Size(2, 9, (9, 1)),", FAULTS),
+        ('("zeros", "first element", "NaN")', '("zeros",)', FAULTS),
+        ("known={NUM_FRAMES: np.array(lengths)},", "", FAULTS),
+        (
+            "    for size in SIZES:\n        for name in signatures:",
+            "    for size in SIZES:\n        for name in [SERVING_DEFAULT]:",
+            FAULTS,
+        ),
+    ),
+    *of(
+        "export/verification/verify",
+        "export/verification/test_faulty_artifacts",
+        (
+            "for name, value in expected.items()\n            ]",
+            "for name, value in list(expected.items())[:1]\n            ]",
+            FAULTS,
+        ),
+        ("for padding, inputs in case.runs.items():", "for padding, inputs in list(case.runs.items())[:1]:", FAULTS),
+        (
+            "Comparison.of(case.signature, name, title, value, received[name], exact.get(name))",
+            "Comparison.of(case.signature, name, title, value, received[name])",
+            "test_the_float64_copy_sees_what_model_and_artifact_share",
+        ),
+        ("{**_compute(signatures, case), **case.known}", "_compute(signatures, case)", FAULTS),
+    ),
+    *of(
+        "export/verification/verify",
+        "export/verification/test_signature_check",
+        (
+            "    check_signatures(signatures, artifact.signatures)\n",
+            "",
+            "test_an_artefact_of_fixed_lengths_is_refused_before_it_runs",
+        ),
+    ),
+    *of(
+        "export/verification/signature_check",
+        "export/verification/test_signature_check",
+        ("if dtype != port.dtype or shape", "if shape", "test_another_dtype_or_axis_is_refused"),
+        ("or shape not in (port.shape, names)", "", "test_another_dtype_or_axis_is_refused"),
+        ("shape not in (port.shape, names)", "len(shape) != len(port.shape)", "test_another_dtype_or_axis_is_refused"),
+        (
+            "shape not in (port.shape, names)",
+            "shape != port.shape",
+            "test_both_formats_of_the_models_own_signature_pass",
+        ),
+        (
+            "if set(expected) != set(received):",
+            "if not set(expected) <= set(received):",
+            "test_other_names_are_refused",
+        ),
+        (
+            "if set(expected) != set(received):",
+            "if not set(expected) >= set(received):",
+            "test_other_names_are_refused",
+        ),
+        ('("output", signature.outputs, outputs)', '("output", (), {})', "test_another_dtype_or_axis_is_refused"),
+    ),
+    *of(
+        "export/verification/report",
+        "export/verification/test_report",
+        ("return float(np.max(list(values)))", "return max(values)", "test_nan_is_the_worst_value_wherever_it_comes"),
+        (
+            "return float(np.max(list(values)))",
+            "return float(np.nanmax(list(values)))",
+            "test_nan_is_the_worst_value_wherever_it_comes",
+        ),
+        ("return float(np.max(list(values)))", "return list(values)[-1]", "test_the_worst_of_several_runs_is_reported"),
+        (
+            "return value if value is not None and np.isfinite(value) else None",
+            "return value",
+            "test_nan_is_the_worst_value_wherever_it_comes",
+        ),
+        ("return bool(self.comparisons) and agrees", "return agrees", "test_a_report_without_comparisons_is_not_ok"),
+        (
+            "self.agreement.fraction >= self.min_agreement",
+            "self.agreement.fraction > self.min_agreement",
+            "test_exactly_the_wanted_share_of_rows_agrees",
+        ),
+        (
+            "self.agreement is not None and self",
+            "self.agreement is None or self",
+            "test_exactly_the_wanted_share_of_rows_agrees",
+        ),
+        (
+            "all(c.is_within(self.tolerance) for c in self.comparisons)",
+            "any(c.is_within(self.tolerance) for c in self.comparisons)",
+            "test_nan_is_the_worst_value_wherever_it_comes",
+        ),
+    ),
+    *of(
+        "export/verification/comparison",
+        "export/verification/test_report",
+        (
+            "self.relative <= tolerance or",
+            "self.relative < tolerance or",
+            "test_a_difference_of_exactly_the_tolerance_is_within",
+        ),
+        (
+            "self.to_float64 <= tolerance)",
+            "self.to_float64 < tolerance)",
+            "test_a_difference_of_exactly_the_tolerance_is_within",
+        ),
+        (
+            "self.absolute <= ABSOLUTE_FLOOR",
+            "self.absolute < ABSOLUTE_FLOOR",
+            "test_a_difference_of_exactly_the_tolerance_is_within",
+        ),
+        (
+            "self.absolute <= ABSOLUTE_FLOOR",
+            "self.absolute <= 2 * ABSOLUTE_FLOOR",
+            "test_a_difference_of_exactly_the_tolerance_is_within",
+        ),
+        (
+            "is_near and (self.to_float64 is None or",
+            "is_near or (self.to_float64 is None or",
+            "test_nan_from_float64_fails_a_comparison",
+        ),
+        (
+            '    if expected.shape != received.shape:\n        return float("inf"), float("inf")\n',
+            "",
+            "test_a_comparison_is_strict",
+        ),
+        (
+            "np.max(np.abs(expected - received), initial=0.0)",
+            "np.nanmax(np.abs(expected - received), initial=0.0)",
+            "test_a_comparison_is_strict",
+        ),
+    ),
+    # Durability.
+    *of(
+        "base/atomic_files",
+        "base/test_atomic_files",
+        (
+            "        os.fsync(descriptor)\n",
+            "        pass\n",
+            "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
+        ),
+        (
+            '        for path in stage.rglob("*"):\n            _flush(path)\n',
+            "",
+            "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
+        ),
+        (
+            'stage.rglob("*")',
+            'stage.glob("*")',
+            "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
+        ),
+        (
+            "        _flush(target.parent)\n",
+            "",
+            "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
+        ),
+        ("        _flush(part)\n", "", "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it"),
+        (
+            "        _flush(target.absolute().parent)\n",
+            "",
+            "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
+        ),
+        (
+            "        _flush(part)\n        os.replace(part, target)\n",
+            "        os.replace(part, target)\n        _flush(target)\n",
+            "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
+        ),
+        (
+            ', suffix=".partial", dir=target.parent)',
+            ', suffix=".partial")',
+            "test_a_stage_lies_on_the_file_system_of_its_target_and_is_hidden",
+        ),
+        (
+            "key=lambda path: (path.name == target.name, path.name)",
+            "key=lambda path: (path.name != target.name, path.name)",
+            "test_a_file_and_its_companions_are_flushed_before_the_first_rename_and_the_target_comes_last",
+        ),
+        (
+            "        shutil.rmtree(stage, ignore_errors=True)\n",
+            "        pass\n",
+            "test_nothing_is_left_of_a_stage_whose_block_raises",
+        ),
+        (
+            "if os.path.lexists(target):",
+            "if os.path.exists(target):",
+            "test_a_target_that_exists_is_refused_before_the_block_runs",
+        ),
+        (
+            "if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):",
+            "if True:",
+            "test_a_directory_that_another_process_finished_first_is_kept",
+        ),
+    ),
+    # Videos.
+    *of(
+        "data/video",
+        "data/test_video",
+        ("turn[0] % 2 else (height, width)", "False else (height, width)", "test_a_rotated_video_is_cropped_upright"),
+        (
+            "height, width = scaled[::-1] if turn[0] % 2 else scaled",
+            "height, width = scaled",
+            "test_a_rotated_video_is_cropped_upright test_rotation_is_applied",
+        ),
+        (
+            "scale = max(size[0] / upright[0], size[1] / upright[1])",
+            "scale = min(size[0] / upright[0], size[1] / upright[1])",
+            "test_sizes",
+        ),
+        ("(image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2", "0, 0", "test_sizes"),
+        ("/ (math.pi / 2)) % 4, is_mirrored", "/ (math.pi / 2)) % 2, is_mirrored", "test_rotation_is_applied"),
+        ("round(-math.atan2(b, a)", "round(math.atan2(b, a)", "test_rotation_is_applied"),
+        ("        image = image[:, ::-1]\n", "        image = image[::-1]\n", "test_mirroring_is_applied"),
+        ("limit_denominator(1001 * 1000)", "limit_denominator(10)", "test_a_frame_rate_is_the_fraction_that_was_meant"),
+        (
+            "Fraction(fps).limit_denominator(1001 * 1000)",
+            "Fraction(fps)",
+            "test_a_frame_rate_is_the_fraction_that_was_meant",
+        ),
+        (
+            "end - start) * fps:",
+            "end - start) * fps and number == 0:",
+            "test_the_last_frame_stays_for_its_own_duration",
+        ),
+        (
+            "if frame.duration else 1 / Fraction(rate)",
+            "if False else 1 / Fraction(rate)",
+            "test_the_last_frame_stays_for_its_own_duration",
+        ),
+        (
+            "place.end if frame.pts is None else",
+            "Fraction(0) if frame.pts is None else",
+            "test_frames_without_time_stamps_are_evenly_spaced",
+        ),
+        (
+            "place.end if frame.pts is None else",
+            "place.time or Fraction(0) if frame.pts is None else",
+            "test_frames_without_time_stamps_are_evenly_spaced",
+        ),
+        (
+            "else max(time, place.time)), duration",
+            "else time), duration",
+            "test_time_stamps_that_jump_back_keep_the_order_of_the_frames",
+        ),
+        (
+            '            if packet.is_corrupt:\n                raise place.error("a damaged packet")\n',
+            "",
+            "test_a_packet_that_the_demuxer_calls_damaged_is_refused",
+        ),
+        (" if not s.disposition & av.stream.Disposition.attached_pic]", "]", "test_a_cover_picture_is_no_video"),
+        (
+            "announced - max(2 * duration, Fraction(1, 5))",
+            "announced - max(2 * duration, Fraction(1, 1))",
+            "test_a_track_that_ends_early_is_refused",
+        ),
+        ("announced - max(2 * duration, Fraction(1, 5))", "announced", "test_a_track_that_ends_early_is_refused"),
+        ('if stream.duration and "mov" in formats:', "if False:", "test_a_track_that_ends_early_is_refused"),
+        (
+            "last_packet_end < announced - DURATION_SLACK",
+            "last_packet_end < announced - 100",
+            "test_truncated_files_are_refused_after_what_is_whole",
+        ),
+        ("DURATION_SLACK = 1.0", "DURATION_SLACK = -1.0", "test_frames_are_those_on_screen_at_each_multiple"),
+        (
+            "shown, start, duration = next(frames)\n",
+            "shown, start, duration = next(frames)\n    start = Fraction(0)\n",
+            "test_time_begins_with_the_first_frame",
+        ),
+        (
+            "while number < (time - start) * fps:",
+            "while number <= (time - start) * fps:",
+            "test_frames_are_those_on_screen_at_each_multiple",
+        ),
+        (
+            'if int(av.__version__.split(".")[0]) < 19 else {}',
+            "if False else {}",
+            "test_a_title_in_another_encoding_is_no_reason_to_refuse",
+        ),
+        ('{"err_detect": "explode"}', "{}", "test_damage_inside_is_refused"),
+        ("if set(formats) & set(FOREIGN_FORMATS):", "if False:", "test_files_without_video_are_refused"),
+        (
+            "            if packet.stream is not stream:\n                continue\n",
+            "",
+            "test_the_sound_of_a_video_is_passed_over",
+        ),
+    ),
+    # Records.
+    *of(
+        "data/youtube8m_writer",
+        "data/test_youtube8m",
+        ("not np.isfinite(values).all()", "np.isnan(values).any()", "test_the_writer_writes_all_or_nothing"),
+        ("np.abs(values).max() > np.finfo", "values.max() > np.finfo", "test_what_float16_can_not_hold_is_refused"),
+        (
+            "np.abs(values).max() > np.finfo",
+            "np.abs(values).max() >= np.finfo",
+            "test_what_float16_can_not_hold_is_refused",
+        ),
+        ("or labels.min() < 0", "", "test_the_writer_writes_all_or_nothing"),
+        ("if sizes != expected:", "if set(sizes) != set(expected):", "test_the_writer_writes_all_or_nothing"),
+        ("or not values.size or", "or", "test_the_writer_writes_all_or_nothing"),
+        ("len({len(values) for values in streams.values()}) > 1", "False", "test_the_writer_writes_all_or_nothing"),
+    ),
+    *of(
+        "data/record_schemas",
+        "data/test_youtube8m",
+        (
+            "if len(frame.bytes_list.value) != 1:",
+            "if len(frame.bytes_list.value) < 1:",
+            "test_a_bad_record_is_named_or_skipped",
+        ),
+        ("if not 0 <= label < num_classes]", "if not label < num_classes]", "test_a_bad_record_is_named_or_skipped"),
+        (
+            "if not 0 <= label < num_classes]",
+            "if not 0 <= label <= num_classes]",
+            "test_a_bad_record_is_named_or_skipped",
+        ),
+        ("(values >= 0) & (values < num_classes)", "values < num_classes", "test_a_bad_record_is_named_or_skipped"),
+        (
+            "if len(features[name].float_list.value) != size:",
+            "if len(features[name].float_list.value) > size:",
+            "test_a_bad_record_at_video_level_is_named_or_skipped",
+        ),
+        (
+            "if name not in features:\n                return",
+            "if False:\n                return",
+            "test_a_bad_record_at_video_level_is_named_or_skipped",
+        ),
+        ("tf.minimum(counts, 1.0)", "counts", "test_a_label_that_comes_twice_counts_once"),
+        ("is_good &= tf.reduce_all(lengths[name] == length)", "pass", "test_a_bad_record_is_named_or_skipped"),
+        (
+            "is_good &= tf.reduce_all(tf.strings.length(frames[name]) == tf.where(is_real, num_bytes, 0))",
+            "pass",
+            "test_a_bad_record_is_named_or_skipped",
+        ),
+        ("is_good &= tf.reduce_all(length > 0)", "pass", "test_a_bad_record_is_named_or_skipped"),
+        ("if len(set(lengths.values())) > 1:", "if False:", "test_a_bad_record_is_named_or_skipped"),
+        (
+            'features["labels"].WhichOneof("kind") not in (None, "int64_list")',
+            "False",
+            "test_a_bad_record_is_named_or_skipped",
+        ),
+        (
+            'len(features[name].bytes_list.value) != 1:\n            return f"`{name}` is not',
+            'False:\n            return f"`{name}` is not',
+            "test_a_bad_record_is_named_or_skipped",
+        ),
+        ("tf.minimum(length, self.max_frames)", "length", "test_every_video_comes_once_as_it_was_written"),
+        (
+            'tf.where(context[ID_NAMES[0]] == "", context[ID_NAMES[1]], context[ID_NAMES[0]])',
+            "context[ID_NAMES[0]]",
+            "test_test_partition_without_labels_and_older_ids",
+        ),
+    ),
+    *of(
+        "data/record_files",
+        "data/test_youtube8m",
+        (
+            "[m for m in glob.glob(pattern) if os.path.isfile(m)]",
+            "glob.glob(pattern)",
+            "test_folders_that_match_a_pattern_are_passed_over",
+        ),
+        (
+            "return sorted(found)",
+            "return sorted(found, reverse=True)",
+            "test_a_shard_takes_every_second_file_of_those_sorted",
+        ),
+        ("if checksum != _masked_crc(header[:8]):", "if False:", "test_damaged_and_cut_off_files"),
+        ("+ length + FOOTER_BYTES > end:", "+ length > end:", "test_damaged_and_cut_off_files"),
+        ("+ length + FOOTER_BYTES > end:", "+ length + FOOTER_BYTES >= end:", "test_damaged_and_cut_off_files"),
+        ("if len(header) < HEADER.size:", "if not header:", "test_damaged_and_cut_off_files"),
+    ),
+    *of(
+        "data/youtube8m",
+        "data/test_youtube8m",
+        (
+            "paths[part::count]",
+            "paths[part * (len(paths) // count) :][: len(paths) // count]",
+            "test_a_shard_takes_every_second_file_of_those_sorted",
+        ),
+        (
+            "return self.paths[self.files[row]], int(self.numbers[row])",
+            "return self.paths[self.files[row]], int(row)",
+            "test_a_bad_record_among_several_files_is_named_by_its_own",
+        ),
+        (
+            "return self.paths[self.files[row]], int(self.numbers[row])",
+            "return self.paths[0], int(self.numbers[row])",
+            "test_a_bad_record_among_several_files_is_named_by_its_own",
+        ),
+        (
+            "least = min(len(records.offsets) for records in shards)",
+            "least = len(shards[index].offsets)",
+            "test_shards_take_different_files_and_the_same_number_of_batches",
+        ),
+        ("default_rng([seed, epoch])", "default_rng([seed])", "test_epochs_differ_and_any_point_can_be_gone_on_from"),
+        ("default_rng([seed, epoch])", "default_rng([epoch])", "test_epochs_differ_and_any_point_can_be_gone_on_from"),
+        (
+            "first = start_epoch * num_steps + start_step",
+            "first = start_epoch * num_steps",
+            "test_epochs_differ_and_any_point_can_be_gone_on_from",
+        ),
+        ("if start_step >= num_steps or", "if start_step > num_steps or", "test_wrong_arguments"),
+        (
+            "data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))",
+            "pass",
+            "test_cardinality_and_shapes_are_known_beforehand",
+        ),
+        (
+            "least // batch_size if drop_remainder else -(-least // batch_size)",
+            "-(-least // batch_size)",
+            "test_cardinality_and_shapes_are_known_beforehand",
+        ),
+        ("if index >= count:", "if index > count:", "test_wrong_arguments"),
+        (
+            'raise ValueError(f"{path}, record {number}: {faults[rows[0]]}; no other',
+            'return rows[:0]\n        raise ValueError(f"{path}, record {number}: {faults[rows[0]]}; no other',
+            "test_a_bad_record_is_named_or_skipped",
+        ),
+    ),
+    # Layers, whatever the policy.
+    *of(
+        "layers/pca_whitening",
+        "layers/test_pca_whitening",
+        (
+            "super().__init__(autocast=False, **kwargs)",
+            "super().__init__(**kwargs)",
+            "test_a_mixed_policy_rounds_only_the_result",
+        ),
+        (
+            "ops.cast(inputs, self._wide_dtype) - self.mean",
+            "ops.cast(ops.cast(inputs, self.compute_dtype), self._wide_dtype) - self.mean",
+            "test_a_mixed_policy_rounds_only_the_result",
+        ),
+        (
+            'return "float64" if self.compute_dtype == "float64" else "float32"',
+            'return "float32"',
+            "test_float64_is_computed_in_float64",
+        ),
+        ("/ (num_samples - 1)", "/ num_samples", "test_components_are_uncorrelated_of_variance_one_and_largest_first"),
+        (
+            "np.where(largest < 0, -1.0, 1.0)",
+            "1.0",
+            "test_components_are_uncorrelated_of_variance_one_and_largest_first",
+        ),
+        (
+            "if size <= num_samples:",
+            "if True:",
+            "",
+            "both decompositions agree where there are as many directions as components; the other one only saves time",
+        ),
+    ),
+    *of(
+        "layers/mixture_of_experts",
+        "layers/test_mixture_of_experts",
+        (
+            'ops.cast(logits, "float64" if self.compute_dtype == "float64" else "float32")',
+            'ops.cast(logits, "float32")',
+            "test_float64_is_computed_in_float64",
+        ),
+        (
+            'ops.cast(logits, "float64" if self.compute_dtype == "float64" else "float32")',
+            "logits",
+            "test_the_contract_of_layers",
+        ),
+        ("        self.supports_masking = True\n", "", "test_a_mask_is_passed_on"),
+        ("gates[..., : self.num_mixtures]", "gates[..., 1:]", "test_every_option_matches_the_oracle"),
+    ),
+    *of(
+        "layers/context_gating",
+        "layers/test_context_gating",
+        ("        self.supports_masking = True\n", "", "test_a_mask_is_passed_on"),
+        (
+            "ops.where(ops.expand_dims(mask, -1), inputs, ops.zeros_like(inputs))",
+            "inputs * ops.cast(ops.expand_dims(mask, -1), inputs.dtype)",
+            "test_gradients_are_finite_where_padding_is_not",
+        ),
+        (
+            "return self.normalization(logits, training=training, mask=mask)",
+            "return self.normalization(logits, training=training)",
+            "test_frames_are_gated_each_and_padding_stays_out_of_batch_statistics",
+        ),
+    ),
+    # The equations of the poolings.
+    *of(
+        "layers/vlad_ops",
+        "layers/test_poolings",
+        (
+            "        scale = mass * inverse_root(squared, squared > SQUARED_EPSILON)\n",
+            "        scale = inverse_root(squared, squared > SQUARED_EPSILON)\n",
+            "test_values_are_the_oracles",
+        ),
+        (
+            "    else:\n        scale = mass\n",
+            "    else:\n        scale = ops.ones_like(mass)\n",
+            "test_values_are_the_oracles",
+        ),
+        ("squared_sums = squared * ops.square(mass)", "squared_sums = squared", "test_values_are_the_oracles"),
+        (
+            "second_order = (squares - centroids * (2.0 * x - centroids)) * precisions - 1.0",
+            "second_order = (squares - centroids * (2.0 * x - centroids)) * precisions",
+            "test_values_are_the_oracles",
+        ),
+    ),
+    *of(
+        "layers/nextvlad",
+        "layers/test_poolings",
+        (
+            'attention = ops.sigmoid(self._linear(z, self.attention_kernel, "attention_bias"))',
+            'attention = self._linear(z, self.attention_kernel, "attention_bias")',
+            "test_values_are_the_oracles",
+        ),
+        ("attention if weights is None else attention * weights", "attention", "test_values_are_the_oracles"),
+        (
+            "mass, self.intra_normalization, self.output_normalization)",
+            "mass, self.output_normalization, self.intra_normalization)",
+            "test_values_are_the_oracles",
+        ),
+        ("training=training, mask=present)", "training=training)", "test_batch_statistics_leave_padding_out"),
+    ),
+    *of(
+        "layers/netrvlad",
+        "layers/test_poolings",
+        (
+            "mass, self.intra_normalization, self.output_normalization)",
+            "mass, self.output_normalization, self.intra_normalization)",
+            "test_values_are_the_oracles",
+        ),
+        (
+            "means, mass = cluster_means(a, x)",
+            "means, mass = cluster_means(a, x)\n        mass = ops.ones_like(mass)",
+            "test_values_are_the_oracles",
+        ),
+    ),
+    *of(
+        "layers/soft_dbow",
+        "layers/test_poolings",
+        (
+            "        _, a = self._assigned(inputs, mask, training)  # (B, N, K)\n",
+            "        use_bias, self.use_bias = self.use_bias, False\n"
+            "        _, a = self._assigned(inputs, mask, training)\n"
+            "        self.use_bias = use_bias\n",
+            "test_values_are_the_oracles",
+        ),
+        ("mass = ops.sum(a, axis=1)", "mass = ops.mean(a, axis=1)", "test_values_are_the_oracles"),
+    ),
+    *of(
+        "layers/mean_std_pooling",
+        "layers/test_poolings",
+        ("ops.square(x - ops.expand_dims(mean, 1))", "ops.square(x)", "test_values_are_the_oracles"),
+        (
+            "weighted_mean(ops.square(x - ops.expand_dims(mean, 1)), m)",
+            "weighted_mean(ops.square(x - ops.expand_dims(mean, 1)), None)",
+            "test_values_are_the_oracles",
+        ),
+    ),
+    *of(
+        "layers/max_pooling",
+        "layers/test_poolings",
+        ('ops.where(present, x, float("-inf"))', "x", "test_values_are_the_oracles"),
+        (
+            'y = ops.where(ops.any(ops.isnan(x), axis=1), float("nan"), y)',
+            "y = ops.where(ops.isnan(y), 0.0, y)",
+            "test_a_broken_frame_shows_in_its_video_and_in_no_other",
+        ),
+        (
+            '        y = ops.where(ops.any(ops.isnan(x), axis=1), float("nan"), y)\n',
+            "",
+            "test_onnxruntime_shows_a_broken_frame_to_max_pooling",
+        ),
+        (
+            "y = ops.where(ops.any(present, axis=1), y, 0.0)",
+            "pass",
+            "test_a_video_without_frames_gives_zeros_and_the_order_does_not_matter",
+        ),
+    ),
+    *of(
+        "layers/kmeans_adaptation",
+        "layers/test_adapt",
+        (
+            "centroids[: self.num_clusters]",
+            "centroids[-self.num_clusters :]",
+            "test_ghosts_are_the_least_populated_clusters",
+        ),
+        (
+            "**self._adapted_weights(sample, centroids)}",
+            "**self._adapted_weights(sample, centroids[::-1])}",
+            "test_ghosts_are_the_least_populated_clusters",
+        ),
+        (
+            "        if self.normalize_input:\n            sample =",
+            "        if False:\n            sample =",
+            "test_normalize_input_applies_to_the_sample",
+        ),
+    ),
+    *of(
+        "layers/kmeans",
+        "layers/test_adapt",
+        (
+            "kernel, bias = 2.0 * centroids.T, -squared",
+            "kernel, bias = 2.0 * centroids.T, squared",
+            "test_weights_with_bias",
+        ),
+        (
+            "kernel, bias = 2.0 * centroids.T, -squared",
+            "kernel, bias = centroids.T, -squared",
+            "test_weights_with_bias",
+        ),
+        ("return alpha * kernel, alpha * bias", "return alpha * kernel, bias", "test_weights_with_bias"),
+    ),
+    *of(
+        "layers/soft_assignment",
+        "layers/test_adapt",
+        (
+            '{"batch_normalization.beta": mean + bias}',
+            '{"batch_normalization.beta": mean - bias}',
+            "test_batch_normalized_assignment_is_the_intended_one",
+        ),
+        (
+            "origin = 0.0 if self.use_bias else",
+            "origin = 0.0 if True else",
+            "test_batch_normalized_assignment_is_the_intended_one",
+        ),
+    ),
+    # Models, metrics, losses, search.
+    *of(
+        "models/ensemble",
+        "models/test_ensemble",
+        (
+            "keras.layers.Add(dtype=dtype, name=SCORES)",
+            "keras.layers.Add(name=SCORES)",
+            "test_the_global_policy_does_not_change_the_mean",
+        ),
+        ("float(weight) / sum(weights)", "1 / len(weights)", "test_scores_are_the_weighted_mean_of_the_oracles"),
+    ),
+    *of(
+        "models/soft_targets",
+        "models/test_ensemble",
+        (
+            "teacher.predict_on_batch(_known(teacher, inputs))",
+            "teacher(_known(teacher, inputs), training=True)",
+            "test_the_teacher_of_soft_targets_infers",
+        ),
+        (
+            "(1 - factor) * labels.astype(dtype) + factor *",
+            "factor * labels.astype(dtype) + (1 - factor) *",
+            "test_soft_targets_are_the_mixture_batch_by_batch",
+        ),
+    ),
+    *of(
+        "metrics/score_histogram",
+        "metrics/test_metrics",
+        (
+            'ops.cast(y_true, "float32") >= 0.5',
+            'ops.cast(y_true, "float32") > 0.5',
+            "test_a_soft_label_counts_from_one_half",
+        ),
+        (
+            'ops.cast(y_true, "float32") >= 0.5',
+            'ops.cast(y_true, "float32") > 0.0',
+            "test_a_soft_label_counts_from_one_half",
+        ),
+        ('ops.where(has_nan, float("nan"), weights)', "weights", "test_a_nan_score_makes_the_result_nan"),
+    ),
+    *of(
+        "losses/weakly_supervised_triplet_loss",
+        "losses/test_ranking_losses",
+        ("descriptors[1] != 1 + roles[1]", "descriptors[1] < 1 + roles[1]", "test_bad_shapes"),
+        ("descriptors[1] != 1 + roles[1]", "descriptors[1] > 1 + roles[1]", "test_bad_shapes"),
+    ),
+    *of(
+        "retrieval/descriptor_index",
+        "retrieval/test_descriptor_index",
+        (
+            "        if not np.isfinite(values).all():\n",
+            "        if np.isnan(values).any():\n",
+            "test_what_can_not_be_added_is_refused_and_nothing_is_added",
+        ),
+    ),
+    # Training, extraction, conversion.
+    *of(
+        "training/run_directory",
+        "training/test_run_directory",
+        (
+            'best["weights"] if best else self.state["weights"]',
+            'self.state["weights"]',
+            "test_the_result_is_the_round_of_the_best_validation",
+        ),
+        (
+            'gap > state["best"]["gap"]',
+            'gap >= state["best"]["gap"]',
+            "test_the_result_is_the_round_of_the_best_validation",
+        ),
+        (
+            'gap > state["best"]["gap"]',
+            'gap < state["best"]["gap"]',
+            "test_the_result_is_the_round_of_the_best_validation",
+        ),
+        (
+            'needed = {state["weights"], state["best"] and state["best"]["weights"]}',
+            'needed = {state["weights"]}',
+            "test_the_result_is_the_round_of_the_best_validation",
+        ),
+        (
+            '0 if is_better else state["waited"] + 1',
+            'state["waited"] + 1',
+            "test_patience_counts_validations_since_the_best",
+        ),
+        (
+            'self.state["waited"] >= self.patience',
+            'self.state["waited"] > self.patience',
+            "test_patience_counts_validations_since_the_best",
+        ),
+        (
+            '            _load(model, self.output / self.state["weights"])\n',
+            "            pass\n",
+            "test_a_resumed_run_starts_from_the_last_round_and_remembers_the_best",
+        ),
+    ),
+    *of(
+        "videos/extraction",
+        "videos/test_extraction",
+        (
+            'path.parent.rglob("*.tfrecord")',
+            'path.parent.glob("*.tfrecord")',
+            "test_settings_may_change_until_there_are_features_in_any_folder",
+        ),
+        (
+            "        path.unlink()  # The earlier call wrote no features.\n",
+            "        return\n",
+            "test_settings_may_change_until_there_are_features_in_any_folder",
+        ),
+    ),
+    *of(
+        "convert/matlab",
+        "convert/test_convert",
+        ("if len(cores) != 1:", "if not cores:", "test_matlab_files_that_cannot_be_read"),
+    ),
+    *of(
+        "layers/soft_assignment",
+        "convert/test_convert",
+        (
+            "        dtype=layer.sum_dtype,\n",
+            "        dtype=layer.dtype_policy,\n",
+            "test_statistics_keep_float32_in_a_layer_of_16_bits",
+        ),
+    ),
+    # Serving.
+    *of(
+        "export/serving/warmup",
+        "export/serving/test_warmup",
+        (
+            "if len(requests) > MAX_REQUESTS:",
+            "if len(requests) >= MAX_REQUESTS:",
+            "test_more_requests_than_a_server_takes_are_refused",
+        ),
+        ("if len(requests) > MAX_REQUESTS:", "if False:", "test_more_requests_than_a_server_takes_are_refused"),
+        (
+            "if len(requests) == MAX_REQUESTS:",
+            "if len(requests) == MAX_REQUESTS - 1:",
+            "test_a_file_of_more_requests_than_a_server_takes_is_refused",
+        ),
+        (
+            'request.model_spec.signature_name or "serving_default"',
+            "request.model_spec.signature_name",
+            "test_a_request_without_a_signature_is_one_of_serving_default",
+        ),
+        ("values.size > 1 and bool((values == first).all())", "values.size > 1", "test_what_is_written_is_read"),
+        ("if math.prod(shape) > len(serialized):", "if False:", "test_shapes_that_the_values_do_not_fill_are_refused"),
+        ("min(shape, default=0) < 0", "False", "test_shapes_that_the_values_do_not_fill_are_refused"),
+    ),
+    *of(
+        "export/serving/warmup_requests",
+        "export/serving/test_tensorflow_serving",
+        (
+            "value = frames if port.name == NUM_FRAMES else 0",
+            "value = 0",
+            "test_warm_up_requests_cover_every_signature_and_size",
+        ),
+        (
+            'np.zeros((frames, port.shape[2] or 0), "uint8")',
+            'np.zeros((1, port.shape[2] or 0), "uint8")',
+            "test_warm_up_requests_cover_every_signature_and_size",
+        ),
+        (
+            "for batch in sorted({1, max_batch_size})",
+            "for batch in [max_batch_size]",
+            "test_warm_up_requests_cover_every_signature_and_size",
+        ),
+        (
+            "        for frames in lengths\n",
+            "        for frames in list(lengths)[:1]\n",
+            "test_warm_up_requests_cover_every_signature_and_size",
+        ),
+    ),
+    *of(
+        "export/serving/model_versions",
+        "export/serving/test_tensorflow_serving",
+        (
+            "if path.name.isdecimal()]",
+            "if path.name.isdecimal() and path.is_dir()]",
+            "test_a_file_takes_the_number_of_a_version_too",
+        ),
+        ("max(versions, default=0) + 1", "len(versions) + 1", "test_a_file_takes_the_number_of_a_version_too"),
+        (
+            "if path.name.isdecimal()]",
+            'if path.name[:1].isdecimal() and path.name.replace(".partial", "")]',
+            "test_a_file_takes_the_number_of_a_version_too",
+        ),
+    ),
+    *of(
+        "export/serving/triton",
+        "export/serving/test_triton",
+        (
+            're.sub(r"#.*|\\s+", "", text)',
+            're.sub(r"\\s+", "", text)',
+            "test_versions_are_counted_and_share_the_configuration",
+        ),
+    ),
+    *of(
+        "export/inspection",
+        "export/test_inspection",
+        (
+            "return name != SERVING_DEFAULT, name",
+            "return name == SERVING_DEFAULT, name",
+            "test_a_saved_model_is_described",
+        ),
+        ("return name != SERVING_DEFAULT, name", "return False, name", "test_a_saved_model_is_described"),
+    ),
+]
