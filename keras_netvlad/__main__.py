@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from keras_netvlad.cli.errors import report
 from keras_netvlad.cli.parser import make_parser
+from keras_netvlad.cli.stage_lines import stage_lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             import keras
 
             keras.config.disable_traceback_filtering()
-        return options.command(options)
+        with stage_lines(options.command_name):
+            return options.command(options)
     except Exception as error:
         return report(error, options.command_name, options.debug)
 

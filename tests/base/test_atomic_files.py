@@ -34,7 +34,7 @@ def events(monkeypatch):
 
         return rename
 
-    monkeypatch.setattr(atomic_files, "_flush", flush)
+    monkeypatch.setattr(atomic_files, "flush", flush)
     for name in real:
         monkeypatch.setattr(os, name, renaming(name))
     return recorded
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(atomic_files, "_flush", full)
+    monkeypatch.setattr(atomic_files, "flush", full)
     with pytest.raises(OSError, match="No space left"), staged(tmp_path / "model.onnx") as path:
         path.write_text("weights")
     with pytest.raises(OSError, match="No space left"), replaced(tmp_path / "state.json") as path:
