@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from keras_netvlad.base.stages import LOGGER
 
 # Shorter stages are not printed.
-SECONDS = 3.0
+SECONDS = 5.0
 
 
 class StageLines(logging.Handler):

@@ -38,7 +38,7 @@ def verify_staged(
         ParityError: If the artifact does not compute what the model computes.
         ValueError: If an argument is invalid.
     """
-    with stage(f"verifying {target}"):
+    with stage(f"verifying the {'ONNX file' if os.fspath(target).endswith('.onnx') else 'SavedModel'}"):
         report = verify_signatures(model, signatures, staged_path, tolerance, data, min_agreement).at(target)
     if not report.ok:
         raise ParityError(report)
