@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from keras_netvlad.cli.errors import report, report_signal
 from keras_netvlad.cli.parser import make_parser
 from keras_netvlad.cli.process import protect_output, stop_signals
+from keras_netvlad.cli.stage_lines import stage_lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +41,8 @@ def _run(arguments: Sequence[str], received: Sequence[int]) -> int:
             import keras
 
             keras.config.disable_traceback_filtering()
-        code = options.command(options)
+        with stage_lines(options.command_name):
+            code = options.command(options)
     except BaseException as error:
         if received:  # A library may have replaced the exception of the signal by one of its own.
             return report_signal(received[0], options.command_name)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from keras_netvlad.__main__ import main
+from keras_netvlad.cli import stage_lines
+from keras_netvlad.export.serving.warmup import read_warmup
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
 
@@ -20,6 +22,12 @@ def directory(tmp_path_factory):
     VideoClassifier({"frames": 4}, 3, num_clusters=2, hidden_units=None, name="small").save(directory / "small.keras")
     VideoClassifier({"frames": 4}, 3, num_clusters=2, hidden_units=None).save(directory / "other.keras")
     return directory
+
+
+@pytest.fixture(autouse=True)
+def no_stage_lines(monkeypatch):
+    """A busy machine must not add lines to the messages that the tests compare."""
+    monkeypatch.setattr(stage_lines, "SECONDS", 1e6)
 
 
 def run(*arguments):
@@ -42,6 +50,72 @@ def test_one_format_alone(directory, tmp_path):
     assert run("export", directory / "small.keras", tmp_path / "out", "--format", "onnx") == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["model.onnx", "model.onnx.parity.json"]
+
+
+def test_long_stages_are_printed_to_standard_error(directory, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stage_lines, "SECONDS", 0.0)
+    assert run("export", directory / "small.keras", tmp_path / "out", "--format", "onnx") == 0
+    lines = capsys.readouterr().err.splitlines()
+    stages = [f"loading {directory}/small.keras", "converting the model to ONNX", "verifying the ONNX file"]
+    assert [line for line in lines if "writing" not in line] == [f"keras-netvlad export: {name} ..." for name in stages]
+
+
+@pytest.mark.parametrize(
+    ("server", "given", "expected"),
+    [
+        ("publish", [], {}),
+        ("publish", ["--max-batch-size", "4"], {"max_batch_size": 4}),
+        ("publish", ["--queue-delay", "0"], {"max_queue_delay_microseconds": 0}),
+        ("publish", ["--warmup-frames"], {"warmup_frames": []}),
+        ("publish", ["--warmup-frames", "3", "9"], {"warmup_frames": [3, 9]}),
+        ("publish_triton", [], {}),
+        ("publish_triton", ["--preferred-batch-sizes", "2", "4"], {"preferred_batch_sizes": [2, 4]}),
+        ("publish_triton", ["--staging", "aside", "--device", "cpu"], {"staging": "aside", "device": "cpu"}),
+        (
+            "publish_triton",
+            ["--tensorrt", "--profile-frames", "2", "5", "9", "--engine-cache", "/engines"],
+            {"tensorrt": True, "profile_frames": [2, 5, 9], "engine_cache": "/engines"},
+        ),
+    ],
+    ids=str,
+)
+def test_options_of_a_server_reach_the_library(directory, monkeypatch, server, given, expected):
+    received = {}
+    monkeypatch.setattr(f"keras_netvlad.export.{server}", lambda *arguments, **options: received.update(options))
+    options = ["--server", "triton"] if server == "publish_triton" else []
+    assert run("publish", directory / "small.keras", "models", *options, *given) == 0
+    always = {"tolerance": None, "data": None, "min_agreement": None, "metadata": {}}
+    assert received == {**always, **expected}
+
+
+@pytest.mark.slow
+def test_options_of_a_server_reach_its_files(directory, tmp_path):
+    small = ["publish", directory / "small.keras"]
+    options = ["--max-batch-size", "4", "--queue-delay", "700", "--warmup-frames", "3", "9"]
+    assert run(*small, tmp_path / "models", *options) == 0
+    version = tmp_path / "models" / "small" / "1"
+    requests = read_warmup(version / "assets.extra" / "tf_serving_warmup_requests")
+    shapes = [inputs["frames"].shape[:2] for name, inputs in requests if name == "serving_default"]
+    assert shapes == [(1, 3), (1, 9), (4, 3), (4, 9)]
+    parameters = (version / "batching_params.pbtxt").read_text()
+    assert "max_batch_size { value: 4 }" in parameters
+    assert "batch_timeout_micros { value: 700 }" in parameters
+    (tmp_path / "staging").mkdir()
+    options += ["--server", "triton", "--staging", tmp_path / "staging", "--preferred-batch-sizes", "2", "4"]
+    options += ["--tensorrt", "--profile-frames", "2", "5", "9", "--engine-cache", "/engines"]
+    assert run(*small, tmp_path / "repository", *options) == 0
+    config = (tmp_path / "repository" / "small" / "config.pbtxt").read_text()
+    for line in (
+        "max_batch_size: 4",
+        "preferred_batch_size: [2, 4]",
+        "max_queue_delay_microseconds: 700",
+        'key: "trt_engine_cache_path" value: "/engines"',
+        'key: "trt_profile_opt_shapes" value: "frames:4x5x4,num_frames:4"',
+        'name: "batch 4, frames 9"',
+    ):
+        assert line in config
+    assert run(*small, tmp_path / "cold", "--warmup-frames") == 0
+    assert not (tmp_path / "cold" / "small" / "1" / "assets.extra").exists()
 
 
 def test_publish_then_inspect(directory, tmp_path, capsys):
@@ -113,7 +187,21 @@ def test_an_export_that_fails_parity_exits_with_1_and_writes_nothing(tmp_path, c
         (["export", "small.keras", "out", "--data", "absent.npz"], "`data` must be an .npz file"),
         (["export", "small.keras", "out", "--min-agreement", "0.9"], "pass `data` as well"),
         (["export", "small.keras", "out", "--labels", "absent.txt"], "absent.txt"),
-        (["publish", "small.keras", "models", "--tensorrt"], "`--tensorrt` go with `--server triton`"),
+        (["publish", "small.keras", "models", "--tensorrt"], "add `--server triton`. Received: `--tensorrt`"),
+        (
+            ["publish", "small.keras", "models", "--staging", ".", "--device", "cpu"],
+            "Received: `--device`, `--staging`",
+        ),
+        (
+            ["publish", "small.keras", "models", "--server", "triton", "--engine-cache", "/engines"],
+            "add `--tensorrt`. Received: `--engine-cache`",
+        ),
+        (["publish", "small.keras", "models", "--max-batch-size", "0"], "`max_batch_size` must be a positive integer"),
+        (["publish", "small.keras", "models", "--warmup-frames", "0"], "`warmup_frames` must be a positive integer"),
+        (
+            ["publish", "small.keras", "models", "--server", "triton", "--precision", "int8"],
+            "onnxruntime computes int8 products on the CPU only",
+        ),
         (["publish", "small.keras", "models", "--version", "0"], "`version` must be a positive integer"),
         (["publish", "small.keras", "models", "--name", "a/b"], "must be made of letters, digits"),
         (["verify", "small.keras", "small.keras", "--tolerance", "-1"], "`tolerance` must be a finite number"),

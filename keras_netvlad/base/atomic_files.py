@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_netvlad.base.full_disk_error import full_disk_named
+
 
 @contextlib.contextmanager
 def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
@@ -18,6 +20,8 @@ def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
     ignore it, and it may be deleted. Files written next to the given path, such as external weights, are moved as well,
     before the target, so that a reader who sees the target finds all of them.
 
+    Files and directories get the permissions that the umask of the process allows, as those of any other program do.
+
     Args:
         target: Path that does not exist yet. Missing parent directories are made.
 
@@ -26,6 +30,7 @@ def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileExistsError: If the target exists.
+        FullDiskError: If the disk has no room for the target.
         OSError: If its directory cannot be made or written to.
     """
     target = Path(os.path.abspath(target))
@@ -40,18 +45,19 @@ def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
             f"({error.strerror or error})"
         ) from error
     try:
-        yield stage / target.name
-        for path in stage.rglob("*"):
-            _flush(path)
-        for path in sorted(stage.iterdir(), key=lambda path: (path.name == target.name, path.name)):
-            try:
-                os.rename(path, target.parent / path.name)
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
-                # Another process was first: a directory is never renamed onto one that holds something.
-                raise _exists(target) from error
-        _flush(target.parent)
+        with full_disk_named(target):
+            yield stage / target.name
+            for path in stage.rglob("*"):
+                flush(path)
+            for path in sorted(stage.iterdir(), key=lambda path: (path.name == target.name, path.name)):
+                try:
+                    os.rename(path, target.parent / path.name)
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise
+                    # Another process was first: a directory is never renamed onto one that holds something.
+                    raise _exists(target) from error
+            flush(target.parent)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -68,26 +74,41 @@ def replaced(target: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]
 
     Yields:
         A `pathlib.Path` next to the target.
+
+    Raises:
+        FullDiskError: If the disk has no room for the file.
     """
     target = Path(target)
     part = target.with_name(f".{target.name}.partial{suffix}")
     try:
-        yield part
-        _flush(part)
-        os.replace(part, target)
-        _flush(target.absolute().parent)
+        with full_disk_named(target):
+            yield part
+            flush(part)
+            os.replace(part, target)
+            flush(target.absolute().parent)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _exists(target):
-    return FileExistsError(f"The output must not exist yet; choose another path or remove it. Received: {target}")
-
-
-def _flush(path):
+def flush(path: str | os.PathLike[str]) -> None:
     """Writes a file or directory through to the disk, so that it survives a power cut after the rename."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copies the content of a file through to the disk.
+
+    Raises:
+        FullDiskError: If the disk has no room for the copy.
+    """
+    with full_disk_named(target):
+        shutil.copyfile(source, target)
+        flush(target)
+
+
+def _exists(target):
+    return FileExistsError(f"The output must not exist yet; choose another path or remove it. Received: {target}")

@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from keras_netvlad.base.stages import stage
 from keras_netvlad.cli.errors import DIFFERS, DONE, UNREADABLE
+
+TRITON_OPTIONS = (
+    "device",
+    "precision",
+    "preferred_batch_sizes",
+    "staging",
+    "tensorrt",
+    "profile_frames",
+    "engine_cache",
+)
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -26,10 +37,9 @@ def demo(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """Writes a `.keras` model as SavedModel and ONNX."""
     from keras_netvlad.export import export_model
-    from keras_netvlad.models import load_model
 
     def write():
-        model = load_model(options.model)
+        model = _load_model(options.model)
         settings = (options.format, options.opset, options.precision)
         return export_model(model, options.output, *settings, **_checks(options), metadata=_metadata(options))
 
@@ -39,20 +49,24 @@ def export(options: argparse.Namespace) -> int:
 def publish(options: argparse.Namespace) -> int:
     """Writes a `.keras` model as the next version of a server."""
     from keras_netvlad.export import publish, publish_triton
-    from keras_netvlad.models import load_model
 
-    is_default = options.precision == "float32" and options.device == "gpu" and not options.tensorrt
-    if options.server != "triton" and not is_default:
+    given = {argument: value for argument, value in vars(options).items() if value is not None}
+    for_triton = {argument: given[argument] for argument in TRITON_OPTIONS if argument in given}
+    if options.server != "triton" and for_triton:
         raise ValueError(
-            "TensorFlow Serving runs the model as it is, on any device; `--precision`, `--device` and `--tensorrt` "
-            "go with `--server triton`."
+            "TensorFlow Serving runs the model as it is, on any device; leave these options out, or add "
+            f"`--server triton`. Received: {_flags(for_triton)}"
         )
+    for_tensorrt = [argument for argument in ("profile_frames", "engine_cache") if argument in given]
+    if for_tensorrt and not options.tensorrt:
+        raise ValueError(f"Only TensorRT uses these options; add `--tensorrt`. Received: {_flags(for_tensorrt)}")
 
     def write():
-        model = load_model(options.model)
-        settings = {**_checks(options), "metadata": _metadata(options)}
-        if options.server == "triton":
-            settings.update(precision=options.precision, device=options.device, tensorrt=options.tensorrt)
+        model = _load_model(options.model)
+        settings = {**_checks(options), **for_triton, "metadata": _metadata(options)}
+        if options.queue_delay is not None:
+            settings["max_queue_delay_microseconds"] = options.queue_delay
+        settings |= {name: given[name] for name in ("max_batch_size", "warmup_frames") if name in given}
         writer: Callable[..., Any] = publish_triton if options.server == "triton" else publish
         return [writer(model, options.base, options.name, options.version, **settings)]
 
@@ -94,9 +108,8 @@ def train(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Compares artifacts with their model."""
     from keras_netvlad.export import verify
-    from keras_netvlad.models import load_model
 
-    model = load_model(options.model)
+    model = _load_model(options.model)
     reports = [verify(model, path, **_checks(options)) for path in options.artefact]
     for report in reports:
         print(report)  # cli
@@ -182,6 +195,19 @@ def _write(options: argparse.Namespace, write: Callable[[], Iterable[object]]) -
     for report in reports:
         print(report)  # cli
     return DONE
+
+
+def _load_model(path: str) -> Any:
+    """Loads a `.keras` file. Importing Keras and TensorFlow is part of the stage."""
+    with stage(f"loading {path}"):
+        from keras_netvlad.models import load_model
+
+        return load_model(path)
+
+
+def _flags(arguments: Iterable[str]) -> str:
+    """Returns the options of the command line that store some arguments."""
+    return ", ".join(f"`--{argument.replace('_', '-')}`" for argument in arguments)
 
 
 def _checks(options):

@@ -71,13 +71,45 @@ def _publish(subparsers):
     publish.add_argument("--name", help="name under which the server offers the model (default: its own)")
     publish.add_argument("--version", type=int, help="version to write (default: the next free one)")
     publish.add_argument(
-        "--device",
-        choices=["gpu", "cpu"],
-        default="gpu",
-        help="Triton: processor of the model (default %(default)s)",
+        "--max-batch-size", type=int, metavar="ROWS", help="largest request, and most rows to merge (default 32)"
     )
-    publish.add_argument("--tensorrt", action="store_true", help="Triton: let TensorRT run the model")
-    _add_precision(publish)
+    publish.add_argument(
+        "--queue-delay",
+        type=int,
+        metavar="MICROSECONDS",
+        help="time that a request may wait for others to be merged with (default 2000)",
+    )
+    publish.add_argument(
+        "--warmup-frames",
+        type=int,
+        nargs="*",
+        metavar="FRAMES",
+        help="lengths of the requests that the server runs before it uses the version; none for no warm-up (default: "
+        "about 1 and 300, less for large inputs)",
+    )
+    # The defaults of the options of Triton are those of the library, so that options which were given can be told.
+    triton = publish.add_argument_group("options of --server triton")
+    triton.add_argument("--device", choices=["gpu", "cpu"], help="processor that runs the model (default gpu)")
+    _add_precision(triton, default=None)
+    triton.add_argument(
+        "--preferred-batch-sizes", type=int, nargs="+", metavar="ROWS", help="batches that do not wait for more rows"
+    )
+    triton.add_argument(
+        "--staging",
+        metavar="DIR",
+        help="directory outside BASE in which to prepare the version (default: the directory that contains BASE)",
+    )
+    triton.add_argument("--tensorrt", action="store_true", default=None, help="let TensorRT run the model")
+    triton.add_argument(
+        "--profile-frames",
+        type=int,
+        nargs=3,
+        metavar=("MIN", "USUAL", "MAX"),
+        help="lengths that TensorRT's engine accepts (default 1 300 1024)",
+    )
+    triton.add_argument(
+        "--engine-cache", metavar="DIR", help="directory on the server for TensorRT's engines (default /tmp/tensorrt)"
+    )
     _add_checks(publish)
     _add_metadata(publish)
     publish.set_defaults(command=commands.publish)
@@ -178,12 +210,12 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _add_precision(parser):
+def _add_precision(parser, default="float32"):
     parser.add_argument(
         "--precision",
         choices=["float32", "float16", "int8"],
-        default="float32",
-        help="of the weights of the large projections in ONNX (default %(default)s: as in the model)",
+        default=default,
+        help="of the weights of the large projections in ONNX (default float32: as in the model)",
     )
 
 

@@ -9,11 +9,14 @@ import keras
 import tensorflow as tf
 
 from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.base.full_disk_error import write_error
+from keras_netvlad.base.stages import stage
 from keras_netvlad.export.forward import forward, weights_of
 from keras_netvlad.export.metadata import check_metadata
 from keras_netvlad.export.parity_file import write_parity
 from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
+from keras_netvlad.export.verification.options import check_options
 from keras_netvlad.export.verification.real_data import RealData
 from keras_netvlad.export.verification.report import Report
 from keras_netvlad.export.verification.staged_artifact import verify_staged
@@ -89,6 +92,7 @@ def write_verified_saved_model(
 ) -> Report | None:
     """Does the work of `export_saved_model` with signatures that the caller has computed."""
     metadata = check_metadata(metadata, signatures[SERVING_DEFAULT].outputs)
+    data = check_options(signatures[SERVING_DEFAULT], tolerance, data, min_agreement)
     with staged(directory) as path:
         write_saved_model(model, signatures, path)
         report = verify_staged(model, signatures, path, directory, tolerance, data, min_agreement) if verify else None
@@ -102,11 +106,12 @@ def write_saved_model(model: keras.Model, signatures: Mapping[str, Signature], p
     # Tracked as plain variables: the session loader of TensorFlow Serving finds them, and each weight is stored once.
     # Keras's own export stores each weight twice.
     module.state = [variable.value for variable in weights_of(model)]
-    traced = {name: _trace(model, signature, module.state) for name, signature in signatures.items()}
     try:
-        tf.saved_model.save(module, str(path), signatures=traced)
+        with stage("writing the SavedModel"):
+            traced = {name: _trace(model, signature, module.state) for name, signature in signatures.items()}
+            tf.saved_model.save(module, str(path), signatures=traced)
     except tf.errors.OpError as error:  # TensorFlow does not raise OSError on a full disk
-        raise OSError(f"The SavedModel could not be written. Received: {error.message}") from error
+        raise write_error(error.message, path) from error
 
 
 def _trace(model: keras.Model, signature: Signature, state: Sequence[tf.Variable]) -> Callable[..., Any]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from keras_netvlad.base import atomic_files
-from keras_netvlad.base.atomic_files import replaced, staged
+from keras_netvlad.base.atomic_files import copy_file, replaced, staged
+from keras_netvlad.base.full_disk_error import FullDiskError, write_error
 
 
 def names(directory):
@@ -34,7 +35,7 @@ def events(monkeypatch):
 
         return rename
 
-    monkeypatch.setattr(atomic_files, "_flush", flush)
+    monkeypatch.setattr(atomic_files, "flush", flush)
     for name in real:
         monkeypatch.setattr(os, name, renaming(name))
     return recorded
@@ -160,7 +161,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(atomic_files, "_flush", full)
+    monkeypatch.setattr(atomic_files, "flush", full)
     with pytest.raises(OSError, match="No space left"), staged(tmp_path / "model.onnx") as path:
         path.write_text("weights")
     with pytest.raises(OSError, match="No space left"), replaced(tmp_path / "state.json") as path:
@@ -234,3 +235,48 @@ def test_a_process_that_is_killed_within_the_block_leaves_the_target_as_it_was(t
         path.write_text("new")
     assert (tmp_path / "model.onnx").read_text() == "weights"
     assert (tmp_path / "state.json").read_text() == "new"
+
+
+def test_a_full_disk_elsewhere_keeps_its_path(tmp_path):
+    # A library's temporary file is on another disk than the output.
+    target = tmp_path / "out" / "model.onnx"
+    for named, expected in (
+        ("/elsewhere/x", "/elsewhere/x"),
+        (tmp_path / "out" / ".part" / "x", target),
+        (None, target),
+    ):
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), named and str(named))
+        message = rf"Received: {expected} \(No space left on device\)$"
+        with pytest.raises(FullDiskError, match=message) as caught, staged(target):
+            raise error
+        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == str(expected)
+
+
+def test_an_error_of_another_kind_is_not_a_full_disk(tmp_path):
+    with pytest.raises(PermissionError, match="denied"), staged(tmp_path / "model.onnx"):
+        raise PermissionError(errno.EACCES, "denied")
+
+
+def test_a_copy_is_flushed_and_names_a_full_disk(tmp_path, events, monkeypatch):
+    (tmp_path / "a").write_text("weights")
+    copy_file(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "weights"
+    assert events == [("flush", "b")]
+
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic_files, "flush", full)
+    with pytest.raises(FullDiskError, match=rf"Received: {tmp_path}/c"):
+        copy_file(tmp_path / "a", tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [("x; No space left on device", FullDiskError), ("File too large", FullDiskError), ("bad handle", OSError)],
+)
+def test_messages_of_libraries_become_errors_of_the_disk(message, kind):
+    error = write_error(message, "models/1")
+    assert type(error) is kind
+    assert "Received: models/1 (" in str(error)

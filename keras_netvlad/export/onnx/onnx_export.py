@@ -8,6 +8,7 @@ from typing import Any, Literal
 import keras
 
 from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.base.stages import stage
 from keras_netvlad.export.forward import weights_of
 from keras_netvlad.export.metadata import check_metadata
 from keras_netvlad.export.model_signature import read_signature
@@ -18,6 +19,7 @@ from keras_netvlad.export.onnx.stored_tensor import stored_tensor
 from keras_netvlad.export.onnx.weights import attach_weights, read_weights
 from keras_netvlad.export.parity_file import write_parity
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
+from keras_netvlad.export.verification.options import check_options
 from keras_netvlad.export.verification.real_data import RealData
 from keras_netvlad.export.verification.report import Report
 from keras_netvlad.export.verification.staged_artifact import verify_staged
@@ -118,6 +120,7 @@ def write_verified_onnx(
 ) -> Report | None:
     """Does the work of `export_onnx` with valid arguments and a signature that the caller has read."""
     metadata = check_metadata(metadata, signature.outputs)
+    data = check_options(signature, tolerance, data, min_agreement)
     if tolerance is None:
         tolerance = default_tolerance(model, precision)
     with staged(path) as stage:
@@ -142,7 +145,8 @@ def write_onnx(
 ) -> None:
     """Writes the files of an ONNX model, without verification, metadata and `parity.json`."""
     weights = weights_of(model)
-    proto = convert_graph(model, signature, weights, opset)
+    with stage("converting the model to ONNX"):
+        proto = convert_graph(model, signature, weights, opset)
     values = read_weights(proto, weights)
     tensors = {name: stored_tensor(*weight) for name, weight in values.items()}
     if precision != "float32":
@@ -151,5 +155,6 @@ def write_onnx(
         pooled = {placeholder(index) for index, weight in enumerate(weights) if id(weight) in pooling_weights}
         tensors |= reduce_precision(proto, values, pooled, precision)
         proto = infer_types(proto)
-    attach_weights(proto, tensors, path, external_data_threshold)
-    path.write_bytes(proto.SerializeToString())
+    with stage("writing the weights of the ONNX file"):
+        attach_weights(proto, tensors, path, external_data_threshold)
+        path.write_bytes(proto.SerializeToString())

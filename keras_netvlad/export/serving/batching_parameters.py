@@ -10,6 +10,8 @@ batch_timeout_micros {{ value: {timeout_micros} }}
 max_enqueued_batches {{ value: 100 }}
 num_batch_threads {{ value: 4 }}
 {allowed_batch_sizes}
+# A request that does not fit into the rest of a batch is split, so that batches are full.
+enable_large_batch_splitting {{ value: true }}
 # Requests of different lengths are merged. The padding is each tensor's first element, which `num_frames` excludes.
 pad_variable_length_inputs: true
 """

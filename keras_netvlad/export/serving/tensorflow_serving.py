@@ -8,15 +8,18 @@ from typing import Any
 import keras
 
 from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.base.stages import stage
 from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.metadata import check_metadata
 from keras_netvlad.export.parity_file import write_parity
 from keras_netvlad.export.saved_model import write_saved_model
 from keras_netvlad.export.serving.batching_parameters import batching_parameters
 from keras_netvlad.export.serving.model_versions import check_model_name, next_version
-from keras_netvlad.export.serving.warmup_requests import warm_up
+from keras_netvlad.export.serving.warmup_requests import plan_requests, warm_up
+from keras_netvlad.export.serving.warmup_sizes import warmup_sizes
 from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT
+from keras_netvlad.export.verification.options import check_options
 from keras_netvlad.export.verification.real_data import RealData
 from keras_netvlad.export.verification.report import Report
 from keras_netvlad.export.verification.staged_artifact import verify_staged
@@ -31,7 +34,8 @@ def publish(
     version: int | None = None,
     *,
     max_batch_size: int = 32,
-    warmup_frames: Sequence[int] = (1, 300),
+    max_queue_delay_microseconds: int = 2000,
+    warmup_frames: Sequence[int] | None = None,
     tolerance: float | None = None,
     data: RealData | None = None,
     min_agreement: float | None = None,
@@ -53,9 +57,11 @@ def publish(
         base_path: Directory of all models. It is created if it does not exist.
         name: Name under which the model is served. The default is the model's own name.
         version: Positive integer that does not exist yet. The default is the highest existing version plus one.
-        max_batch_size: Integer, largest number of rows that the server merges, and the largest batch of the warm-up.
-        warmup_frames: Lengths of the warm-up requests in frames, each at batch size 1 and `max_batch_size`. Empty for
-            no warm-up.
+        max_batch_size: Integer, largest number of rows that a request may have and that the server merges.
+        max_queue_delay_microseconds: Integer, time that a request may wait for others.
+        warmup_frames: Lengths of the warm-up requests in frames, each at batch size 1 and at the largest batch size, up
+            to `max_batch_size`, whose inputs take at most 64 MB as float32. The default is two lengths: the smallest
+            power of two that the model accepts, and 300 or the largest that takes at most 64 MB. Empty for no warm-up.
         tolerance, data, min_agreement: See `verify`.
         metadata: See `export_saved_model`.
 
@@ -82,21 +88,25 @@ def publish(
     """
     signatures = serving_signatures(model)
     metadata = check_metadata(metadata, signatures[SERVING_DEFAULT].outputs)
-    max_batch_size = check_integer("max_batch_size", max_batch_size, 1)
-    warmup_frames = tuple(check_integer("warmup_frames", frames, 0) for frames in warmup_frames)
+    data = check_options(signatures[SERVING_DEFAULT], tolerance, data, min_agreement)
+    parameters = batching_parameters(max_batch_size, max_queue_delay_microseconds)
     if version is not None:
         check_integer("version", version, 1)
     directory = Path(base_path) / check_model_name(name or model.name)
+    with stage("running the model on the lengths of the warm-up"):
+        sizes = warmup_sizes(signatures[SERVING_DEFAULT], max_batch_size, warmup_frames)
+    requests = plan_requests(signatures, sizes)
     while True:
         target = directory / str(next_version(directory) if version is None else version)
         try:
-            with staged(target) as stage:
-                write_saved_model(model, signatures, stage)
-                report = verify_staged(model, signatures, stage, target, tolerance, data, min_agreement)
-                write_parity(stage, report.as_dict(), metadata)
-                (stage / BATCHING_FILE).write_text(batching_parameters(max_batch_size))
-                if warmup_frames:
-                    warm_up(stage, signatures, max_batch_size, warmup_frames)
+            with staged(target) as path:
+                write_saved_model(model, signatures, path)
+                report = verify_staged(model, signatures, path, target, tolerance, data, min_agreement)
+                write_parity(path, report.as_dict(), metadata)
+                (path / BATCHING_FILE).write_text(parameters)
+                if requests:
+                    with stage(f"running {len(requests)} warm-up requests"):
+                        warm_up(path, signatures, requests)
             return report
         except FileExistsError:
             # Another publisher has used the number in the meantime. Without a chosen `version`, try the next number.

@@ -14,15 +14,18 @@ from typing import Any, Literal
 import keras
 import onnx
 
-from keras_netvlad.base.atomic_files import staged
-from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.base.atomic_files import copy_file, flush, staged
+from keras_netvlad.base.stages import stage
+from keras_netvlad.base.validation import check_boolean, check_integer, check_path
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset
 from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
 from keras_netvlad.export.onnx.precision import check_precision
 from keras_netvlad.export.serving.model_versions import check_model_name, next_version
-from keras_netvlad.export.serving.triton_config import port_lines, triton_config
+from keras_netvlad.export.serving.triton_config import check_profile, port_lines, triton_config
+from keras_netvlad.export.serving.warmup_sizes import warmup_sizes
 from keras_netvlad.export.signature import Signature
+from keras_netvlad.export.verification.options import check_options
 from keras_netvlad.export.verification.parity_error import ParityError
 from keras_netvlad.export.verification.real_data import RealData
 from keras_netvlad.export.verification.report import Report
@@ -43,9 +46,10 @@ def publish_triton(
     max_batch_size: int = 32,
     preferred_batch_sizes: Sequence[int] = (),
     max_queue_delay_microseconds: int = 2000,
-    warmup_frames: Sequence[int] = (1, 300),
+    warmup_frames: Sequence[int] | None = None,
     profile_frames: Sequence[int] = (1, 300, 1024),
     engine_cache: str | os.PathLike[str] = "/tmp/tensorrt",
+    staging: str | os.PathLike[str] | None = None,
     verify: bool = True,
     opset: int = 18,
     external_data_threshold: int = 100_000_000,
@@ -61,15 +65,20 @@ def publish_triton(
 
     The version is written and verified in a temporary directory and appears by one rename. Triton treats every
     directory in a repository as a model, including hidden ones. The temporary directory
-    `.<repository>.<name>.*.partial` is therefore next to the repository, and both must be on one file system. If the
-    process is killed, this directory remains and may be deleted.
+    `.<repository>.<name>.*.partial` is therefore in `staging`, which is the directory that contains the repository
+    unless you choose another one. If `staging` is on another file system, as for a repository that is a mount point,
+    the finished files are first copied into the repository as hidden files, which Triton ignores, and then renamed. The
+    first version of a model then needs several renames, which take less than a millisecond. A server that starts
+    exactly in between reports a model without a configuration; start it again. If the process is killed,
+    `.*.partial` files and directories remain and may be deleted.
 
     Args:
         model: A functional or Sequential Keras model with named inputs and the batch first.
         repository: Directory of all models. It is created if it does not exist.
         name: Name under which the model is served. The default is the model's own name.
         version: Positive integer that does not exist yet. The default is the highest existing version plus one.
-        precision: See `export_onnx`.
+        precision: See `export_onnx`. `"int8"` needs `device="cpu"`, because onnxruntime computes such products on the
+            CPU even if the model is on a GPU.
         device: `"gpu"` or `"cpu"`. Triton does not load a model for a GPU on a machine without one.
         tensorrt: Boolean, whether onnxruntime passes the graph to TensorRT, which builds an engine when the server
             loads the model. This takes minutes. It needs a GPU and `precision="float32"`.
@@ -79,9 +88,13 @@ def publish_triton(
         max_queue_delay_microseconds: Integer, time that a request may wait for others. Only requests of equal length
             are merged, so clients should pad frames and send the number of real frames in `num_frames`.
         warmup_frames: Lengths of the requests that the server runs when it loads the model, in frames, each at batch
-            size 1 and `max_batch_size`. Empty for no warm-up.
+            size 1 and at the largest batch size, up to `max_batch_size`, whose inputs take at most 64 MB as float32.
+            The default is two lengths: the smallest power of two that the model accepts, and 300 or the largest that
+            takes at most 64 MB; with TensorRT within `profile_frames`. Empty for no warm-up.
         profile_frames: Smallest, usual and largest length that TensorRT's engine accepts, in frames.
         engine_cache: Directory on the server in which TensorRT's engines are kept.
+        staging: Existing directory outside the repository in which the version is prepared. The default is the
+            directory that contains the repository.
         verify: Boolean, whether to compare the artifact with the model before it appears.
         opset, external_data_threshold: See `export_onnx`.
         tolerance, data, min_agreement: See `verify`.
@@ -108,7 +121,7 @@ def publish_triton(
             `config.pbtxt`, or an argument is invalid.
         ParityError: If the artifact does not compute what the model computes. Nothing is written.
         FileExistsError: If `version` exists.
-        OSError: If the repository or its parent directory cannot be written.
+        OSError: If the repository or `staging` cannot be written.
     """
     signature = read_signature(model)
     name = check_model_name(model.name if name is None else name)
@@ -119,6 +132,21 @@ def publish_triton(
             "TensorRT has its own precision, `precision_mode` in its configuration; leave `precision` at 'float32'. "
             f"Received: precision={precision!r}"
         )
+    if precision == "int8" and device == "gpu":
+        raise ValueError(
+            "onnxruntime computes int8 products on the CPU only, so a GPU would wait for it; use precision='float16', "
+            "or device='cpu'. Received: precision='int8', device='gpu'"
+        )
+    check_precision(precision)
+    check_opset(opset)
+    data = check_options(signature, tolerance, data, min_agreement)
+    max_batch_size = check_integer("max_batch_size", max_batch_size, 1)
+    with stage("running the model on the lengths of the warm-up"):
+        sizes = warmup_sizes(signature, max_batch_size, warmup_frames)
+        if tensorrt and warmup_frames is None:
+            shortest, _, longest = check_profile(profile_frames)
+            lengths = [min(max(frames, shortest), longest) for _, frames in sizes]
+            sizes = warmup_sizes(signature, max_batch_size, lengths)
     config = triton_config(
         signature,
         name,
@@ -127,16 +155,14 @@ def publish_triton(
         max_batch_size=max_batch_size,
         preferred_batch_sizes=preferred_batch_sizes,
         max_queue_delay_microseconds=max_queue_delay_microseconds,
-        warmup_frames=warmup_frames,
+        sizes=sizes,
         profile_frames=profile_frames,
         engine_cache=engine_cache,
     )
-    check_precision(precision)
-    check_opset(opset)
     repository = Path(repository).resolve()
-    if repository.exists() and not repository.is_dir():
-        raise NotADirectoryError(f"The repository must be a directory. Received: {repository}")
     directory = repository / name
+    staging = _check_staging(staging, repository)
+    _check_writable(repository, directory)
     while True:
         is_first = not os.path.lexists(directory)
         if not is_first:
@@ -144,10 +170,10 @@ def publish_triton(
         target = directory / str(next_version(directory) if version is None else version)
         if os.path.lexists(target):
             raise _exists(target)
-        aside = repository.parent / f".{repository.name}.{name}.{secrets.token_hex(4)}.partial"
+        aside = staging / f".{repository.name}.{name}.{secrets.token_hex(4)}.partial"
         try:
-            with staged(aside) as stage:
-                path = stage / target.name / MODEL
+            with staged(aside) as prepared:
+                path = prepared / target.name / MODEL
                 try:
                     report = write_verified_onnx(
                         model,
@@ -165,11 +191,12 @@ def publish_triton(
                 except ParityError as error:
                     raise ParityError(error.report.at(target / MODEL)) from error
                 _name_graph_after_weights(path)
-                (stage / CONFIG).write_text(config)
+                (prepared / CONFIG).write_text(config)
+            repository.mkdir(exist_ok=True)
             if is_first:
-                _rename(aside, directory)
+                _move(aside, directory, repository)
             else:
-                _rename(aside / target.name, target)
+                _move(aside / target.name, target, repository)
             return None if report is None else report.at(target / MODEL)
         except FileExistsError:
             # Another publisher has created the model's directory or used the number in the meantime.
@@ -216,20 +243,79 @@ def _name_graph_after_weights(path: Path) -> None:
     path.write_bytes(proto.SerializeToString())
 
 
+def _check_staging(staging: str | os.PathLike[str] | None, repository: Path) -> Path:
+    """Returns the directory in which versions are prepared, or raises if it is not a usable one."""
+    path = repository.parent if staging is None else check_path("staging", staging).resolve()
+    if staging is None:
+        path.mkdir(parents=True, exist_ok=True)
+    elif not path.is_dir() or path.is_relative_to(repository):
+        raise NotADirectoryError(
+            "`staging` must be an existing directory outside the repository, because Triton treats every directory in "
+            f"the repository as a model. Received: staging={str(staging)!r}, repository {repository}"
+        )
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(
+            "Versions are prepared in `staging`, by default the directory that contains the repository; choose a "
+            f"directory that can be written to. Received: {path}"
+        )
+    return path
+
+
+def _check_writable(*directories: Path) -> None:
+    """Raises if one of the directories exists and cannot be written to."""
+    for path in directories:
+        if os.path.lexists(path) and not path.is_dir():
+            raise NotADirectoryError(f"The repository, and each model in it, must be a directory. Received: {path}")
+        if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(f"The repository must be a directory that can be written to. Received: {path}")
+
+
+def _move(source: Path, target: Path, repository: Path) -> None:
+    """Moves a directory into the repository so that it appears there complete."""
+    try:
+        _rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with stage(f"copying the version into {repository}"):
+            _copy(source, target, repository)
+
+
+def _copy(source: Path, target: Path, repository: Path) -> None:
+    """Copies a directory to a repository on another file system so that it appears there complete.
+
+    Copying takes time, and Triton must not find a partial version. It treats every directory in the repository as a
+    model and reloads a model if anything in its directory changes, but it ignores files in the repository itself.
+    """
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    copies: dict[Path, Path] = {}
+    try:
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                copies[path] = repository / f".{target.name}.{secrets.token_hex(4)}.partial"
+                copy_file(path, copies[path])
+        for path, copy in copies.items():
+            moved = partial / path.relative_to(source)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(copy, moved)
+        for path in (partial, *partial.rglob("*")):
+            flush(path)
+        _rename(partial, target)
+    finally:
+        for copy in copies.values():
+            copy.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def _rename(source: Path, target: Path) -> None:
-    """Renames a directory into the repository."""
-    target.parent.mkdir(exist_ok=True)
+    """Renames a directory, or raises `FileExistsError` if the target exists."""
     try:
         os.rename(source, target)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise _exists(target) from error
-        if error.errno == errno.EXDEV:
-            raise OSError(
-                "The repository must be on the file system of the directory that it lies in, because versions are "
-                f"renamed from there. Received: {target.parent}"
-            ) from error
         raise
+    flush(target.parent)
 
 
 def _exists(target: Path) -> FileExistsError:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from keras_netvlad.base.validation import check_choice, check_integer
-from keras_netvlad.export.port import Port
+from keras_netvlad.export.serving.warmup_sizes import port_shape
 from keras_netvlad.export.signature import Signature
 
 DEVICES = {"gpu": "KIND_GPU", "cpu": "KIND_CPU"}
@@ -27,7 +27,7 @@ def triton_config(
     max_batch_size: int = 32,
     preferred_batch_sizes: Sequence[int] = (),
     max_queue_delay_microseconds: int = 2000,
-    warmup_frames: Sequence[int] = (1, 300),
+    sizes: Sequence[tuple[int, int]] = (),
     profile_frames: Sequence[int] = (1, 300, 1024),
     engine_cache: str | os.PathLike[str] = "/tmp/tensorrt",
 ) -> str:
@@ -36,8 +36,9 @@ def triton_config(
     Args:
         signature: Signature of the model. All inputs and outputs must have the batch first.
         name: Name of the model's directory.
-        device, tensorrt, max_batch_size, preferred_batch_sizes, max_queue_delay_microseconds, warmup_frames,
-            profile_frames, engine_cache: See `publish_triton`.
+        device, tensorrt, max_batch_size, preferred_batch_sizes, max_queue_delay_microseconds, profile_frames,
+            engine_cache: See `publish_triton`.
+        sizes: Batch sizes and lengths of the warm-up requests, as `warmup_sizes` returns them.
 
     Raises:
         ValueError: If an argument is invalid, or Triton cannot serve the signature.
@@ -53,7 +54,6 @@ def triton_config(
             f"Received: preferred_batch_sizes={preferred_batch_sizes}"
         )
     delay = check_integer("max_queue_delay_microseconds", max_queue_delay_microseconds, 0)
-    warmup_frames = [check_integer("warmup_frames", frames, 1) for frames in warmup_frames]
 
     lines = [
         f'name: "{name}"',
@@ -67,19 +67,41 @@ def triton_config(
     lines += [f"  max_queue_delay_microseconds: {delay}", "}"]
     lines.append(f"instance_group [ {{ kind: {DEVICES[device]} count: 1 }} ]")
     if tensorrt:
-        profile = _check_profile(profile_frames, warmup_frames)
+        profile = check_profile(profile_frames)
+        lengths = sorted({frames for _, frames in sizes})
+        if any(not profile[0] <= frames <= profile[-1] for frames in lengths):
+            raise ValueError(
+                f"`warmup_frames` must lie within `profile_frames`, {profile}, or the engine refuses them. "
+                f"Received: warmup_frames={lengths}"
+            )
         batches = (1, max(preferred_batch_sizes, default=max_batch_size), max_batch_size)
         lines += _tensorrt_lines(signature, batches, profile, str(engine_cache))
-    for batch in sorted({1, max_batch_size}):
-        for frames in warmup_frames:
-            lines += _warmup_lines(signature, batch, frames)
+    for batch, frames in sizes:
+        lines += _warmup_lines(signature, batch, frames)
     return "\n".join(lines) + "\n"
+
+
+def check_profile(profile_frames: Sequence[int]) -> list[int]:
+    """Returns the smallest, the usual and the largest length of TensorRT's engine, or raises if they are invalid."""
+    profile = [check_integer("profile_frames", frames, 1) for frames in profile_frames]
+    if len(profile) != 3 or profile != sorted(profile):
+        raise ValueError(
+            "`profile_frames` must be the smallest, the usual and the largest length, in this order. "
+            f"Received: profile_frames={profile}"
+        )
+    return profile
 
 
 def _tensorrt_lines(
     signature: Signature, batches: Sequence[int], lengths: Sequence[int], engine_cache: str
 ) -> list[str]:
     """Returns the lines that pass the graph to TensorRT, for the smallest, usual and largest batch and length."""
+    for port in signature.inputs:
+        if None in port.shape[2:]:
+            raise ValueError(
+                "TensorRT needs the size of every axis but batch and frames; fix it in keras.Input, or publish with "
+                f"`tensorrt=False`. Received: input {port.name!r} of shape {port.shape}"
+            )
     parameters = {
         # With FP16, TensorRT computes the sums and norms in float16, where they overflow.
         "precision_mode": "FP32",
@@ -87,7 +109,7 @@ def _tensorrt_lines(
         "trt_engine_cache_path": engine_cache,
     }
     for limit, batch, frames in zip(("min", "opt", "max"), batches, lengths, strict=True):
-        shapes = (f"{port.name}:{'x'.join(map(str, _fill_shape(port, batch, frames)))}" for port in signature.inputs)
+        shapes = (f"{port.name}:{'x'.join(map(str, port_shape(port, batch, frames)))}" for port in signature.inputs)
         parameters[f"trt_profile_{limit}_shapes"] = ",".join(shapes)
     lines = ["optimization { execution_accelerators { gpu_execution_accelerator [ {", '  name: "tensorrt"']
     for key, value in parameters.items():
@@ -99,7 +121,7 @@ def _warmup_lines(signature: Signature, batch: int, frames: int) -> list[str]:
     """Returns the lines of a warm-up request. It holds zeros, because Triton's random bytes usually contain NaN."""
     lines = ["model_warmup {", f'  name: "batch {batch}, frames {frames}"', f"  batch_size: {batch}"]
     for port in signature.inputs:
-        dims = _dims(_fill_shape(port, batch, frames))
+        dims = _dims(port_shape(port, batch, frames))
         value = f"{{ data_type: {DATA_TYPES[port.dtype]} dims: {dims} zero_data: true }}"
         lines.append(f'  inputs {{ key: "{port.name}" value {value} }}')
     return [*lines, "}"]
@@ -132,29 +154,3 @@ def port_lines(signature: Signature) -> str:
 def _dims(shape: Sequence[int | None]) -> list[int]:
     """Returns a shape without its batch axis."""
     return [-1 if size is None else size for size in shape[1:]] or [1]
-
-
-def _fill_shape(port: Port, batch: int, frames: int) -> tuple[int, ...]:
-    """Returns the shape of a port with a size for every axis."""
-    if None in port.shape[2:]:
-        raise ValueError(
-            "Warm-up and TensorRT need the size of every axis but batch and frames; fix it in keras.Input, or publish "
-            f"with `warmup_frames=()` and `tensorrt=False`. Received: input {port.name!r} of shape {port.shape}"
-        )
-    return tuple(size or (batch, frames)[axis] for axis, size in enumerate(port.shape))
-
-
-def _check_profile(profile_frames: Sequence[int], warmup_frames: Sequence[int]) -> list[int]:
-    """Returns the lengths for which TensorRT builds its engine, or raises if they do not cover the warm-up."""
-    profile = [check_integer("profile_frames", frames, 1) for frames in profile_frames]
-    if len(profile) != 3 or profile != sorted(profile):
-        raise ValueError(
-            "`profile_frames` must be the smallest, the usual and the largest length, in this order. "
-            f"Received: profile_frames={profile}"
-        )
-    if any(not profile[0] <= frames <= profile[-1] for frames in warmup_frames):
-        raise ValueError(
-            f"`warmup_frames` must lie within `profile_frames`, {profile}, or the engine refuses them. "
-            f"Received: warmup_frames={warmup_frames}"
-        )
-    return profile

@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from tensorflow.core.framework import tensor_pb2
 
+from keras_netvlad.base.full_disk_error import write_error
 from keras_netvlad.data.record_files import index_records
 
 # Path of the file in the directory of a version.
@@ -32,6 +33,12 @@ MESSAGES = {
     "PredictLog": (("request", 1, MESSAGE, False, "PredictRequest"),),
     "PredictionLog": (("predict_log", 6, MESSAGE, False, "PredictLog"),),
 }
+
+
+def check_number_of_requests(number: int) -> None:
+    """Raises if there are more requests than a server takes."""
+    if number > MAX_REQUESTS:
+        raise ValueError(f"A server takes at most {MAX_REQUESTS} warm-up requests; leave some out. Received: {number}")
 
 
 def write_warmup(path: str | os.PathLike[str], requests: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -59,10 +66,7 @@ def write_warmup(path: str | os.PathLike[str], requests: Sequence[tuple[str, Map
         ValueError: If there are more than 1000 requests, or one has no inputs or invalid arrays. Nothing is written.
         OSError: If the file cannot be written.
     """
-    if len(requests) > MAX_REQUESTS:
-        raise ValueError(
-            f"A server takes at most {MAX_REQUESTS} warm-up requests; leave some out. Received: {len(requests)}"
-        )
+    check_number_of_requests(len(requests))
     records = [_serialize(signature, inputs) for signature, inputs in requests]
     open(path, "wb").close()  # raises Python's own OSError
     try:
@@ -70,7 +74,7 @@ def write_warmup(path: str | os.PathLike[str], requests: Sequence[tuple[str, Map
             for record in records:
                 writer.write(record)
     except tf.errors.OpError as error:
-        raise OSError(f"The disk must have room for the warm-up file. Received: {path} ({error.message})") from error
+        raise write_error(error.message, path) from error
 
 
 def read_warmup(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, np.ndarray]]]:

@@ -1,40 +1,58 @@
 """`warm_up`: writes the warm-up requests of a SavedModel and runs them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
-from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.data.sequence_example import serialize_example
-from keras_netvlad.export.serving.warmup import WARMUP_FILE, read_warmup, write_warmup
+from keras_netvlad.export.serving.warmup import WARMUP_FILE, check_number_of_requests, read_warmup, write_warmup
+from keras_netvlad.export.serving.warmup_sizes import zeros
 from keras_netvlad.export.serving_signatures import EXAMPLES, frame_streams
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.artefact import Artefact
 
+# Name of a signature, batch size and number of frames.
+Request = tuple[str, int, int]
 
-def warm_up(directory: Path, signatures: Mapping[str, Signature], max_batch_size: int, lengths: Iterable[int]) -> None:
-    """Writes warm-up requests for every signature and runs them, because one failing request fails a server's load.
+
+def plan_requests(signatures: Mapping[str, Signature], sizes: Sequence[tuple[int, int]]) -> list[Request]:
+    """Returns the warm-up requests for every signature.
+
+    Args:
+        signatures: The model's signatures by name.
+        sizes: Pairs `(batch size, frames)`, as `warmup_sizes` returns them.
+
+    Raises:
+        ValueError: If there are more requests than a server takes.
+    """
+    requests: list[Request] = []
+    for name, signature in signatures.items():
+        has_frames = _takes_examples(signature) or any(None in port.shape[1:] for port in signature.inputs)
+        # The length of the frames makes no difference to the sums that `describe` takes.
+        chosen = sizes if has_frames else sorted({batch: (batch, frames) for batch, frames in sizes}.values())
+        requests += [(name, batch, frames) for batch, frames in chosen]
+    check_number_of_requests(len(requests))
+    return requests
+
+
+def warm_up(directory: Path, signatures: Mapping[str, Signature], requests: Sequence[Request]) -> None:
+    """Writes warm-up requests and runs them, because a server does not load a version if one request fails.
 
     Args:
         directory: The SavedModel.
         signatures: The model's signatures by name.
-        max_batch_size: Requests are made at this batch size and at batch size 1.
-        lengths: Numbers of frames of the requests.
+        requests: The requests, as `plan_requests` returns them.
 
     Raises:
         ValueError: If a request fails.
     """
     path = directory / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
-    requests = [
-        (name, request_of_zeros(signature, signatures[SERVING_DEFAULT], batch, frames))
-        for name, signature in signatures.items()
-        for batch in sorted({1, max_batch_size})
-        for frames in lengths
-    ]
-    write_warmup(path, requests)
+    default = signatures[SERVING_DEFAULT]
+    write_warmup(
+        path, [(name, make_request(signatures[name], default, batch, frames)) for name, batch, frames in requests]
+    )
     artifact = Artefact(directory)
     for name, inputs in read_warmup(path):
         try:
@@ -49,7 +67,7 @@ def warm_up(directory: Path, signatures: Mapping[str, Signature], max_batch_size
             ) from error
 
 
-def request_of_zeros(signature: Signature, default: Signature, batch: int, frames: int) -> dict[str, np.ndarray]:
+def make_request(signature: Signature, default: Signature, batch: int, frames: int) -> dict[str, np.ndarray]:
     """Returns inputs of zeros whose frames are all real.
 
     Args:
@@ -58,13 +76,11 @@ def request_of_zeros(signature: Signature, default: Signature, batch: int, frame
         batch: Number of videos.
         frames: Number of frames of each video.
     """
-    if [port.name for port in signature.inputs] == [EXAMPLES]:
+    if _takes_examples(signature):
         video = {port.name: np.zeros((frames, port.shape[2] or 0), "uint8") for port in frame_streams(default)}
         return {EXAMPLES: np.array([serialize_example(video)] * batch, object)}
-    inputs = {}
-    for port in signature.inputs:
-        sizes = [batch, frames] + [1] * len(port.shape)
-        shape = [sizes[axis] if size is None else size for axis, size in enumerate(port.shape)]
-        value = frames if port.name == NUM_FRAMES else 0
-        inputs[port.name] = np.full(shape, value, tf.as_dtype(port.dtype).as_numpy_dtype)
-    return inputs
+    return zeros(signature, batch, frames)
+
+
+def _takes_examples(signature: Signature) -> bool:
+    return [port.name for port in signature.inputs] == [EXAMPLES]

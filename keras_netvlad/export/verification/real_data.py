@@ -47,4 +47,4 @@ def check_data(data: RealData, signature: Signature) -> dict[str, np.ndarray]:
             "`data` must hold one batch of one row or more, with the same number of rows in every array. "
             f"Received: {num_rows}"
         )
-    return {name: values.astype(expected[name].dtype) for name, values in arrays.items()}
+    return {name: values.astype(expected[name].dtype, copy=False) for name, values in arrays.items()}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import keras
 
+from keras_netvlad.base.stages import stage
 from keras_netvlad.export.signature import Signature
 from keras_netvlad.export.verification.parity_error import ParityError
 from keras_netvlad.export.verification.real_data import RealData
@@ -37,7 +38,8 @@ def verify_staged(
         ParityError: If the artifact does not compute what the model computes.
         ValueError: If an argument is invalid.
     """
-    report = verify_signatures(model, signatures, staged_path, tolerance, data, min_agreement).at(target)
+    with stage(f"verifying the {'ONNX file' if os.fspath(target).endswith('.onnx') else 'SavedModel'}"):
+        report = verify_signatures(model, signatures, staged_path, tolerance, data, min_agreement).at(target)
     if not report.ok:
         raise ParityError(report)
     return report

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_netvlad.base.names import SCORES
-from keras_netvlad.base.validation import check_number
+from keras_netvlad.base.stages import stage
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
@@ -15,7 +15,8 @@ from keras_netvlad.export.verification.agreement import Agreement
 from keras_netvlad.export.verification.artefact import Artefact, find_kind, read_saved_model, signatures_of
 from keras_netvlad.export.verification.comparison import Comparison
 from keras_netvlad.export.verification.float64_copy import float64_copy
-from keras_netvlad.export.verification.real_data import RealData, check_data
+from keras_netvlad.export.verification.options import check_options
+from keras_netvlad.export.verification.real_data import RealData
 from keras_netvlad.export.verification.report import Report
 from keras_netvlad.export.verification.signature_check import check_signatures
 from keras_netvlad.export.verification.tolerance import default_tolerance
@@ -72,7 +73,8 @@ def verify(
         ValueError: If the artifact cannot be loaded, its signatures differ from the model's in a name, dtype or axis,
             or an argument is invalid.
     """
-    return verify_signatures(model, serving_signatures(model), path, tolerance, data, min_agreement)
+    with stage(f"verifying {path}"):
+        return verify_signatures(model, serving_signatures(model), path, tolerance, data, min_agreement)
 
 
 def verify_signatures(
@@ -85,19 +87,12 @@ def verify_signatures(
 ) -> Report:
     """Does the work of `verify` with signatures that the caller has computed. For ONNX, `serving_default` is enough."""
     default = signatures[SERVING_DEFAULT]
-    if tolerance is not None:
-        tolerance = check_number("tolerance", tolerance, 0)
-    if min_agreement is not None:
-        min_agreement = check_number("min_agreement", min_agreement, 0, 1)
-    if data is None and min_agreement is not None:
-        raise ValueError("`min_agreement` is measured on real inputs; pass `data` as well. Received: data=None")
-    arrays = None if data is None else check_data(data, default)
+    arrays = check_options(default, tolerance, data, min_agreement)
     if find_kind(path) == "saved_model":
         # Loading a SavedModel runs parts of its graph. That of another model is refused before.
         check_signatures(signatures, signatures_of(read_saved_model(path)))
     artifact = Artefact(path)
-    if tolerance is None:
-        tolerance = default_tolerance(model, artifact.precision)
+    tolerance = default_tolerance(model, artifact.precision) if tolerance is None else float(tolerance)
     if artifact.kind == "onnx":  # the format has one signature
         signatures = {SERVING_DEFAULT: default}
     check_signatures(signatures, artifact.signatures)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import urllib.error
@@ -27,8 +28,10 @@ from paths import ROOT
 from keras_netvlad.export import Artefact, ParityError, export_onnx
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
+from keras_netvlad.export.serving import triton
 from keras_netvlad.export.serving.triton import _name_graph_after_weights, publish_triton
 from keras_netvlad.export.serving.triton_config import triton_config
+from keras_netvlad.export.serving.warmup_sizes import warmup_sizes
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
 
@@ -72,13 +75,14 @@ def as_dict(message):
 
 @pytest.mark.runtimes
 def test_the_configuration_says_what_the_model_takes_and_gives(model):
+    signature = read_signature(model)
     config = triton_config(
-        read_signature(model),
+        signature,
         "classifier",
         max_batch_size=16,
         preferred_batch_sizes=(4, 8),
         max_queue_delay_microseconds=500,
-        warmup_frames=(1, 40),
+        sizes=warmup_sizes(signature, 16, (1, 40)),
     )
     zeros = {"zero_data": True}
     assert as_dict(parse(config)) == {
@@ -118,7 +122,7 @@ def test_the_tensorrt_variant_bounds_every_input(model):
         tensorrt=True,
         max_batch_size=16,
         preferred_batch_sizes=(4, 8),
-        warmup_frames=(1, 300),
+        sizes=((1, 1), (16, 300)),
         profile_frames=(1, 200, 300),
         engine_cache='/a "path"',
     )
@@ -141,7 +145,7 @@ def test_other_types_and_shapes_are_written_as_they_are():
     pooled = NetVLAD(2, name="descriptor")(keras.ops.cast(maps, "float32"))
     total = keras.ops.sum(pooled, axis=1) * keras.ops.cast(weights, "float32")
     model = keras.Model({"maps": maps, "weights": weights}, {"descriptor": pooled, "total": total})
-    config = parse(triton_config(read_signature(model), "maps", device="cpu", warmup_frames=(1,)))
+    config = parse(triton_config(read_signature(model), "maps", device="cpu", sizes=((1, 1), (32, 1))))
     assert [as_dict(port) for port in [*config.input, *config.output]] == [
         {"name": "maps", "data_type": "TYPE_UINT8", "dims": ["2", "2", "3"]},
         {"name": "weights", "data_type": "TYPE_FP16", "dims": ["1"], "reshape": {}},
@@ -267,6 +271,7 @@ def maps_of_any_size():
         ({"tensorrt": True, "profile_frames": (1, 2)}, r"`profile_frames` must be the smallest, the usual and"),
         ({"tensorrt": True, "profile_frames": (9, 1, 9)}, r"`profile_frames` must be the smallest, the usual and"),
         ({"tensorrt": True, "warmup_frames": (2000,)}, r"`warmup_frames` must lie within `profile_frames`"),
+        ({"precision": "int8"}, r"int8 products on the CPU only.*Received: precision='int8', device='gpu'"),
     ],
     ids=str,
 )
@@ -279,10 +284,11 @@ def test_wrong_arguments_say_what_is_right(model, tmp_path, options, message):
 def test_models_that_triton_cannot_serve_say_why(tmp_path):
     with pytest.raises(ValueError, match=r"first axis without a fixed size.*Received: input 'frames' of shape \(2,"):
         publish_triton(fixed_batch(), tmp_path)
-    with pytest.raises(ValueError, match=r"Warm-up and TensorRT need the size of every axis.*`warmup_frames=\(\)`"):
-        publish_triton(maps_of_any_size(), tmp_path)
+    with pytest.raises(ValueError, match=r"TensorRT needs the size of every axis.*`tensorrt=False`. Received: input"):
+        publish_triton(maps_of_any_size(), tmp_path, tensorrt=True)
     assert list(tmp_path.iterdir()) == []
-    assert publish_triton(maps_of_any_size(), tmp_path, warmup_frames=()).ok
+    assert publish_triton(maps_of_any_size(), tmp_path).ok
+    assert "dims: [300, 300, 3] zero_data" in (tmp_path / "maps" / "config.pbtxt").read_text()
 
 
 def test_a_model_that_differs_is_not_published(model, tmp_path, monkeypatch):
@@ -306,7 +312,8 @@ def test_a_killed_publication_leaves_the_repository_as_it_was(tmp_path, call, ve
         publish_triton(small, repository, verify=False)
     program = f"""
         import os, signal
-        from keras_netvlad.export.serving.triton import publish_triton
+        from keras_netvlad.export.serving import triton
+from keras_netvlad.export.serving.triton import publish_triton
         from keras_netvlad.models import VideoClassifier
 
         rename, calls = os.rename, []
@@ -361,19 +368,111 @@ def test_a_first_version_of_a_chosen_number_joins_another_publishers(model, tmp_
     assert sorted(path.name for path in (tmp_path / "classifier").iterdir()) == ["2", "3", "5", "config.pbtxt"]
 
 
-def test_a_repository_on_a_file_system_of_its_own_is_refused(model, tmp_path, monkeypatch):
-    rename = os.rename
+def shared_memory(tmp_path):
+    """A directory on another file system than `tmp_path`, or `None` if this machine has none."""
+    root = Path("/dev/shm")
+    if not os.access(root, os.W_OK) or root.stat().st_dev == tmp_path.stat().st_dev:
+        return None
+    return Path(tempfile.mkdtemp(dir=root))
+
+
+@pytest.fixture(params=["simulated", "real"])
+def mount(request, tmp_path, monkeypatch):
+    """A directory into which nothing can be renamed from outside, as a mount point is."""
+    if request.param == "real":
+        directory = shared_memory(tmp_path)
+        if directory is None:
+            pytest.skip("/dev/shm is not another file system")
+        yield directory
+        shutil.rmtree(directory)
+        return
+    directory, rename = tmp_path / "mount", os.rename
+    directory.mkdir()
 
     def rename_within(source, target):
-        if Path(target).parent.name == "repository":
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        rename(source, target)
+        if directory in Path(source).parents or directory not in Path(target).parents:
+            return rename(source, target)
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
     monkeypatch.setattr(os, "rename", rename_within)
-    with pytest.raises(OSError, match=r"must be on the file system of the directory that it lies in.*/repository"):
-        publish_triton(model, tmp_path / "repository")
-    assert list((tmp_path / "repository").iterdir()) == []
-    assert list(tmp_path.iterdir()) == [tmp_path / "repository"]
+    yield directory
+
+
+def tree(directory):
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_dir())
+
+
+def test_a_repository_that_is_a_mount_point_gets_whole_versions(model, mount, tmp_path, monkeypatch):
+    """While bytes are copied, Triton must see no directory that is not a version, and no change of a loaded model."""
+    staging, seen, copy_file = tmp_path / "staging", [], triton.copy_file
+    staging.mkdir()
+
+    def copy_and_look(source, target):
+        copy_file(source, target)
+        changed = (mount / "classifier").stat().st_mtime_ns if (mount / "classifier").exists() else None
+        seen.append((tree(mount), changed))
+
+    monkeypatch.setattr(triton, "copy_file", copy_and_look)
+    options = {"external_data_threshold": 1, "staging": staging}
+    assert publish_triton(model, mount, **options).path == str(mount / "classifier" / "1" / "model.onnx")
+    assert seen == [([], None)] * 4  # graph, weights, the report and the configuration
+    seen.clear()
+    before = (mount / "classifier").stat().st_mtime_ns
+    publish_triton(model, mount, **options)
+    assert seen == [(["classifier", "classifier/1"], before)] * 3
+    assert tree(mount) == ["classifier", "classifier/1", "classifier/2"]
+    assert [path.name for path in mount.iterdir()] == ["classifier"]
+    assert list(staging.iterdir()) == []
+    for version in "12":
+        assert Artefact(mount / "classifier" / version / "model.onnx").run(batch())["scores"].shape == (2, NUM_CLASSES)
+
+
+def test_a_full_mount_point_is_named_and_left_as_it_was(model, mount, tmp_path, monkeypatch):
+    def full(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(OSError, match=rf"must have room for the output; .* Received: {mount}.*No space left"):
+        publish_triton(model, mount, staging=tmp_path, verify=False)
+    assert list(mount.iterdir()) == []
+
+
+def test_what_can_fail_is_found_before_the_export(model, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise AssertionError("the export has begun")
+
+    monkeypatch.setattr("keras_netvlad.export.onnx.onnx_export.write_onnx", fail)
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "aside").mkdir()
+    (tmp_path / "file").write_text("")
+    for staging in (repository, repository / "aside", tmp_path / "absent", tmp_path / "file"):
+        with pytest.raises(NotADirectoryError, match=r"`staging` must be an existing directory outside the repository"):
+            publish_triton(model, repository, staging=staging)
+    writable = os.access
+    for blocked, message in (
+        (tmp_path, r"Versions are prepared in `staging`.* that can be written to\. Received: .*"),
+        (repository, r"The repository must be a directory that can be written to\. Received: .*/repository"),
+    ):
+        monkeypatch.setattr(os, "access", lambda path, mode, blocked=blocked: path != blocked and writable(path, mode))
+        with pytest.raises(PermissionError, match=message):
+            publish_triton(model, repository)
+    monkeypatch.setattr(os, "access", writable)
+    for options in ({"data": "absent.npz"}, {"tolerance": -1}, {"min_agreement": 0.5}, {"metadata": {"labels": 1}}):
+        with pytest.raises(ValueError, match=r"`"):
+            publish_triton(model, repository, **options)
+
+
+def test_the_warm_up_lies_within_the_lengths_of_the_engine(model, tmp_path):
+    publish_triton(model, tmp_path, tensorrt=True, profile_frames=(10, 50, 100), verify=False)
+    config = (tmp_path / "classifier" / "config.pbtxt").read_text()
+    assert re.findall(r'name: "batch (\d+), frames (\d+)"', config) == [
+        ("1", "10"),
+        ("1", "100"),
+        ("32", "10"),
+        ("32", "100"),
+    ]
 
 
 # What Triton's own server says of the configuration
