@@ -4,6 +4,8 @@ A command imports what it needs when it runs, so that `--help` and `search` star
 """
 
 import argparse
+import importlib
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,12 +28,13 @@ def demo(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     """Writes a `.keras` model as SavedModel and ONNX."""
     from keras_netvlad.export import export_model
-    from keras_netvlad.models import load_model
 
     def write():
-        model = load_model(options.model)
+        model = _load_model(options)
         settings = (options.format, options.opset, options.precision)
-        return export_model(model, options.output, *settings, **_checks(options), metadata=_metadata(options))
+        checks = {**_checks(options), "verify": options.verify}
+        reports = export_model(model, options.output, *settings, **checks, metadata=_metadata(options))
+        return reports if options.verify else [f"{options.output}: written, not verified"]
 
     return _write(options, write)
 
@@ -39,7 +42,6 @@ def export(options: argparse.Namespace) -> int:
 def publish(options: argparse.Namespace) -> int:
     """Writes a `.keras` model as the next version of a server."""
     from keras_netvlad.export import publish, publish_triton
-    from keras_netvlad.models import load_model
 
     is_default = options.precision == "float32" and options.device == "gpu" and not options.tensorrt
     if options.server != "triton" and not is_default:
@@ -49,12 +51,13 @@ def publish(options: argparse.Namespace) -> int:
         )
 
     def write():
-        model = load_model(options.model)
-        settings = {**_checks(options), "metadata": _metadata(options)}
+        model = _load_model(options)
+        settings = {**_checks(options), "verify": options.verify, "metadata": _metadata(options)}
         if options.server == "triton":
             settings.update(precision=options.precision, device=options.device, tensorrt=options.tensorrt)
         writer: Callable[..., Any] = publish_triton if options.server == "triton" else publish
-        return [writer(model, options.base, options.name, options.version, **settings)]
+        report = writer(model, options.base, options.name, options.version, **settings)
+        return [report or f"{Path(options.base, options.name or model.name)}: written, not verified"]
 
     return _write(options, write)
 
@@ -94,9 +97,8 @@ def train(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Compares artifacts with their model."""
     from keras_netvlad.export import verify
-    from keras_netvlad.models import load_model
 
-    model = load_model(options.model)
+    model = _load_model(options)
     reports = [verify(model, path, **_checks(options)) for path in options.artefact]
     for report in reports:
         print(report)  # cli
@@ -182,6 +184,25 @@ def _write(options: argparse.Namespace, write: Callable[[], Iterable[object]]) -
     for report in reports:
         print(report)  # cli
     return DONE
+
+
+def _load_model(options: argparse.Namespace) -> Any:
+    """Imports the user's modules, which register layers, and loads the model."""
+    from keras_netvlad.models import load_model
+
+    folder = os.getcwd()
+    if options.imports and folder not in sys.path:
+        sys.path.insert(0, folder)
+    for module in options.imports:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            # The module may raise any exception.
+            raise ValueError(
+                "`--import` takes the name of a Python module in the working directory or on Python's path, without "
+                f".py, that can be imported. Received: {module} ({type(error).__name__}: {error})"
+            ) from error
+    return load_model(options.model)
 
 
 def _checks(options):

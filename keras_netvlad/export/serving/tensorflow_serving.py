@@ -32,11 +32,12 @@ def publish(
     *,
     max_batch_size: int = 32,
     warmup_frames: Sequence[int] = (1, 300),
+    verify: bool = True,
     tolerance: float | None = None,
     data: RealData | None = None,
     min_agreement: float | None = None,
     metadata: Mapping[str, Any] | None = None,
-) -> Report:
+) -> Report | None:
     """Publishes a model as `<base_path>/<name>/<version>/`, which a running TensorFlow Serving loads by itself.
 
     The version is written to a temporary directory, verified in every signature, warmed up, and then renamed. A server
@@ -56,11 +57,12 @@ def publish(
         max_batch_size: Integer, largest number of rows that the server merges, and the largest batch of the warm-up.
         warmup_frames: Lengths of the warm-up requests in frames, each at batch size 1 and `max_batch_size`. Empty for
             no warm-up.
+        verify: Boolean, whether to compare the artifact with the model before it appears.
         tolerance, data, min_agreement: See `verify`.
         metadata: See `export_saved_model`.
 
     Returns:
-        The `Report` of the verification. Its `path` is the directory of the version.
+        The `Report` of the verification, or `None` if `verify` is `False`. Its `path` is the directory of the version.
 
     Example:
 
@@ -92,8 +94,10 @@ def publish(
         try:
             with staged(target) as stage:
                 write_saved_model(model, signatures, stage)
-                report = verify_staged(model, signatures, stage, target, tolerance, data, min_agreement)
-                write_parity(stage, report.as_dict(), metadata)
+                report = None
+                if verify:
+                    report = verify_staged(model, signatures, stage, target, tolerance, data, min_agreement)
+                write_parity(stage, None if report is None else report.as_dict(), metadata)
                 (stage / BATCHING_FILE).write_text(batching_parameters(max_batch_size))
                 if warmup_frames:
                     warm_up(stage, signatures, max_batch_size, warmup_frames)
