@@ -4,6 +4,8 @@ A command imports what it needs when it runs, so that `--help` and `search` star
 """
 
 import argparse
+import importlib
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -39,9 +41,11 @@ def export(options: argparse.Namespace) -> int:
     from keras_netvlad.export import export_model
 
     def write():
-        model = _load_model(options.model)
+        model = _load_model(options)
         settings = (options.format, options.opset, options.precision)
-        return export_model(model, options.output, *settings, **_checks(options), metadata=_metadata(options))
+        checks = {**_checks(options), "verify": options.verify}
+        reports = export_model(model, options.output, *settings, **checks, metadata=_metadata(options))
+        return reports if options.verify else [f"{options.output}: written, not verified"]
 
     return _write(options, write)
 
@@ -62,13 +66,14 @@ def publish(options: argparse.Namespace) -> int:
         raise ValueError(f"Only TensorRT uses these options; add `--tensorrt`. Received: {_flags(for_tensorrt)}")
 
     def write():
-        model = _load_model(options.model)
-        settings = {**_checks(options), **for_triton, "metadata": _metadata(options)}
+        model = _load_model(options)
+        settings = {**_checks(options), **for_triton, "verify": options.verify, "metadata": _metadata(options)}
         if options.queue_delay is not None:
             settings["max_queue_delay_microseconds"] = options.queue_delay
         settings |= {name: given[name] for name in ("max_batch_size", "warmup_frames") if name in given}
         writer: Callable[..., Any] = publish_triton if options.server == "triton" else publish
-        return [writer(model, options.base, options.name, options.version, **settings)]
+        report = writer(model, options.base, options.name, options.version, **settings)
+        return [report or f"{Path(options.base, options.name or model.name)}: written, not verified"]
 
     return _write(options, write)
 
@@ -109,7 +114,7 @@ def verify(options: argparse.Namespace) -> int:
     """Compares artifacts with their model."""
     from keras_netvlad.export import verify
 
-    model = _load_model(options.model)
+    model = _load_model(options)
     reports = [verify(model, path, **_checks(options)) for path in options.artefact]
     for report in reports:
         print(report)  # cli
@@ -197,12 +202,24 @@ def _write(options: argparse.Namespace, write: Callable[[], Iterable[object]]) -
     return DONE
 
 
-def _load_model(path: str) -> Any:
-    """Loads a `.keras` file. Importing Keras and TensorFlow is part of the stage."""
-    with stage(f"loading {path}"):
+def _load_model(options: argparse.Namespace) -> Any:
+    """Imports the user's modules, which register layers, and loads the model. Importing Keras is part of the stage."""
+    with stage(f"loading {options.model}"):
         from keras_netvlad.models import load_model
 
-        return load_model(path)
+        folder = os.getcwd()
+        if options.imports and folder not in sys.path:
+            sys.path.insert(0, folder)
+        for module in options.imports:
+            try:
+                importlib.import_module(module)
+            except Exception as error:
+                # The module may raise any exception.
+                raise ValueError(
+                    "`--import` takes the name of a Python module in the working directory or on Python's path, "
+                    f"without .py, that can be imported. Received: {module} ({type(error).__name__}: {error})"
+                ) from error
+        return load_model(options.model)
 
 
 def _flags(arguments: Iterable[str]) -> str:

@@ -53,7 +53,9 @@ def _export(subparsers):
     export.add_argument("--opset", type=int, default=18, help="ONNX operator set, 13 to 18 (default %(default)s)")
     _add_precision(export)
     _add_checks(export)
+    _add_no_verify(export)
     _add_metadata(export)
+    _add_imports(export)
     export.set_defaults(command=commands.export)
     return export
 
@@ -111,7 +113,9 @@ def _publish(subparsers):
         "--engine-cache", metavar="DIR", help="directory on the server for TensorRT's engines (default /tmp/tensorrt)"
     )
     _add_checks(publish)
+    _add_no_verify(publish)
     _add_metadata(publish)
+    _add_imports(publish)
     publish.set_defaults(command=commands.publish)
     return publish
 
@@ -152,6 +156,7 @@ def _verify(subparsers):
     verify.add_argument("model", metavar="MODEL.keras", help="the model")
     verify.add_argument("artefact", nargs="+", metavar="ARTIFACT", help="a SavedModel directory or an .onnx file")
     _add_checks(verify)
+    _add_imports(verify)
     verify.set_defaults(command=commands.verify)
     return verify
 
@@ -231,6 +236,24 @@ def _add_checks(parser):
         type=float,
         metavar="FRACTION",
         help="share of the rows of --data on which artifact and model must name the same class",
+    )
+
+
+def _add_no_verify(parser):
+    parser.add_argument(
+        "--no-verify", dest="verify", action="store_false", help="do not compare the artifact with the model"
+    )
+
+
+def _add_imports(parser):
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="Python module to import first, which registers your own layers; this runs its code. It is looked up in "
+        "the working directory and on Python's path, and may be given several times",
     )
 
 

@@ -13,7 +13,9 @@ from keras_netvlad.base.full_disk_error import write_error
 from keras_netvlad.base.stages import stage
 from keras_netvlad.export.forward import forward, weights_of
 from keras_netvlad.export.metadata import check_metadata
+from keras_netvlad.export.model_signature import structure_inputs
 from keras_netvlad.export.parity_file import write_parity
+from keras_netvlad.export.reason import explained_tracing, reason_of
 from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.options import check_options
@@ -38,6 +40,7 @@ def export_saved_model(
     frames. A model of frame streams and `num_frames` also gets signatures for bytes (`serve_quantized`), for records
     (`serve_examples`) and for live streams (`accumulate`, `describe`). The directory contains TensorFlow ops only,
     neither Keras nor `keras_netvlad`. It stores each weight once, and the result of the verification in `parity.json`.
+    `keras.layers.TFSMLayer(directory)` loads it as a Keras layer, which takes the model's inputs.
 
     Args:
         model: A functional or Sequential Keras model with named inputs.
@@ -106,12 +109,29 @@ def write_saved_model(model: keras.Model, signatures: Mapping[str, Signature], p
     # Tracked as plain variables: the session loader of TensorFlow Serving finds them, and each weight is stored once.
     # Keras's own export stores each weight twice.
     module.state = [variable.value for variable in weights_of(model)]
+    module.resources = _resources(model)
     try:
         with stage("writing the SavedModel"):
             traced = {name: _trace(model, signature, module.state) for name, signature in signatures.items()}
+            module.serve = _keras_endpoint(model, signatures[SERVING_DEFAULT], traced[SERVING_DEFAULT])
             tf.saved_model.save(module, str(path), signatures=traced)
+    except AssertionError as error:  # a function uses a variable or resource that no layer owns
+        raise ValueError(
+            "Every variable and table that the model uses must belong to one of its layers; create them with "
+            f"`add_weight`, or as attributes of a layer. Received: {reason_of(error)}"
+        ) from error
     except tf.errors.OpError as error:  # TensorFlow does not raise OSError on a full disk
         raise write_error(error.message, path) from error
+
+
+def _resources(model: keras.Model) -> list[Any]:
+    """Returns the resources of a model that are no weights, such as the table of a `StringLookup`."""
+    return [
+        resource
+        for layer in model._flatten_layers()
+        for resource in tf.train.TrackableView(layer).descendants()
+        if isinstance(resource, tf.saved_model.experimental.TrackableResource)
+    ]
 
 
 def _trace(model: keras.Model, signature: Signature, state: Sequence[tf.Variable]) -> Callable[..., Any]:
@@ -119,6 +139,28 @@ def _trace(model: keras.Model, signature: Signature, state: Sequence[tf.Variable
     def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         return forward(model, signature, state, inputs)
 
-    return serve.get_concrete_function(
-        **{port.name: tf.TensorSpec(port.shape, port.dtype, port.name) for port in signature.inputs}
-    )
+    with explained_tracing():
+        return serve.get_concrete_function(
+            **{port.name: tf.TensorSpec(port.shape, port.dtype, port.name) for port in signature.inputs}
+        )
+
+
+def _keras_endpoint(model: keras.Model, signature: Signature, traced: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function `serve`, which `keras.layers.TFSMLayer` calls. It takes and returns what the model does.
+
+    It calls the function of `serving_default`, so that the SavedModel holds the model's graph once.
+    """
+    specs = {port.name: tf.TensorSpec(port.shape, port.dtype, port.name) for port in signature.inputs}
+    is_single = isinstance(model, keras.Sequential) or isinstance(model.output, keras.KerasTensor)
+
+    @tf.function(input_signature=[structure_inputs(model, signature.inputs, specs)], autograph=False)
+    def serve(inputs: Any) -> Any:
+        if not isinstance(inputs, dict):
+            inputs = dict(zip(specs, keras.tree.flatten(inputs), strict=True))
+        outputs = traced(**inputs)
+        if not is_single and isinstance(model.output, dict):
+            return outputs
+        listed = [outputs[port.name] for port in signature.outputs]
+        return listed[0] if is_single else listed
+
+    return serve

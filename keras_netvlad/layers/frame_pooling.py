@@ -6,7 +6,14 @@ import keras
 from keras import ops
 
 from keras_netvlad.base.validation import check_boolean
-from keras_netvlad.layers.frame_inputs import check_inputs, check_mask, flatten_inputs, flatten_mask, is_boolean
+from keras_netvlad.layers.frame_inputs import (
+    check_dense,
+    check_inputs,
+    check_mask,
+    flatten_inputs,
+    flatten_mask,
+    is_boolean,
+)
 from keras_netvlad.layers.vlad_ops import normalize
 
 Shape: TypeAlias = tuple[int | None, ...]
@@ -64,6 +71,7 @@ class FramePooling(keras.Layer):
 
         The first call builds the layer.
         """
+        check_dense(self.name, inputs)
         inputs = ops.convert_to_tensor(inputs)
         mask = None if mask is None else ops.convert_to_tensor(mask)
         self._check_call(inputs, mask)

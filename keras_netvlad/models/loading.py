@@ -61,8 +61,8 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         # Keras raises different exceptions depending on which part is damaged.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removeprefix("\x1b[1m").strip()
         raise ValueError(
-            "The model could not be rebuilt from its .keras file; save it again, or import what registers its "
-            f"layers first. Received: {file} ({reason})"
+            "The model could not be rebuilt from its .keras file; save it again, or import the module that registers "
+            f"its layers first (`--import MODULE` of the command). Received: {file} ({reason})"
         ) from error
 
 

@@ -198,7 +198,9 @@ def train(
         published = model.with_input_dtype("float32")
         with replaced(output / MODEL, suffix=".keras") as part:
             published.save(part)
-        return publish(published, output / SERVED, version=1)
+        report = publish(published, output / SERVED, version=1)
+        assert report is not None  # `publish` verifies by default
+        return report
 
 
 def _check_momentum(momentum):

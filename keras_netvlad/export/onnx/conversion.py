@@ -15,6 +15,7 @@ from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.forward import forward
 from keras_netvlad.export.onnx.canonical_graph import name_graph
 from keras_netvlad.export.onnx.graph_rules import name_positions, simplify
+from keras_netvlad.export.reason import explained_tracing
 from keras_netvlad.export.signature import Signature
 from keras_netvlad.layers.netvlad import NetVLAD
 
@@ -55,6 +56,8 @@ def convert_graph(
     input_specs = {port.name: tf.TensorSpec(port.shape, port.dtype, port.name) for port in signature.inputs}
     function = tf.function(lambda weights, inputs: forward(model, signature, weights, inputs), autograph=False)
     with _float32_products(model):
+        with explained_tracing():
+            function.get_concrete_function(weight_specs, input_specs)  # the converter takes this trace
         proto, _ = tf2onnx.convert.from_function(
             function,
             input_signature=[weight_specs, input_specs],

@@ -36,11 +36,12 @@ def publish(
     max_batch_size: int = 32,
     max_queue_delay_microseconds: int = 2000,
     warmup_frames: Sequence[int] | None = None,
+    verify: bool = True,
     tolerance: float | None = None,
     data: RealData | None = None,
     min_agreement: float | None = None,
     metadata: Mapping[str, Any] | None = None,
-) -> Report:
+) -> Report | None:
     """Publishes a model as `<base_path>/<name>/<version>/`, which a running TensorFlow Serving loads by itself.
 
     The version is written to a temporary directory, verified in every signature, warmed up, and then renamed. A server
@@ -62,11 +63,12 @@ def publish(
         warmup_frames: Lengths of the warm-up requests in frames, each at batch size 1 and at the largest batch size, up
             to `max_batch_size`, whose inputs take at most 64 MB as float32. The default is two lengths: the smallest
             power of two that the model accepts, and 300 or the largest that takes at most 64 MB. Empty for no warm-up.
+        verify: Boolean, whether to compare the artifact with the model before it appears.
         tolerance, data, min_agreement: See `verify`.
         metadata: See `export_saved_model`.
 
     Returns:
-        The `Report` of the verification. Its `path` is the directory of the version.
+        The `Report` of the verification, or `None` if `verify` is `False`. Its `path` is the directory of the version.
 
     Example:
 
@@ -101,8 +103,10 @@ def publish(
         try:
             with staged(target) as path:
                 write_saved_model(model, signatures, path)
-                report = verify_staged(model, signatures, path, target, tolerance, data, min_agreement)
-                write_parity(path, report.as_dict(), metadata)
+                report = None
+                if verify:
+                    report = verify_staged(model, signatures, path, target, tolerance, data, min_agreement)
+                write_parity(path, None if report is None else report.as_dict(), metadata)
                 (path / BATCHING_FILE).write_text(parameters)
                 if requests:
                     with stage(f"running {len(requests)} warm-up requests"):

@@ -59,9 +59,16 @@ class Comparison:
 
 def _difference(expected: ArrayLike, received: ArrayLike) -> tuple[float, float]:
     """Returns the largest absolute difference, and this difference relative to the largest expected magnitude."""
-    expected, received = (np.asarray(values).astype("float64") for values in (expected, received))
+    expected, received = np.asarray(expected), np.asarray(received)
     if expected.shape != received.shape:
         return float("inf"), float("inf")
-    absolute = float(np.max(np.abs(expected - received), initial=0.0))
-    scale = float(np.max(np.abs(expected), initial=0.0))
+    try:
+        expected, received = expected.astype("float64"), received.astype("float64")
+    except (ValueError, TypeError):  # strings
+        difference = 0.0 if np.array_equal(expected, received) else float("inf")
+        return difference, difference
+    is_equal = expected == received  # also of infinities, whose difference is NaN
+    with np.errstate(invalid="ignore"):
+        absolute = float(np.max(np.where(is_equal, 0.0, np.abs(expected - received)), initial=0.0))
+    scale = float(np.max(np.abs(expected[np.isfinite(expected)]), initial=0.0))
     return absolute, absolute / scale if scale else (absolute and absolute / ABSOLUTE_FLOOR)

@@ -1,15 +1,14 @@
 """`make_cases`: the inputs on which an artifact is verified."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.base.quantization import LEVELS, dequantize
 from keras_netvlad.data.sequence_example import serialize_example
-from keras_netvlad.export.port import Port
 from keras_netvlad.export.serving_signatures import (
     ACCUMULATE,
     DESCRIBE,
@@ -19,27 +18,11 @@ from keras_netvlad.export.serving_signatures import (
     frame_streams,
 )
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
+from keras_netvlad.export.verification.accepted_sizes import accepted_sizes
+from keras_netvlad.export.verification.random_inputs import Size, draw, other_sizes
 
 # Dict of arrays by input or output name.
 Arrays = dict[str, np.ndarray]
-
-
-class Size(NamedTuple):
-    """Sizes of one batch: the number of videos, their length, and the number of real frames of each."""
-
-    batch: int
-    frames: int
-    num_frames: tuple[int, ...]
-
-
-# A single frame, odd sizes, an empty video, and frame counts that are negative or larger than the number of frames.
-SIZES = (
-    Size(1, 1, (1,)),
-    Size(1, 7, (5,)),
-    Size(3, 5, (5, 0, 2)),
-    Size(2, 40, (40, 17)),
-    Size(2, 9, (12, -1)),
-)
 PADDINGS = ("zeros", "first element", "NaN")
 # Rows of real data per run.
 REAL_BATCH = 32
@@ -73,9 +56,9 @@ def make_cases(
 ) -> Iterator[Case]:
     """Generates batches of several sizes and lengths for every signature, and batches of the user's data.
 
-    If the model takes `num_frames`, frames beyond it hold zeros, the tensor's first element (TensorFlow Serving's
-    padding) and NaN. Other models run on full lengths only. Bytes and records are also decoded here in NumPy, so that
-    the model computes the expected outputs from floats.
+    The sizes are those that `accepted_sizes` finds. If the model takes `num_frames`, frames beyond it hold zeros, the
+    tensor's first element (TensorFlow Serving's padding) and NaN. Other models run on full lengths only. Bytes and
+    records are also decoded here in NumPy, so that the model computes the expected outputs from floats.
 
     Args:
         signatures: Dict from name to `Signature`, as `serving_signatures` returns it.
@@ -84,17 +67,29 @@ def make_cases(
 
     Yields:
         A `Case` for every size and signature, then one for every 32 rows of `data`.
+
+    Raises:
+        ValueError: If the model accepts no inputs that were tried.
     """
     generator = np.random.default_rng(seed)
     default = signatures[SERVING_DEFAULT]
-    for size in SIZES:
+    sizes = accepted_sizes(default, data)
+    if not sizes and len(signatures) > 1:
+        raise ValueError(
+            "The check found no random inputs that the model accepts, with which it could compare the signatures "
+            f"{list(signatures)[1:]}; export to ONNX, which has no such signatures, or without the check, with "
+            "`verify=False` (`--no-verify`)."
+        )
+    for size in sizes:
         for name in signatures:
             make = {SERVE_EXAMPLES: _records, ACCUMULATE: _chunk, DESCRIBE: _sums}.get(name, _frames)
             yield make(generator, signatures, name, size)
     if data is not None:
         num_rows = len(next(iter(data.values())))
-        for start in range(0, num_rows, REAL_BATCH):
-            rows = {port.name: data[port.name][start : start + REAL_BATCH] for port in default.inputs}
+        # A model with a fixed batch size takes batches of this size only.
+        batch = next((port.shape[0] for port in default.inputs if port.shape and port.shape[0]), REAL_BATCH)
+        for start in range(0, num_rows, batch):
+            rows = {port.name: data[port.name][start : start + batch] for port in default.inputs}
             yield Case(
                 SERVING_DEFAULT, f"real data from row {start}", {"as given": rows}, SERVING_DEFAULT, rows, is_real=True
             )
@@ -103,11 +98,11 @@ def make_cases(
 def _frames(generator: np.random.Generator, signatures: Mapping[str, Signature], name: str, size: Size) -> Case:
     """Makes frames as floats or bytes, with every padding if the model takes `num_frames`."""
     signature, default = signatures[name], signatures[SERVING_DEFAULT]
-    clean = {port.name: _draw(generator, port, size.batch, size.frames) for port in signature.inputs}
-    title = f"batch {size.batch}, frames {size.frames}"
+    clean = {port.name: draw(generator, port, size) for port in signature.inputs}
+    title = _title(signature, size)
     if any(port.name == NUM_FRAMES and len(port.shape) == 1 for port in signature.inputs):
         clean[NUM_FRAMES] = _counts(signature, size.num_frames)
-        runs = _paddings(clean, size.num_frames)
+        runs = _paddings(clean, size.num_frames, {port.name for port in signature.inputs if port.has_frames})
         clean, title = runs["zeros"], f"{title}, num_frames {list(size.num_frames)}"
     else:
         runs = {"none": clean}
@@ -138,11 +133,10 @@ def _records(generator: np.random.Generator, signatures: Mapping[str, Signature]
 def _chunk(generator: np.random.Generator, signatures: Mapping[str, Signature], name: str, size: Size) -> Case:
     """Makes a padded chunk of frames and sums that are not zero."""
     signature = signatures[name]
-    clean = {port.name: np.abs(_draw(generator, port, size.batch, size.frames)) for port in signature.inputs}
+    clean = {port.name: np.abs(draw(generator, port, size)) for port in signature.inputs}
     clean[NUM_FRAMES] = _counts(signature, size.num_frames)
     sums = {port.name for port in signature.outputs}
-    runs = _paddings({name: values for name, values in clean.items() if name not in sums}, size.num_frames)
-    runs = {padding: {**clean, **chunk} for padding, chunk in runs.items()}
+    runs = _paddings(clean, size.num_frames, set(clean) - sums)
     title = f"batch {size.batch}, frames {size.frames}, num_frames {list(size.num_frames)}"
     return Case(name, title, runs, ACCUMULATE, runs["zeros"])
 
@@ -162,22 +156,23 @@ def _counts(signature: Signature, num_frames: Sequence[int]) -> np.ndarray:
     return np.array(num_frames, next(port.dtype for port in signature.inputs if port.name == NUM_FRAMES))
 
 
-def _draw(generator: np.random.Generator, port: Port, batch: int, frames: int) -> np.ndarray:
-    """Returns random values for an input. Unknown axes beyond batch and frames have size 8."""
-    sizes = [batch, frames] + [8] * len(port.shape)
-    shape = [size if size is not None else sizes[axis] for axis, size in enumerate(port.shape)]
-    if "int" in port.dtype:
-        return generator.integers(0, LEVELS if port.dtype == "uint8" else 2, shape).astype(port.dtype)
-    if port.dtype == "bool":
-        return generator.integers(0, 2, shape).astype(bool)
-    return generator.normal(size=shape).astype(port.dtype)
+def _title(signature: Signature, size: Size) -> str:
+    """Returns the description of a batch: its size, and the lengths of the axes that are free."""
+    title = f"batch {size.batch}"
+    ports = signature.inputs
+    if any(port.has_frames and len(port.shape) > 1 for port in ports):
+        title += f", frames {size.frames}"
+    if any(size is None for port in ports for size in other_sizes(port)):
+        title += f", size {size.extents[0]} x {size.extents[1]}"
+    return title
 
 
-def _paddings(inputs: Mapping[str, np.ndarray], num_frames: Sequence[int]) -> dict[str, Arrays]:
-    """Returns the inputs once for every padding."""
+def _paddings(inputs: Arrays, num_frames: Sequence[int], padded: Collection[str]) -> dict[str, Arrays]:
+    """Returns the inputs once for every padding. `padded` names the inputs that have frames."""
     return {
         padding: {
-            name: values if name == NUM_FRAMES else _pad(values, num_frames, padding) for name, values in inputs.items()
+            name: _pad(values, num_frames, padding) if name in padded and values.ndim > 1 else values
+            for name, values in inputs.items()
         }
         for padding in PADDINGS
     }
@@ -185,8 +180,6 @@ def _paddings(inputs: Mapping[str, np.ndarray], num_frames: Sequence[int]) -> di
 
 def _pad(values: np.ndarray, num_frames: Sequence[int], padding: str) -> np.ndarray:
     """Replaces the frames of an input beyond `num_frames`."""
-    if values.ndim < 2:
-        return values
     is_real = np.arange(values.shape[1]) < np.array(num_frames)[:, None]
     is_real = is_real.reshape(is_real.shape + (1,) * (values.ndim - 2))
     filler: Any = {"zeros": 0, "first element": values.flat[0], "NaN": np.nan}[padding]

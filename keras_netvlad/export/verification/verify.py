@@ -1,26 +1,26 @@
 """`verify`: compares an artifact with its model."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import keras
 import numpy as np
 
 from keras_netvlad.base.names import SCORES
 from keras_netvlad.base.stages import stage
-from keras_netvlad.export.model_signature import read_signature
+from keras_netvlad.export.reason import reason_of
 from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.agreement import Agreement
 from keras_netvlad.export.verification.artefact import Artefact, find_kind, read_saved_model, signatures_of
 from keras_netvlad.export.verification.comparison import Comparison
-from keras_netvlad.export.verification.float64_copy import float64_copy
+from keras_netvlad.export.verification.model_outputs import ModelOutputs, on_real_frames
 from keras_netvlad.export.verification.options import check_options
 from keras_netvlad.export.verification.real_data import RealData
 from keras_netvlad.export.verification.report import Report
 from keras_netvlad.export.verification.signature_check import check_signatures
 from keras_netvlad.export.verification.tolerance import default_tolerance
-from keras_netvlad.export.verification.verification_inputs import Case, make_cases
+from keras_netvlad.export.verification.verification_inputs import Arrays, Case, make_cases
 
 
 def verify(
@@ -36,8 +36,9 @@ def verify(
     model's is refused before anything in it runs.
 
     The artifact is loaded as in production, by TensorFlow's session loader or by onnxruntime. It runs at several batch
-    sizes and lengths. Frames beyond `num_frames` hold zeros, then the first element of each tensor (TensorFlow
-    Serving's padding), then NaN, while the model always runs on zeros: equal outputs show that padding changes nothing.
+    sizes and lengths, from the smallest that the model accepts. Frames beyond `num_frames` hold zeros, then the first
+    element of each tensor (TensorFlow Serving's padding), then NaN, while the model always runs on zeros: equal outputs
+    show that padding changes nothing. Outputs with a row for every frame are compared on the real frames.
     Both are also compared with a float64 copy of the model, unless the model is quantized or has more than 1 GB of
     weights. The report says if there is no copy.
 
@@ -70,8 +71,9 @@ def verify(
     Raises:
         FileNotFoundError: If there is no artifact at `path`.
         TypeError: If `model` is not a functional or Sequential Keras model.
-        ValueError: If the artifact cannot be loaded, its signatures differ from the model's in a name, dtype or axis,
-            or an argument is invalid.
+        ValueError: If the artifact cannot be loaded or run, its signatures differ from the model's in a name, dtype or
+            axis, or an argument is invalid; if the model accepts no inputs that were tried, computes NaN, other values
+            each time, or values that depend on frames beyond `num_frames`.
     """
     with stage(f"verifying {path}"):
         return verify_signatures(model, serving_signatures(model), path, tolerance, data, min_agreement)
@@ -97,24 +99,25 @@ def verify_signatures(
         signatures = {SERVING_DEFAULT: default}
     check_signatures(signatures, artifact.signatures)
 
-    copy, why_no_copy = float64_copy(model)
-    exact_signatures = None
-    if copy is not None:
-        is_default_only = len(signatures) == 1
-        exact_signatures = {SERVING_DEFAULT: read_signature(copy)} if is_default_only else serving_signatures(copy)
+    outputs = ModelOutputs(model, signatures, tolerance)
     comparisons: list[Comparison] = []
     same = rows = 0
     class_output = next((port.name for port in default.outputs if port.name == SCORES), default.outputs[0].name)
+    frame_outputs = {port.name for port in default.outputs if port.has_frames}
     for case in make_cases(signatures, arrays):
-        expected = {**_compute(signatures, case), **case.known}
-        exact = {} if exact_signatures is None else _compute(exact_signatures, case, "float64")
+        expected = outputs.expected(case)
+        exact = outputs.exact(case, expected)
         for padding, inputs in case.runs.items():
-            received = artifact.run(inputs, case.signature)
+            received = _run(artifact, case, inputs)
             title = case.name if len(case.runs) == 1 else f"{case.name}, padding {padding}"
-            comparisons += [
-                Comparison.of(case.signature, name, title, value, received[name], exact.get(name))
-                for name, value in expected.items()
-            ]
+            found = _compare(case, title, frame_outputs, received, expected, exact)
+            if not all(comparison.is_within(tolerance) for comparison in found):
+                expected, exact = outputs.as_predicted(case)
+                found = _compare(case, title, frame_outputs, received, expected, exact)
+                is_first = all(comparison.is_within(tolerance) for comparison in comparisons)
+                if is_first and not all(comparison.is_within(tolerance) for comparison in found):
+                    outputs.check_cause(case, inputs, expected, received)
+            comparisons += found
             if case.is_real:
                 same += int(np.sum(_classes(expected[class_output]) == _classes(received[class_output])))
                 rows += len(received[class_output])
@@ -125,20 +128,35 @@ def verify_signatures(
         artifact.load_seconds,
         tolerance,
         tuple(comparisons),
-        judge=why_no_copy or "float64",
+        judge=outputs.judge,
         agreement=Agreement(class_output, same, rows) if rows else None,
         min_agreement=min_agreement,
     )
 
 
-def _compute(signatures: Mapping[str, Signature], case: Case, dtype: str | None = None) -> dict[str, np.ndarray]:
-    """Runs the reference of a case, with its floats converted to `dtype` if given."""
-    inputs = {
-        name: values.astype(dtype) if dtype and values.dtype.kind == "f" else values
-        for name, values in case.reference_inputs.items()
-    }
-    outputs = signatures[case.reference].compute(inputs)
-    return {name: np.asarray(value) for name, value in outputs.items()}
+def _run(artifact: Artefact, case: Case, inputs: Arrays) -> Arrays:
+    try:
+        return artifact.run(inputs, case.signature)
+    except Exception as error:
+        # TensorFlow and onnxruntime raise exceptions of many classes.
+        raise ValueError(
+            "The artifact must run on inputs that the model accepts; export the model again, and report a bug if that "
+            f"does not help. Received: signature `{case.signature}` of {artifact.path} fails for {case.name} "
+            f"({reason_of(error)})"
+        ) from error
+
+
+def _compare(
+    case: Case, title: str, frame_outputs: Collection[str], received: Arrays, expected: Arrays, exact: Arrays
+) -> list[Comparison]:
+    """Compares every output of one run. `frame_outputs` names the outputs that have a row for every frame."""
+    comparisons = []
+    for name, values in expected.items():
+        compared = [values, np.asarray(received[name]), *([exact[name]] if name in exact else [])]
+        if name in frame_outputs and compared[0].shape == compared[1].shape:
+            compared = [on_real_frames(one, case.reference_inputs) for one in compared]
+        comparisons.append(Comparison.of(case.signature, name, title, *compared))
+    return comparisons
 
 
 def _classes(scores: np.ndarray) -> np.ndarray:

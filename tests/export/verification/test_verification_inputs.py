@@ -7,7 +7,9 @@ from small_classifier import batch, make_classifier
 
 from keras_netvlad.base.quantization import dequantize
 from keras_netvlad.export.model_signature import read_signature
+from keras_netvlad.export.port import Port
 from keras_netvlad.export.serving_signatures import serving_signatures
+from keras_netvlad.export.signature import Signature
 from keras_netvlad.export.verification.verification_inputs import make_cases
 
 OF_FRAMES = ("serving_default", "serve_quantized", "accumulate")
@@ -125,3 +127,28 @@ def test_every_row_of_real_data_is_run_once(model):
     for name, values in data.items():
         runs = np.concatenate([inputs[name] for case in cases for inputs in case.runs.values()])
         np.testing.assert_array_equal(runs, values)
+
+
+def test_extra_inputs_are_not_padded_and_frame_weights_are_not_negative():
+    ports = (
+        Port("frames", (None, None, 2), "float32"),
+        Port("weights", (None, None), "float32"),
+        Port("meta", (None, 4), "float32", has_frames=False),
+        Port("num_frames", (None,), "int32", has_frames=False),
+    )
+    signature = Signature("serving_default", ports, (), lambda inputs: {})
+    weights = []
+    for case in make_cases({"serving_default": signature}):
+        real = np.arange(case.reference_inputs["frames"].shape[1]) < case.reference_inputs["num_frames"][:, None]
+        for padding, inputs in case.runs.items():
+            assert np.isfinite(inputs["meta"]).all()
+            np.testing.assert_array_equal(inputs["meta"], case.reference_inputs["meta"])
+            assert inputs["meta"].any()
+            if padding == "NaN":
+                assert np.isnan(inputs["frames"][~real]).all()
+                assert np.isnan(inputs["weights"][~real]).all()
+            weights.append(inputs["weights"][real])
+    weights = np.concatenate(weights)
+    assert (weights >= 0).all()
+    assert (weights == 0).any()
+    assert (weights > 0.5).any()

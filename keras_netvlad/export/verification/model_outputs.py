@@ -1,0 +1,178 @@
+"""`ModelOutputs`: computes the outputs that an artifact is compared with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_netvlad.base.names import NUM_FRAMES
+from keras_netvlad.export.model_signature import read_signature
+from keras_netvlad.export.port import Port
+from keras_netvlad.export.reason import reason_of
+from keras_netvlad.export.serving_signatures import serving_signatures
+from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
+from keras_netvlad.export.verification.comparison import Comparison
+from keras_netvlad.export.verification.float64_copy import float64_copy
+from keras_netvlad.export.verification.verification_inputs import Arrays, Case
+
+
+class ModelOutputs:
+    """Computes the outputs that an artifact is compared with: those of the model, and of its float64 copy.
+
+    Args:
+        model: The Keras model.
+        signatures: Its signatures by name.
+        tolerance: Largest relative difference allowed between an artifact and the model.
+
+    Attributes:
+        judge: `"float64"`, or the reason why there is no copy.
+    """
+
+    def __init__(self, model: keras.Model, signatures: Mapping[str, Signature], tolerance: float) -> None:
+        self.signatures = signatures
+        self.tolerance = tolerance
+        copy, why_no_copy = float64_copy(model)
+        self.judge = why_no_copy or "float64"
+        self._exact: Mapping[str, Signature] = {}
+        if copy is not None:
+            is_default_only = len(signatures) == 1
+            self._exact = {SERVING_DEFAULT: read_signature(copy)} if is_default_only else serving_signatures(copy)
+
+    def expected(self, case: Case) -> Arrays:
+        """Returns the model's outputs for a case.
+
+        Raises:
+            ValueError: If the model fails or computes NaN.
+        """
+        try:
+            outputs = _run(self.signatures[case.reference], case.reference_inputs)
+        except Exception as error:
+            # A model may raise exceptions of every class.
+            raise ValueError(
+                f"The model must accept the inputs of the check; pass others as `data`. Received for {case.name}: "
+                f"{reason_of(error)}"
+            ) from error
+        for port in self.signatures[case.reference].outputs:
+            values = _real(port, outputs, case)
+            if values.dtype.kind in "fV" and np.isnan(values).any():
+                raise ValueError(
+                    "The model must not compute NaN, which cannot be compared; check its weights and `data`. "
+                    f"Received for {case.name}: NaN in the output `{port.name}`"
+                )
+        return {**outputs, **case.known}
+
+    def exact(self, case: Case, expected: Arrays) -> Arrays:
+        """Returns the outputs of the float64 copy for a case, or nothing if there is no copy of the same model.
+
+        A copy is not used if it differs from the model itself by more than the tolerance: a layer may hold a state
+        that is neither in its configuration nor in its weights. The artifact must then equal the model only.
+        """
+        if not self._exact:
+            return {}
+        try:
+            outputs = _run(self._exact[case.reference], _in_float64(case.reference_inputs))
+            problem = None
+        except Exception as error:
+            # A user's own layer may raise any exception in another dtype.
+            outputs, problem = {}, f"the copy fails ({reason_of(error)})"
+        for port in self.signatures[case.reference].outputs if not problem else ():
+            pair = _real(port, expected, case), _real(port, outputs, case)
+            difference = Comparison.of(case.reference, port.name, case.name, *pair)
+            if not difference.is_within(self.tolerance):
+                problem = f"the copy differs from the model by {difference.relative:.1e}"
+        if problem is not None:
+            self.judge, self._exact = problem, {}
+            return {}
+        return outputs
+
+    def as_predicted(self, case: Case) -> tuple[Arrays, Arrays]:
+        """Returns the outputs of the model and of its copy, computed by a graph for any batch and length.
+
+        `model.predict` runs such a graph, too. Operations that are called eagerly see the sizes of one batch and may
+        choose another algorithm: Keras 3.15 adds `(1, 6, 6)` and `(1, 6, 1)` as if the second were a bias of size 6.
+        """
+        expected = {**_run_graph(self.signatures[case.reference], case.reference_inputs), **case.known}
+        exact = _run_graph(self._exact[case.reference], _in_float64(case.reference_inputs)) if self._exact else {}
+        return expected, exact
+
+    def check_cause(self, case: Case, inputs: Arrays, expected: Arrays, received: Arrays) -> None:
+        """Raises if the model, and not the artifact, is the cause of a difference.
+
+        Args:
+            case: The case.
+            inputs: Inputs of the artifact, whose padding may differ from that of the model.
+            expected: The model's outputs for the case.
+            received: The artifact's outputs for `inputs`.
+
+        Raises:
+            ValueError: If the model computes other outputs each time, or if frames beyond `num_frames` change them.
+        """
+        if case.signature != case.reference:
+            return
+        signature = self.signatures[case.signature]
+
+        def differing(one: Arrays, other: Arrays) -> str | None:
+            for port in signature.outputs:
+                pair = _real(port, one, case), _real(port, other, case)
+                if pair[0].shape != pair[1].shape or np.any(np.isnan(pair[0]) != np.isnan(pair[1])):
+                    return port.name
+                difference = Comparison.of(case.signature, port.name, case.name, *map(np.nan_to_num, pair))
+                if not difference.is_within(self.tolerance):
+                    return port.name
+            return None
+
+        again = _run(signature, case.reference_inputs)
+        random = differing(expected, again)
+        if random is not None:
+            raise ValueError(
+                "The model must compute the same outputs for the same inputs; remove what is random when it is called "
+                f"with `training=False`. Received: two results of the output `{random}` that differ"
+            )
+        padded = _run(signature, inputs)
+        leaking = differing(expected, padded)
+        if leaking is not None and differing(padded, received) is None:
+            has_nan = any(values.dtype.kind == "f" and np.isnan(values).any() for values in inputs.values())
+            filler = "NaN (a product of NaN and a mask is NaN)" if has_nan else "other values than zeros"
+            raise ValueError(
+                "Frames beyond `num_frames` must not change the outputs, because servers pad with any values; set them "
+                "to zero with `keras.ops.where(mask, frames, 0)` before other layers, or export without the check. "
+                f"Received: a model whose output `{leaking}` changes if they hold {filler}"
+            )
+
+
+def on_real_frames(values: np.ndarray, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the rows of real frames of an output.
+
+    Args:
+        values: Output with a row for every frame, `(B, T, ...)`.
+        inputs: The inputs from which it was computed.
+
+    Returns:
+        The rows of the real frames `(N, ...)`. All of `values` if the inputs have no `num_frames`.
+    """
+    counts = inputs.get(NUM_FRAMES)
+    if counts is None or values.ndim < 2 or counts.shape != values.shape[:1]:
+        return values
+    return values[np.arange(values.shape[1]) < counts[:, None]]
+
+
+def _real(port: Port, outputs: Arrays, case: Case) -> Any:
+    values = outputs[port.name]
+    return on_real_frames(values, case.reference_inputs) if port.has_frames else values
+
+
+def _run(signature: Signature, inputs: Mapping[str, np.ndarray]) -> Arrays:
+    return {name: np.asarray(value) for name, value in signature.compute(inputs).items()}
+
+
+def _run_graph(signature: Signature, inputs: Mapping[str, np.ndarray]) -> Arrays:
+    specs = {port.name: tf.TensorSpec(port.shape, port.dtype) for port in signature.inputs}
+    function = tf.function(signature.compute, autograph=False).get_concrete_function(specs)
+    tensors = {name: tf.constant(inputs[name], spec.dtype) for name, spec in specs.items()}
+    return {name: np.asarray(value) for name, value in function(tensors).items()}
+
+
+def _in_float64(inputs: Mapping[str, np.ndarray]) -> Arrays:
+    return {name: values.astype("float64") if values.dtype.kind == "f" else values for name, values in inputs.items()}
