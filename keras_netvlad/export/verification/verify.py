@@ -9,12 +9,15 @@ import numpy as np
 from keras_netvlad.base.names import SCORES
 from keras_netvlad.base.validation import check_number
 from keras_netvlad.export.model_signature import read_signature
+from keras_netvlad.export.padding import can_pad
 from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.agreement import Agreement
 from keras_netvlad.export.verification.artefact import Artefact
+from keras_netvlad.export.verification.chunked_videos import compare_chunks
 from keras_netvlad.export.verification.comparison import Comparison
 from keras_netvlad.export.verification.float64_copy import float64_copy
+from keras_netvlad.export.verification.merged_requests import AnsweredRequest, compare_merged
 from keras_netvlad.export.verification.real_data import RealData, check_data
 from keras_netvlad.export.verification.report import Report
 from keras_netvlad.export.verification.signature_check import check_signatures
@@ -34,7 +37,8 @@ def verify(
     The artifact is loaded as in production, by TensorFlow's session loader or by onnxruntime. It runs at several batch
     sizes and lengths. Frames beyond `num_frames` hold zeros, then the first element of each tensor (TensorFlow
     Serving's padding), then NaN, while the model always runs on zeros: equal outputs show that padding changes nothing.
-    Both are also compared with a float64 copy of the model, unless the model is quantized or has more than 1 GB of
+    Requests are also merged as TensorFlow Serving merges them: of different lengths if the model takes `num_frames`,
+    otherwise of equal shape. Live streams are also run in chunks, cut in several ways. Both are also compared with a float64 copy of the model, unless the model is quantized or has more than 1 GB of
     weights. The report says if there is no copy.
 
     Args:
@@ -102,6 +106,7 @@ def verify_signatures(
         is_default_only = len(signatures) == 1
         exact_signatures = {SERVING_DEFAULT: read_signature(copy)} if is_default_only else serving_signatures(copy)
     comparisons: list[Comparison] = []
+    requests: dict[str, list[AnsweredRequest]] = {}
     same = rows = 0
     class_output = next((port.name for port in default.outputs if port.name == SCORES), default.outputs[0].name)
     for case in make_cases(signatures, arrays):
@@ -114,9 +119,14 @@ def verify_signatures(
                 Comparison.of(case.signature, name, title, value, received[name], exact.get(name))
                 for name, value in expected.items()
             ]
+            if not case.is_real and inputs is next(iter(case.runs.values())):
+                requests.setdefault(case.signature, []).append(AnsweredRequest(inputs, expected, exact))
             if case.is_real:
                 same += int(np.sum(_classes(expected[class_output]) == _classes(received[class_output])))
                 rows += len(received[class_output])
+    comparisons += compare_chunks(artifact.run, signatures, exact_signatures)
+    for name, answered in requests.items():
+        comparisons += compare_merged(artifact.run, signatures[name], answered, can_pad(default))
     return Report(
         str(path),
         artifact.kind,
