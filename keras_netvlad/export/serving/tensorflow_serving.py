@@ -10,6 +10,7 @@ import keras
 from keras_netvlad.base.atomic_files import staged
 from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.metadata import check_metadata
+from keras_netvlad.export.padding import can_pad
 from keras_netvlad.export.parity_file import write_parity
 from keras_netvlad.export.saved_model import write_saved_model
 from keras_netvlad.export.serving.batching_parameters import batching_parameters
@@ -46,7 +47,9 @@ def publish(
     - `parity.json`: the result of the verification, and `metadata`;
     - `assets.extra/tf_serving_warmup_requests`: requests that the server runs before it uses the version. They are run
       here first, because one failing request would fail the load;
-    - `batching_params.pbtxt`: for a server that batches (`--enable_per_model_batching_parameters`).
+    - `batching_params.pbtxt`: for a server that batches (`--enable_per_model_batching_parameters`). It tells the server
+      to pad requests of different lengths only if the model takes `num_frames`, which excludes the padding, and has no
+      other inputs or outputs of variable size. Otherwise, only requests of equal shape are merged.
 
     Args:
         model: A functional or Sequential Keras model with named inputs.
@@ -83,6 +86,7 @@ def publish(
     signatures = serving_signatures(model)
     metadata = check_metadata(metadata, signatures[SERVING_DEFAULT].outputs)
     max_batch_size = check_integer("max_batch_size", max_batch_size, 1)
+    pads = can_pad(signatures[SERVING_DEFAULT])
     warmup_frames = tuple(check_integer("warmup_frames", frames, 0) for frames in warmup_frames)
     if version is not None:
         check_integer("version", version, 1)
@@ -94,7 +98,7 @@ def publish(
                 write_saved_model(model, signatures, stage)
                 report = verify_staged(model, signatures, stage, target, tolerance, data, min_agreement)
                 write_parity(stage, report.as_dict(), metadata)
-                (stage / BATCHING_FILE).write_text(batching_parameters(max_batch_size))
+                (stage / BATCHING_FILE).write_text(batching_parameters(max_batch_size, pads=pads))
                 if warmup_frames:
                     warm_up(stage, signatures, max_batch_size, warmup_frames)
             return report
