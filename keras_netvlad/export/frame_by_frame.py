@@ -17,26 +17,31 @@ from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.export.graph_walk import fold, node_of
 from keras_netvlad.layers.cluster_pooling import ClusterPooling
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Operations and layers that compute each element from the elements at the same position, with broadcasting.
-ELEMENTWISE = frozenset(
-    "Absolute Add Cast Clip Cos Divide DivideNoNan Equal Erf Exp Expm1 Greater GreaterEqual Isfinite Isinf Isnan "
-    "LeakyRelu Less LessEqual Log Log10 Log1p Log2 LogicalAnd LogicalNot LogicalOr LogicalXor LogSigmoid Maximum "
-    "Minimum Multiply NanToNum Negative NotEqual OnesLike Power Reciprocal Relu Relu6 Round Rsqrt Sigmoid Sign Silu "
-    "Sin Softplus Softsign Sqrt Square StopGradient Subtract Tanh TrueDivide Where ZerosLike "
-    "ActivityRegularization AlphaDropout Dequantize Dropout ELU GaussianDropout GaussianNoise Identity "
-    "LeakyReLU ReLU Rescaling SpatialDropout1D".split()
-)
+ELEMENTWISE = _names("""
+    Absolute Add Cast Clip Cos Divide DivideNoNan Equal Erf Exp Expm1 Greater GreaterEqual Isfinite Isinf Isnan
+    LeakyRelu Less LessEqual Log Log10 Log1p Log2 LogicalAnd LogicalNot LogicalOr LogicalXor LogSigmoid Maximum Minimum
+    Multiply NanToNum Negative NotEqual OnesLike Power Reciprocal Relu Relu6 Round Rsqrt Sigmoid Sign Silu Sin Softplus
+    Softsign Sqrt Square StopGradient Subtract Tanh TrueDivide Where ZerosLike
+    ActivityRegularization AlphaDropout Dequantize Dropout ELU GaussianDropout GaussianNoise Identity LeakyReLU ReLU
+    Rescaling SpatialDropout1D
+""")
 # They combine the features of a frame along the last axis, or apply a layer to each frame.
-LAST_AXIS = frozenset("Activation ContextGating Dense Gelu Masking TimeDistributed".split())
+LAST_AXIS = _names("Activation ContextGating Dense Gelu Masking TimeDistributed")
 # They combine the features of a frame along `axis`, or change the number of axes there.
-ALONG_AXIS = frozenset(
-    "All Any BatchNormalization Concatenate ExpandDims LayerNormalization LogSoftmax Logsumexp Max Mean Min Norm "
-    "Normalization Normalize RMSNormalization Softmax Split Squeeze Std Sum UnitNormalization Var".split()
-)
+ALONG_AXIS = _names("""
+    All Any BatchNormalization Concatenate ExpandDims LayerNormalization LogSoftmax Logsumexp Max Mean Min Norm
+    Normalization Normalize RMSNormalization Softmax Split Squeeze Std Sum UnitNormalization Var
+""")
 # They are zero where their argument is zero.
-KEEPS_ZERO = frozenset("Cast ExpandDims Identity Relu Squeeze".split())
+KEEPS_ZERO = _names("Cast ExpandDims Identity Relu Squeeze")
 # They are zero where any argument is zero.
-ZERO_OF_ANY = frozenset("LogicalAnd Multiply".split())
+ZERO_OF_ANY = _names("LogicalAnd Multiply")
 
 
 class CombinesFrames(Exception):
@@ -192,13 +197,13 @@ def _is_aligned(value: Any, rank: int) -> bool:
 
 
 def _keeps_frames(key: Any, rank: int) -> bool:
-    """Returns whether an index takes every frame, such as `[:, :, :8]` and `[..., :8]`."""
+    """Returns whether an index takes every frame, such as `[:, :, :8]`, `[..., :8]` and `[:, :, None]`."""
     key = key if isinstance(key, tuple) else (key,)
-    if not all(isinstance(part, (int, slice)) or part is Ellipsis for part in key):
+    if not all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in key):
         return False
     if Ellipsis in key:
-        position = key.index(Ellipsis)
-        key = (*key[:position], *[slice(None)] * (rank - len(key) + 1), *key[position + 1 :])
+        position, num_axes = key.index(Ellipsis), sum(part is not None and part is not Ellipsis for part in key)
+        key = (*key[:position], *[slice(None)] * (rank - num_axes), *key[position + 1 :])
     return all(part == slice(None) for part in key[:2])
 
 

@@ -147,9 +147,7 @@ def _live_stream(model: keras.Model, default: Signature, streams: Sequence[Port]
     sums = _sums(poolings)
 
     def accumulate(values: Mapping[str, Any]) -> dict[str, Any]:
-        given = {
-            id(tensor): ops.convert_to_tensor(values[name], dtype=tensor.dtype) for name, tensor in inputs.items()
-        }
+        given = {id(tensor): ops.convert_to_tensor(values[name], dtype=tensor.dtype) for name, tensor in inputs.items()}
         chunks = evaluate(arguments, given)
         added = [
             total

@@ -32,7 +32,6 @@ def test_the_first_frames_of_each_video_are_real(dtype):
         ("int64", -(2**31) - 1, 0),
         ("uint32", 2**31, 4),
         ("uint32", 3, 3),
-        ("uint64", 2**40, 4),
     ],
 )
 def test_counts_beyond_int32_do_not_wrap(dtype, count, expected):

@@ -54,8 +54,9 @@ def compare_chunks(
     expected = {name: np.asarray(value) for name, value in default.compute(whole).items()}
     exact: Arrays = {}
     if exact_signatures is not None:
-        wide = {name: values.astype("float64") if values.dtype.kind == "f" else values for name, values in whole.items()}
-        exact = {name: np.asarray(value) for name, value in exact_signatures[SERVING_DEFAULT].compute(wide).items()}
+        floats = {name: values.astype("float64") for name, values in whole.items() if values.dtype.kind == "f"}
+        outputs = exact_signatures[SERVING_DEFAULT].compute({**whole, **floats})
+        exact = {name: np.asarray(value) for name, value in outputs.items()}
     for cut, lengths in CUTS.items():
         sums = {
             port.name: np.zeros([len(NUM_REAL), *(size or 0 for size in port.shape[1:])], port.dtype)

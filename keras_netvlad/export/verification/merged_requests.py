@@ -49,7 +49,7 @@ def compare_merged(
     if any(not port.shape or port.shape[0] is not None for port in (*signature.inputs, *signature.outputs)):
         return
     groups: dict[tuple[tuple[int, ...], ...], list[AnsweredRequest]] = {}
-    for request in [request for request in requests if _counts_own_frames(request.inputs)][:REQUESTS]:
+    for request in [request for request in requests if _counts_own_frames(signature, request.inputs)][:REQUESTS]:
         shapes = tuple(request.inputs[port.name].shape[1:] for port in signature.inputs)
         groups.setdefault(() if pads else shapes, []).append(request)
     for group in groups.values():
@@ -57,10 +57,10 @@ def compare_merged(
         start = 0
         for request in group:
             num_rows = len(next(iter(request.inputs.values())))
-            shapes = ", ".join(f"{name} {values.shape}" for name, values in request.inputs.items())
+            sizes = ", ".join(f"{name} {values.shape}" for name, values in request.inputs.items())
             for name, expected in request.expected.items():
                 received = outputs[name][start : start + num_rows]
-                case = f"merged with {len(group) - 1} other requests and a repeated row: {shapes}"
+                case = f"merged with {len(group) - 1} other requests and a repeated row: {sizes}"
                 yield Comparison.of(signature.name, name, case, expected, received, request.exact.get(name))
             start += num_rows
 
@@ -90,7 +90,9 @@ def merge(requests: Sequence[Mapping[str, np.ndarray]], num_repeated: int = 1) -
     return batch
 
 
-def _counts_own_frames(inputs: Arrays) -> bool:
+def _counts_own_frames(signature: Signature, inputs: Arrays) -> bool:
     """Returns whether no `num_frames` is larger than the number of frames, as a server that pads requires."""
-    lengths = [values.shape[1] for values in inputs.values() if values.ndim >= 3]
-    return NUM_FRAMES not in inputs or not lengths or int(inputs[NUM_FRAMES].max()) <= min(lengths)
+    streams = [port.name for port in signature.inputs if len(port.shape) >= 3 and port.shape[1] is None]
+    if NUM_FRAMES not in inputs or not streams:
+        return True
+    return int(inputs[NUM_FRAMES].max()) <= min(inputs[name].shape[1] for name in streams)

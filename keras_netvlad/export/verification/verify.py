@@ -10,7 +10,7 @@ from keras_netvlad.base.names import SCORES
 from keras_netvlad.base.validation import check_number
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.padding import can_pad
-from keras_netvlad.export.serving_signatures import serving_signatures
+from keras_netvlad.export.serving_signatures import live_stream_obstacle, serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.agreement import Agreement
 from keras_netvlad.export.verification.artefact import Artefact
@@ -38,8 +38,9 @@ def verify(
     sizes and lengths. Frames beyond `num_frames` hold zeros, then the first element of each tensor (TensorFlow
     Serving's padding), then NaN, while the model always runs on zeros: equal outputs show that padding changes nothing.
     Requests are also merged as TensorFlow Serving merges them: of different lengths if the model takes `num_frames`,
-    otherwise of equal shape. Live streams are also run in chunks, cut in several ways. Both are also compared with a float64 copy of the model, unless the model is quantized or has more than 1 GB of
-    weights. The report says if there is no copy.
+    otherwise of equal shape. Live streams are run in chunks, cut in several ways. Artifact and model are also compared
+    with a float64 copy of the model, unless the model is quantized or has more than 1 GB of weights. The report says if
+    there is no copy.
 
     Args:
         model: The Keras model, functional or Sequential, with named inputs.
@@ -137,6 +138,7 @@ def verify_signatures(
         judge=why_no_copy or "float64",
         agreement=Agreement(class_output, same, rows) if rows else None,
         min_agreement=min_agreement,
+        no_live_stream=live_stream_obstacle(model, default) if artifact.kind == "saved_model" else None,
     )
 
 
