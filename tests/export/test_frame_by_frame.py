@@ -181,6 +181,5 @@ def test_a_layer_that_another_model_uses_too_keeps_its_live_stream():
 def test_the_report_says_why_there_is_no_live_stream(halves, tmp_path):
     report = export_saved_model(halves, tmp_path / "1")
     assert report.ok
-    assert re.search(
-        "\n  no signatures for live streams: `.*` computes with `num_frames` before the pooling", str(report)
-    )
+    reason = r"\n  no signatures for live streams: `.*` computes with `num_frames` before the pooling"
+    assert re.search(reason, str(report))
