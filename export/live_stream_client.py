@@ -13,9 +13,7 @@ import re
 import sys
 
 import numpy as np
-from tf_serving_client import predict, print_best, read_inputs, read_signature
-
-NUM_FRAMES = "num_frames"
+from tf_serving_client import NUM_FRAMES, predict, print_best, read_inputs, read_signature
 
 
 class LiveStream:
@@ -52,7 +50,7 @@ class LiveStream:
 
         Args:
             chunk: Dict from the name of each stream to frames `(batch, frames, features)`.
-            num_frames: Array `(batch,)`, real frames of each video in this chunk; by default all.
+            num_frames: Array `(batch,)`, real frames of each video in this chunk, not of the stream; by default all.
         """
         if set(chunk) != set(self.streams):
             raise ValueError(f"A chunk must hold the model's streams, {self.streams}. Received: {sorted(chunk)}")

@@ -4,8 +4,8 @@
     python tf_serving_client.py http://127.0.0.1:8501/v1/models/NAME VIDEOS.tfrecord --signature serve_examples
 
 INPUTS.npz holds one array for each input of the signature, such as `frames` (batch, frames, features) and `num_frames`
-(batch,); VIDEOS.tfrecord holds serialized `tf.train.SequenceExample`s, as YouTube-8M's files do. Prints the best
-classes of each video; `--output` writes all outputs to a file.
+(batch,), the number of real frames of each video. VIDEOS.tfrecord holds serialized `tf.train.SequenceExample`s, as
+YouTube-8M's files do. Prints the best classes of each video; `--output` writes all outputs to a file.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import zlib
 import numpy as np
 
 DTYPES = {"DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_INT32": "int32", "DT_INT64": "int64", "DT_UINT8": "uint8"}
+NUM_FRAMES = "num_frames"
 
 
 def predict(url, inputs, signature="serving_default", timeout=30):
@@ -29,7 +30,8 @@ def predict(url, inputs, signature="serving_default", timeout=30):
 
     Args:
         url: `http://host:port/v1/models/NAME`, with `/versions/N` for one version.
-        inputs: Dict from input name to array or, for inputs of bytes, to a list of bytes; the batch first.
+        inputs: Dict from input name to array or, for inputs of bytes, to a list of bytes; the batch first. A
+            `num_frames` above the number of frames is limited to it.
         signature: Name of the signature.
         timeout: Seconds to wait for an answer.
 
@@ -40,6 +42,7 @@ def predict(url, inputs, signature="serving_default", timeout=30):
         OSError: If the server cannot be reached or refuses the request. The message contains the server's answer.
         ValueError: If the URL is invalid, or the server is not TensorFlow Serving.
     """
+    inputs = limit_num_frames(inputs)
     values = {name: array.tolist() if isinstance(array, np.ndarray) else array for name, array in inputs.items()}
     body = json.dumps({"signature_name": signature, "inputs": values}, default=_encode_bytes).encode()
     request = urllib.request.Request(f"{url}:predict", body, {"Content-Type": "application/json"})
@@ -51,6 +54,25 @@ def predict(url, inputs, signature="serving_default", timeout=30):
         (name,) = read_signature(url, signature, timeout)["outputs"]
         outputs = {name: outputs}
     return {name: np.array(values) for name, values in outputs.items()}
+
+
+def limit_num_frames(inputs):
+    """Limits `num_frames` to the number of frames that are sent.
+
+    A server that merges requests pads short videos. A `num_frames` above the length of a video would then count the
+    padding as real frames.
+
+    Args:
+        inputs: Dict from input name to array.
+
+    Returns:
+        The same inputs with the number of real frames of each video.
+    """
+    lengths = [np.shape(values)[1] for values in inputs.values() if np.ndim(values) >= 3]
+    counts = np.asarray(inputs.get(NUM_FRAMES, ()))
+    if not lengths or counts.dtype.kind not in "iu":
+        return inputs
+    return {**inputs, NUM_FRAMES: np.minimum(counts, max(lengths))}
 
 
 def read_signature(url, signature="serving_default", timeout=30):
@@ -114,7 +136,7 @@ def read_inputs(path):
 
 def print_best(outputs, top=3):
     """Prints the best classes of each video; nothing where the signature returns no scores."""
-    counts = outputs.get("num_frames")  # of `serve_examples`: 0 or less where an example could not be used
+    counts = outputs.get(NUM_FRAMES)  # of `serve_examples`: 0 or less where an example could not be used
     for row, scores in enumerate(outputs.get("scores", ())):
         if counts is not None and counts[row] < 1:
             print(f"video {row}: no answer, its example holds no usable frames")

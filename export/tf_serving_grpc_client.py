@@ -14,7 +14,7 @@ import os
 import sys
 
 import numpy as np
-from tf_serving_client import print_best, read_inputs
+from tf_serving_client import limit_num_frames, print_best, read_inputs
 
 INSTALL = "The gRPC client needs `pip install tensorflow-serving-api`; tf_serving_client.py needs nothing. Received: "
 
@@ -48,7 +48,7 @@ def predict(channel, model, inputs, signature="serving_default", version=None, t
         channel: Of `connect`.
         model: Name that the model is served by.
         inputs: Dict from input name to array or, for inputs of bytes, to a list of bytes; the batch first. Numbers are
-            converted to the type that the model takes.
+            converted to the type that the model takes. A `num_frames` above the number of frames is limited to it.
         signature: Name of the signature.
         version: Integer; by default the newest.
         timeout: Seconds for each of the two questions, for what the model takes and for the answer.
@@ -69,7 +69,7 @@ def predict(channel, model, inputs, signature="serving_default", version=None, t
         raise ValueError(f"The inputs must be the signature's, {sorted(expected)}. Received: {sorted(inputs)}")
     request = _name(apis.predict_pb2.PredictRequest(), model, version)
     request.model_spec.signature_name = signature
-    for name, values in inputs.items():
+    for name, values in limit_num_frames(inputs).items():
         dtype = tf.as_dtype(expected[name].dtype)
         if dtype != tf.string:
             values = np.asarray(values)

@@ -78,7 +78,8 @@ def prepare(arrays, inputs, multiple=64):
     """Makes a request with the types and shapes of the model, padded to a length that other requests share.
 
     Args:
-        arrays: Dict from input name to array, the batch first.
+        arrays: Dict from input name to array, the batch first. A `num_frames` above the number of frames is limited to
+            it.
         inputs: What the model takes, of `read_inputs`.
         multiple: Integer; frames are padded with zeros to the next multiple of it, if the model takes `num_frames`.
 
@@ -95,6 +96,10 @@ def prepare(arrays, inputs, multiple=64):
         arrays[NUM_FRAMES] = np.full(batch, frames)
     if set(arrays) != set(inputs):
         raise ValueError(f"The inputs must be the model's, {sorted(inputs)}. Received: {sorted(arrays)}")
+    lengths = [values.shape[1] for values in arrays.values() if values.ndim >= 3]
+    if has_lengths and lengths and arrays[NUM_FRAMES].dtype.kind in "iu":
+        # A count above the length of the video would make real frames of the padding.
+        arrays[NUM_FRAMES] = np.minimum(arrays[NUM_FRAMES], max(lengths))
     request = {}
     for name, description in inputs.items():
         values, kind, shape = arrays[name], description["datatype"], description["shape"]

@@ -135,8 +135,15 @@ def _resources(model: keras.Model) -> list[Any]:
 
 
 def _trace(model: keras.Model, signature: Signature, state: Sequence[tf.Variable]) -> Callable[..., Any]:
+    batched = [port.name for port in signature.inputs if port.shape and port.shape[0] is None]
+
     @tf.function
     def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        if len(batched) > 1:
+            # Otherwise, `num_frames` of one video would be used for all videos.
+            rows = tf.stack([tf.shape(inputs[name])[0] for name in batched])
+            sentence = f"The inputs {', '.join(batched)} must have the same number of rows. Received:"
+            tf.debugging.Assert(tf.reduce_all(rows == rows[0]), [sentence, rows], summarize=len(batched))
         return forward(model, signature, state, inputs)
 
     with explained_tracing():

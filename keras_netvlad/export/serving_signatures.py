@@ -19,27 +19,26 @@ import tensorflow as tf
 from keras import ops
 
 from keras_netvlad.base.names import NUM_FRAMES
-from keras_netvlad.export.model_signature import name_outputs, read_signature, structure_inputs, symbolic_inputs
+from keras_netvlad.export.frame_by_frame import CombinesFrames, PoolingCall, find_poolings
+from keras_netvlad.export.graph_walk import evaluate
+from keras_netvlad.export.model_signature import name_outputs, read_signature, symbolic_inputs
 from keras_netvlad.export.port import Port
 from keras_netvlad.export.signature import Signature
 from keras_netvlad.layers import Dequantize
-from keras_netvlad.layers.cluster_pooling import ClusterPooling
 
 SERVE_QUANTIZED, SERVE_EXAMPLES = "serve_quantized", "serve_examples"
 ACCUMULATE, DESCRIBE = "accumulate", "describe"
 EXAMPLES = "examples"
-# Operations before a pooling layer that process each frame independently, so that chunks can be pooled separately.
-FRAME_BY_FRAME = ("BatchNormalization", "Dequantize", "ExpandDims", "FrameMask", "Where")
 
 
 def serving_signatures(model: keras.Model) -> dict[str, Signature]:
     """Returns all signatures that a model can be served with.
 
     `serving_default` always exists. `serve_quantized` and `serve_examples` need `num_frames` and streams
-    `(batch, frames, features)`. `accumulate` and `describe` also need every path from a stream to an output to pass
-    through a pooling layer, and only layers before it that process each frame independently.
-
-    Public functions call this once per model and pass the result on, because it builds Keras models.
+    `(batch, frames, features)`. `accumulate` and `describe` also need that every path from a stream to an output passes
+    through a pooling layer with `aggregate`, that all layers before it process each frame independently, and that its
+    mask is a `FrameMask` of `num_frames` or excludes more frames than that. `live_stream_obstacle` gives the reason
+    where they are missing.
 
     Args:
         model: A functional or Sequential Keras model.
@@ -137,48 +136,34 @@ def _floats(values: Mapping[str, Any], streams: Sequence[Port]) -> dict[str, Any
 
 
 def _live_stream(model: keras.Model, default: Signature, streams: Sequence[Port]) -> list[Signature]:
-    """Returns `accumulate` and `describe`, or nothing if the outputs depend on more than the sums of the streams."""
-    if isinstance(model, keras.Sequential):
-        return []
-    poolings = [layer for layer in model.layers if isinstance(layer, ClusterPooling)]
-    arguments = [keras.tree.flatten(layer.input) for layer in poolings]  # frames and mask
-    ports = dict(zip(map(id, symbolic_inputs(model)), default.inputs, strict=True))
-    origins = [_stream_behind(tensors_of[0], ports, streams) for tensors_of in arguments]
-    pooled = [port for port in origins if port is not None]
-    if len(pooled) != len(poolings) or set(pooled) != set(streams) or any(len(pair) != 2 for pair in arguments):
-        return []
+    """Returns `accumulate` and `describe`, or nothing if a video cannot be pooled chunk by chunk."""
     try:
-        head = keras.Model(model.input, keras.tree.flatten(arguments))
-        tail = keras.Model([layer.output for layer in poolings], model.output)
-    except ValueError:  # an output depends on an input through another path
+        poolings = _poolings(model, default, streams)
+    except CombinesFrames:
         return []
-
-    # The sums are named after their stream, or after the layer if several layers pool the same stream.
-    prefixes = [
-        port.name if pooled.count(port) == 1 else layer.name for port, layer in zip(pooled, poolings, strict=True)
-    ]
-    sums = tuple(
-        Port(f"{prefix}_{name}", (None, *shape[1:]), layer.sum_dtype)
-        for prefix, layer, (frames, _) in zip(prefixes, poolings, arguments, strict=True)
-        for name, shape in zip(("first_sum", "second_sum"), layer.compute_sums_shape(frames.shape), strict=True)
-    )
+    inputs = dict(zip((port.name for port in default.inputs), symbolic_inputs(model), strict=True))
+    outputs = keras.tree.flatten(model.output)
+    arguments = [tensor for pooling in poolings for tensor in (pooling.frames, pooling.mask)]
+    sums = _sums(poolings)
 
     def accumulate(values: Mapping[str, Any]) -> dict[str, Any]:
-        chunks = head(structure_inputs(model, default.inputs, values))
+        given = {id(tensor): ops.convert_to_tensor(values[name], dtype=tensor.dtype) for name, tensor in inputs.items()}
+        chunks = evaluate(arguments, given)
         added = [
             total
-            for layer, frames, mask in zip(poolings, chunks[::2], chunks[1::2], strict=True)
-            for total in layer.aggregate(frames, mask=mask)
+            for pooling, frames, mask in zip(poolings, chunks[::2], chunks[1::2], strict=True)
+            for total in pooling.layer.aggregate(frames, mask=mask)
         ]
         return {port.name: values[port.name] + total for port, total in zip(sums, added, strict=True)}
 
     def describe(values: Mapping[str, Any]) -> dict[str, Any]:
         totals = [values[port.name] for port in sums]
-        descriptors = [
-            layer.describe(first, second)
-            for layer, first, second in zip(poolings, totals[::2], totals[1::2], strict=True)
-        ]
-        return name_outputs(default.outputs, tail(descriptors, training=False))
+        descriptors = {
+            id(pooling.output): pooling.layer.describe(first, second)
+            for pooling, first, second in zip(poolings, totals[::2], totals[1::2], strict=True)
+        }
+        answers = keras.tree.pack_sequence_as(model.output, evaluate(outputs, descriptors))
+        return name_outputs(default.outputs, answers)
 
     return [
         Signature(ACCUMULATE, (*default.inputs, *sums), sums, accumulate),
@@ -186,27 +171,46 @@ def _live_stream(model: keras.Model, default: Signature, streams: Sequence[Port]
     ]
 
 
-def _stream_behind(tensor: keras.KerasTensor, ports: Mapping[int, Port], streams: Sequence[Port]) -> Port | None:
-    """Returns the stream that a pooling layer's frames are computed from, frame by frame.
+def live_stream_obstacle(model: keras.Model, default: Signature) -> str | None:
+    """Returns the reason why a model of streams and `num_frames` has no `accumulate` and `describe`.
 
     Args:
-        tensor: Frames that a pooling layer takes.
-        ports: Dict from the id of each symbolic input tensor to its port.
-        streams: The streams of frames.
+        model: A functional or Sequential Keras model.
+        default: Its signature `serving_default`.
 
     Returns:
-        The stream, or `None` if an operation in between mixes frames or the frames come from several streams.
+        The reason, or `None` if the model has these signatures, or has no streams or no `num_frames`.
     """
-    origins: set[Port] = set()
-    pending = [tensor]
-    while pending:
-        tensor = pending.pop()
-        if id(tensor) in ports:
-            origins.add(ports[id(tensor)])
-            continue
-        operation, node_index, _ = tensor._keras_history
-        if type(operation).__name__ not in FRAME_BY_FRAME:
-            return None
-        pending += operation._inbound_nodes[node_index].input_tensors
-    frames = [port for port in origins if port in streams]
-    return frames[0] if len(frames) == 1 else None
+    streams = frame_streams(default)
+    try:
+        if streams:
+            _poolings(model, default, streams)
+    except CombinesFrames as error:
+        return str(error)
+    return None
+
+
+def _poolings(model: keras.Model, default: Signature, streams: Sequence[Port]) -> list[PoolingCall]:
+    inputs = dict(zip((port.name for port in default.inputs), symbolic_inputs(model), strict=True))
+    return find_poolings(keras.tree.flatten(model.output), inputs, [port.name for port in streams])
+
+
+def _sums(poolings: Sequence[PoolingCall]) -> tuple[Port, ...]:
+    """Returns the ports of the two sums of every pooling.
+
+    They are named after the stream, or after the layer if several layers pool the same stream, or one pools several. A
+    layer that is called several times gets a number.
+    """
+    names: list[str] = []
+    for pooling in poolings:
+        is_alone = sum(pooling.streams == other.streams for other in poolings) == len(pooling.streams) == 1
+        calls = [other for other in poolings if other.layer is pooling.layer]
+        number = f"_{calls.index(pooling) + 1}" if len(calls) > 1 else ""
+        names.append(next(iter(pooling.streams)) if is_alone else f"{pooling.layer.name}{number}")
+    return tuple(
+        Port(f"{name}_{sum_name}", (None, *shape[1:]), pooling.layer.sum_dtype)
+        for name, pooling in zip(names, poolings, strict=True)
+        for sum_name, shape in zip(
+            ("first_sum", "second_sum"), pooling.layer.compute_sums_shape(pooling.frames.shape), strict=True
+        )
+    )

@@ -68,8 +68,8 @@ class VideoEncoder(keras.Model):
 
     Call arguments:
         inputs: Dict of each stream, `(B, T, D)` of `input_dtype`, and `num_frames`, integer `(B,)`. A `num_frames` of
-            zero or less gives a descriptor of zeros; more than `T` means `T`. Frames beyond `num_frames` may contain
-            anything.
+            zero or less gives a descriptor of zeros; more than `T` means `T`. Send the true number to a server that
+            merges requests: it pads, so that `T` grows. Frames beyond `num_frames` may contain anything.
 
     Output shape:
         Dict of `descriptor` `(B, F)`, float32 or better. `F` is the sum of the sizes that the poolings return, `K * D`

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
@@ -16,6 +17,8 @@ from tf_serving_rest_server import serve_rest
 
 from keras_netvlad.export import Artefact, publish, serialize_example
 from keras_netvlad.export.serving.batching_parameters import batching_parameters
+from keras_netvlad.export.verification.merged_requests import merge
+from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
 
 FILES = ROOT / "export" / "tf_serving"
@@ -72,7 +75,6 @@ def read_batching(text):
     assert parameters.num_batch_threads.value >= 1
     assert parameters.max_enqueued_batches.value >= 1
     assert parameters.batch_timeout_micros.value >= 0
-    assert parameters.pad_variable_length_inputs
     return parameters
 
 
@@ -126,7 +128,25 @@ def test_the_servers_batching_parameters_fit_what_is_published(model, tmp_path):
     shipped = read_batching((FILES / "batching_parameters.txt").read_text())
     publish(model, tmp_path, warmup_frames=())
     published = read_batching((tmp_path / "classifier" / "1" / "batching_params.pbtxt").read_text())
-    assert shipped == published  # what a server does is the same with either file
+    # The server's file is for every model, and padding changes the answers of some.
+    assert (shipped.pad_variable_length_inputs, published.pad_variable_length_inputs) == (False, True)
+    published.pad_variable_length_inputs = False
+    assert shipped == published  # in all else, a server does the same with either file
+
+
+def test_every_command_of_the_page_that_batches_reads_the_files_of_the_versions():
+    page = re.sub(r"[\s\\]+", " ", (FILES / "README.md").read_text())
+    commands = page.split("--enable_batching --batching_parameters_file=/config/batching_parameters.txt ")[1:]
+    assert len(commands) == 3
+    assert all(command.startswith("--enable_per_model_batching_parameters") for command in commands)
+
+
+@pytest.mark.parametrize("shape", [(None, 8), (None, None, 8)])
+def test_a_model_without_a_frame_count_is_not_padded(shape, tmp_path):
+    features = keras.Input(shape, name="features")
+    publish(keras.Model(features, {"descriptor": NetVLAD(4)(features)}, name="plain"), tmp_path, warmup_frames=())
+    parameters = read_batching((tmp_path / "plain" / "1" / "batching_params.pbtxt").read_text())
+    assert not parameters.pad_variable_length_inputs
 
 
 @pytest.mark.parametrize(
@@ -145,12 +165,14 @@ def test_batches_are_filled_up_to_powers_of_two(max_batch_size, sizes):
     [
         ((0,), r"`max_batch_size` must be a positive integer\. Received: max_batch_size=0"),
         ((8.0,), r"`max_batch_size` must be a positive integer\. Received: max_batch_size=8\.0"),
+        ((8, 0, "yes"), r"`pads` must be True or False\. Received: pads='yes'"),
         ((8, -1), r"`timeout_micros` must be an integer of 0 or more\. Received: timeout_micros=-1"),
     ],
 )
 def test_parameters_that_no_server_takes_are_refused(arguments, message):
+    names = ("max_batch_size", "timeout_micros", "pads")
     with pytest.raises(ValueError, match=message):
-        batching_parameters(*arguments)
+        batching_parameters(**dict(zip(names, arguments, strict=False)))
 
 
 @pytest.mark.parametrize(
@@ -167,26 +189,6 @@ def test_the_parser_refuses_what_the_server_refuses(text):
 
 
 # What a server makes of them
-
-
-def merge(requests, allowed_batch_sizes):
-    """One batch of several requests, as batching_session.cc makes it.
-
-    With `pad_variable_length_inputs` every axis but the first is filled up with the tensor's own first element, and the
-    batch with the first row of the last request.
-    """
-    num_rows = [len(next(iter(request.values()))) for request in requests]
-    num_more = next(size for size in allowed_batch_sizes if size >= sum(num_rows)) - sum(num_rows)
-    batch = {}
-    for name in requests[0]:
-        shape = [max(sizes) for sizes in zip(*(request[name].shape[1:] for request in requests), strict=True)]
-        padded = []
-        for request in requests:
-            values = request[name]
-            padded.append(np.full([len(values), *shape], values.flat[0], values.dtype))
-            padded[-1][tuple(map(slice, values.shape))] = values
-        batch[name] = np.concatenate([*padded, *[padded[-1][:1]] * num_more])
-    return batch, np.cumsum(num_rows)[:-1], sum(num_rows)
 
 
 def make_requests(artefact, signature, generator):
@@ -218,7 +220,10 @@ def test_merged_requests_get_the_answers_of_lone_ones(published, signature):
     artefact = Artefact(published)
     parameters = read_batching((published / "batching_params.pbtxt").read_text())
     requests = make_requests(artefact, signature, np.random.default_rng(0))
-    batch, splits, num_rows = merge(requests, parameters.allowed_batch_sizes)
+    assert parameters.pad_variable_length_inputs
+    rows = [len(next(iter(request.values()))) for request in requests]
+    num_rows, splits = sum(rows), np.cumsum(rows)[:-1]
+    batch = merge(requests, next(size for size in parameters.allowed_batch_sizes if size >= num_rows) - num_rows)
     assert [len(values) for values in batch.values()] == [8] * len(batch)
     for name, values in artefact.run(batch, signature).items():
         assert len(values) == 8

@@ -22,6 +22,25 @@ def test_the_first_frames_of_each_video_are_real(dtype):
     np.testing.assert_array_equal(to_numpy(mask), np.array(EXPECTED, bool))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "count", "expected"),
+    [
+        ("int64", 2**31, 4),
+        ("int64", 2**40, 4),
+        ("int64", 2**32 + 1, 4),
+        ("int64", -5, 0),
+        ("int64", -(2**31) - 1, 0),
+        ("uint32", 2**31, 4),
+        ("uint32", 3, 3),
+    ],
+)
+def test_counts_beyond_int32_do_not_wrap(dtype, count, expected):
+    if keras.backend.backend() == "jax":
+        pytest.skip("JAX holds integers in 32 bits unless `jax_enable_x64` is set")
+    mask = FrameMask()(np.array([count], dtype), FRAMES[:1])
+    assert to_numpy(mask).sum() == expected
+
+
 @pytest.mark.parametrize("shape", [(5, 4), (5, 4, 2), (5, 4, 3, 3, 2)])
 def test_frames_may_have_any_rank_from_2(shape):
     mask = FrameMask()(NUM_FRAMES, np.zeros(shape, "float32"))
@@ -74,6 +93,7 @@ def test_the_layer_has_no_weights_and_a_registered_config():
         (np.ones(5, "float32"), FRAMES, TypeError, "`num_frames` must hold integers; .*dtype float32"),
         (np.ones(5, bool), FRAMES, TypeError, "`num_frames` must hold integers; .*dtype bool"),
         (np.ones(5, "int32"), np.ones(5, "float32"), ValueError, r"`frames` must have shape .*shape \(5,\)"),
+        (np.ones(1, "int32"), FRAMES, ValueError, r"one integer for each video of `frames`\. Received: 1 for 5 videos"),
     ],
 )
 def test_wrong_arguments_are_refused(num_frames, frames, error, message, symbolic):

@@ -15,6 +15,7 @@ from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.forward import forward
 from keras_netvlad.export.onnx.canonical_graph import name_graph
 from keras_netvlad.export.onnx.graph_rules import name_positions, simplify
+from keras_netvlad.export.onnx.row_check import check_rows
 from keras_netvlad.export.reason import explained_tracing
 from keras_netvlad.export.signature import Signature
 from keras_netvlad.layers.netvlad import NetVLAD
@@ -71,6 +72,7 @@ def convert_graph(
     proto.graph.doc_string = ""  # the converter writes a name of TensorFlow that is different each time
     proto.producer_name, proto.producer_version = "keras_netvlad", __version__
     _name_axes(proto, signature)
+    check_rows(proto.graph, signature, opset)
     try:
         proto = infer_types(proto)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -11,6 +11,7 @@ from keras_netvlad.base.atomic_files import staged
 from keras_netvlad.base.stages import stage
 from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.metadata import check_metadata
+from keras_netvlad.export.padding import can_pad
 from keras_netvlad.export.parity_file import write_parity
 from keras_netvlad.export.saved_model import write_saved_model
 from keras_netvlad.export.serving.batching_parameters import batching_parameters
@@ -51,7 +52,9 @@ def publish(
     - `parity.json`: the result of the verification, and `metadata`;
     - `assets.extra/tf_serving_warmup_requests`: requests that the server runs before it uses the version. They are run
       here first, because one failing request would fail the load;
-    - `batching_params.pbtxt`: for a server that batches (`--enable_per_model_batching_parameters`).
+    - `batching_params.pbtxt`: for a server that batches (`--enable_per_model_batching_parameters`). It tells the server
+      to pad requests of different lengths only if the model takes `num_frames`, which excludes the padding, and has no
+      other inputs or outputs of variable size. Otherwise, only requests of equal shape are merged.
 
     Args:
         model: A functional or Sequential Keras model with named inputs.
@@ -91,7 +94,8 @@ def publish(
     signatures = serving_signatures(model)
     metadata = check_metadata(metadata, signatures[SERVING_DEFAULT].outputs)
     data = check_options(signatures[SERVING_DEFAULT], tolerance, data, min_agreement)
-    parameters = batching_parameters(max_batch_size, max_queue_delay_microseconds)
+    pads = can_pad(signatures[SERVING_DEFAULT])
+    parameters = batching_parameters(max_batch_size, max_queue_delay_microseconds, pads=pads)
     if version is not None:
         check_integer("version", version, 1)
     directory = Path(base_path) / check_model_name(name or model.name)

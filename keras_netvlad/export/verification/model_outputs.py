@@ -28,6 +28,7 @@ class ModelOutputs:
 
     Attributes:
         judge: `"float64"`, or the reason why there is no copy.
+        exact_signatures: Signatures of the float64 copy by name. Empty if there is no copy.
     """
 
     def __init__(self, model: keras.Model, signatures: Mapping[str, Signature], tolerance: float) -> None:
@@ -35,10 +36,12 @@ class ModelOutputs:
         self.tolerance = tolerance
         copy, why_no_copy = float64_copy(model)
         self.judge = why_no_copy or "float64"
-        self._exact: Mapping[str, Signature] = {}
+        self.exact_signatures: Mapping[str, Signature] = {}
         if copy is not None:
             is_default_only = len(signatures) == 1
-            self._exact = {SERVING_DEFAULT: read_signature(copy)} if is_default_only else serving_signatures(copy)
+            self.exact_signatures = (
+                {SERVING_DEFAULT: read_signature(copy)} if is_default_only else serving_signatures(copy)
+            )
 
     def expected(self, case: Case) -> Arrays:
         """Returns the model's outputs for a case.
@@ -69,10 +72,10 @@ class ModelOutputs:
         A copy is not used if it differs from the model itself by more than the tolerance: a layer may hold a state
         that is neither in its configuration nor in its weights. The artifact must then equal the model only.
         """
-        if not self._exact:
+        if not self.exact_signatures:
             return {}
         try:
-            outputs = _run(self._exact[case.reference], _in_float64(case.reference_inputs))
+            outputs = _run(self.exact_signatures[case.reference], _in_float64(case.reference_inputs))
             problem = None
         except Exception as error:
             # A user's own layer may raise any exception in another dtype.
@@ -83,7 +86,7 @@ class ModelOutputs:
             if not difference.is_within(self.tolerance):
                 problem = f"the copy differs from the model by {difference.relative:.1e}"
         if problem is not None:
-            self.judge, self._exact = problem, {}
+            self.judge, self.exact_signatures = problem, {}
             return {}
         return outputs
 
@@ -94,7 +97,11 @@ class ModelOutputs:
         choose another algorithm: Keras 3.15 adds `(1, 6, 6)` and `(1, 6, 1)` as if the second were a bias of size 6.
         """
         expected = {**_run_graph(self.signatures[case.reference], case.reference_inputs), **case.known}
-        exact = _run_graph(self._exact[case.reference], _in_float64(case.reference_inputs)) if self._exact else {}
+        exact = (
+            _run_graph(self.exact_signatures[case.reference], _in_float64(case.reference_inputs))
+            if self.exact_signatures
+            else {}
+        )
         return expected, exact
 
     def check_cause(self, case: Case, inputs: Arrays, expected: Arrays, received: Arrays) -> None:

@@ -26,6 +26,8 @@ class Report:
             there is no copy.
         agreement: `Agreement` on the user's data, or `None` without data.
         min_agreement: Fraction of rows that must agree, or `None`.
+        no_live_stream: The reason why a SavedModel of streams and `num_frames` has no signatures for live streams, or
+            `None`.
 
     Example:
 
@@ -48,6 +50,7 @@ class Report:
     judge: str = "float64"
     agreement: Agreement | None = None
     min_agreement: float | None = None
+    no_live_stream: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -116,6 +119,8 @@ class Report:
             lines += [f"    first at: {failed[0].case}"] if failed else []
         if self.judge != "float64":
             lines.append(f"  no copy in float64 to compare with: {self.judge}")
+        if self.no_live_stream is not None:
+            lines.append(f"  no signatures for live streams: {self.no_live_stream}")
         if self.agreement is not None:
             minimum = "" if self.min_agreement is None else f", at least {self.min_agreement:.2%} wanted"
             lines.append(

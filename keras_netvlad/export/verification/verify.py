@@ -8,12 +8,15 @@ import numpy as np
 
 from keras_netvlad.base.names import SCORES
 from keras_netvlad.base.stages import stage
+from keras_netvlad.export.padding import can_pad
 from keras_netvlad.export.reason import reason_of
-from keras_netvlad.export.serving_signatures import serving_signatures
+from keras_netvlad.export.serving_signatures import live_stream_obstacle, serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.agreement import Agreement
 from keras_netvlad.export.verification.artefact import Artefact, find_kind, read_saved_model, signatures_of
+from keras_netvlad.export.verification.chunked_videos import compare_chunks
 from keras_netvlad.export.verification.comparison import Comparison
+from keras_netvlad.export.verification.merged_requests import AnsweredRequest, compare_merged
 from keras_netvlad.export.verification.model_outputs import ModelOutputs, on_real_frames
 from keras_netvlad.export.verification.options import check_options
 from keras_netvlad.export.verification.real_data import RealData
@@ -38,9 +41,11 @@ def verify(
     The artifact is loaded as in production, by TensorFlow's session loader or by onnxruntime. It runs at several batch
     sizes and lengths, from the smallest that the model accepts. Frames beyond `num_frames` hold zeros, then the first
     element of each tensor (TensorFlow Serving's padding), then NaN, while the model always runs on zeros: equal outputs
-    show that padding changes nothing. Outputs with a row for every frame are compared on the real frames.
-    Both are also compared with a float64 copy of the model, unless the model is quantized or has more than 1 GB of
-    weights. The report says if there is no copy.
+    show that padding changes nothing. Outputs with a row for every frame are compared on the real frames. Requests are
+    also merged as TensorFlow Serving merges them: of different lengths if the model takes `num_frames`, otherwise of
+    equal shape. Live streams are run in chunks, cut in several ways. Artifact and model are also compared with a
+    float64 copy of the model, unless the model is quantized or has more than 1 GB of weights. The report says if there
+    is no copy.
 
     Args:
         model: The Keras model, functional or Sequential, with named inputs.
@@ -101,6 +106,7 @@ def verify_signatures(
 
     outputs = ModelOutputs(model, signatures, tolerance)
     comparisons: list[Comparison] = []
+    requests: dict[str, list[AnsweredRequest]] = {}
     same = rows = 0
     class_output = next((port.name for port in default.outputs if port.name == SCORES), default.outputs[0].name)
     frame_outputs = {port.name for port in default.outputs if port.has_frames}
@@ -118,9 +124,14 @@ def verify_signatures(
                 if is_first and not all(comparison.is_within(tolerance) for comparison in found):
                     outputs.check_cause(case, inputs, expected, received)
             comparisons += found
+            if not case.is_real and inputs is next(iter(case.runs.values())):
+                requests.setdefault(case.signature, []).append(AnsweredRequest(inputs, expected, exact))
             if case.is_real:
                 same += int(np.sum(_classes(expected[class_output]) == _classes(received[class_output])))
                 rows += len(received[class_output])
+    comparisons += compare_chunks(artifact.run, signatures, outputs.exact_signatures)
+    for name, answered in requests.items():
+        comparisons += compare_merged(artifact.run, signatures[name], answered, can_pad(default))
     return Report(
         str(path),
         artifact.kind,
@@ -131,6 +142,7 @@ def verify_signatures(
         judge=outputs.judge,
         agreement=Agreement(class_output, same, rows) if rows else None,
         min_agreement=min_agreement,
+        no_live_stream=live_stream_obstacle(model, default) if artifact.kind == "saved_model" else None,
     )
 
 
