@@ -44,6 +44,7 @@ def test_one_format_alone(directory, tmp_path):
     assert names == ["model.onnx", "model.onnx.parity.json"]
 
 
+@pytest.mark.slow
 def test_publish_then_inspect(directory, tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("one\ntwo\nthree\n")
     frames = np.random.default_rng(0).normal(size=(40, 6, 4))

@@ -139,6 +139,7 @@ def test_soft_targets_are_the_mixture_batch_by_batch(factor):
         np.testing.assert_allclose(np.concatenate(targets), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_student_of_soft_targets_minimizes_the_mixture_of_both_losses():
     teacher, _, student = small_models()
     batch, labels = small_batch(), np.eye(5, 4, dtype="float32")

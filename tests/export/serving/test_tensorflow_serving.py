@@ -57,6 +57,7 @@ def test_a_version_holds_all_that_a_server_reads(published):
     assert versions(path.parents[1]) == ["1"]
 
 
+@pytest.mark.slow
 def test_versions_count_up_and_foreign_names_are_passed_over(model, tmp_path):
     assert publish(model, tmp_path).path == str(tmp_path / "classifier" / "1")
     (tmp_path / "classifier" / "notes").mkdir()
@@ -91,6 +92,7 @@ def test_names_that_no_server_can_bear_are_refused(model, tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_model_that_differs_from_its_artefact_is_not_published(model, tmp_path):
     with pytest.raises(ParityError, match=r"nothing was written"):
         publish(model, tmp_path, tolerance=0.0)
@@ -115,6 +117,7 @@ def test_warm_up_requests_cover_every_signature_and_size(published):
         ).all()
 
 
+@pytest.mark.slow
 def test_warm_up_is_small_and_may_be_left_out(model, tmp_path, published):
     # Constant tensors are stored as one value; what remains are the records of `serve_examples`.
     assert (published[0] / WARMUP).stat().st_size < 600_000
@@ -122,6 +125,7 @@ def test_warm_up_is_small_and_may_be_left_out(model, tmp_path, published):
     assert not (tmp_path / "classifier" / "1" / "assets.extra").exists()
 
 
+@pytest.mark.slow
 def test_a_warm_up_request_that_fails_stops_the_publication(model, tmp_path, monkeypatch):
     # What a server would refuse to load is found here.
     monkeypatch.setattr(warmup_requests, "request_of_zeros", lambda *_: {"frames": np.zeros((1, 2, 7), "float32")})
