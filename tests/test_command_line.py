@@ -118,6 +118,7 @@ def test_options_of_a_server_reach_its_files(directory, tmp_path):
     assert not (tmp_path / "cold" / "small" / "1" / "assets.extra").exists()
 
 
+@pytest.mark.slow
 def test_publish_then_inspect(directory, tmp_path, capsys):
     (tmp_path / "labels.txt").write_text("one\ntwo\nthree\n")
     frames = np.random.default_rng(0).normal(size=(40, 6, 4))

@@ -121,6 +121,7 @@ def test_saved_models_and_resumed_epochs(tmp_path):
     assert sorted(events(tmp_path / "board")["assignments/audio_netvlad/usage_entropy"]) == [0, 1]
 
 
+@pytest.mark.slow
 def test_nested_subclassed_and_ghost_models():
     frames = np.random.default_rng(0).normal(size=(6, 5, 4)).astype("float32")
     lengths = np.array([5, 4, 3, 2, 1, 5])
@@ -145,6 +146,7 @@ def test_nested_subclassed_and_ghost_models():
         np.testing.assert_allclose(history[f"pool_{number}"][0], value, rtol=2e-6)  # measured 1e-7
 
 
+@pytest.mark.slow
 def test_a_sample_without_frames_gives_nan(tmp_path):
     x, y = two_streams()
     empty = {**x, "num_frames": np.zeros(10, "int32")}

@@ -58,6 +58,7 @@ def test_descriptors_are_the_models(model, path):
     assert embed({"rgb": [], "audio": []}).shape == (0, received.shape[1])
 
 
+@pytest.mark.slow
 def test_a_video_encoder_gives_the_descriptors_of_its_classifier(model, path, tmp_path):
     from embed import Embed
 

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import reference
 from paths import EXPORT
+from selection import slow_except
 
 from keras_netvlad.export import Artefact, export_onnx, export_saved_model
 from keras_netvlad.layers import FrameMask, NetVLAD
@@ -111,7 +112,10 @@ def video_maps():
     return keras.Model({"maps": inputs, "num_frames": num_frames}, {"descriptor": descriptor})
 
 
-@pytest.fixture(scope="module", params=[one_stream, two_streams, maps, video_maps], ids=lambda make: make.__name__)
+MODELS = (one_stream, two_streams, maps, video_maps)
+
+
+@pytest.fixture(scope="module", params=slow_except(MODELS, one_stream), ids=lambda make: make.__name__)
 def model(request):
     model = request.param()
     generator = np.random.default_rng(0)

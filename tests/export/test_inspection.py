@@ -71,6 +71,7 @@ def test_what_was_not_verified_says_so(model, tmp_path):
     assert "parity      not recorded" in str(inspect_artefact(tmp_path / "1"))
 
 
+@pytest.mark.slow
 def test_a_directory_of_models_is_searched_in_the_order_of_versions(model, tmp_path):
     for name in ("10", "9", ".9.partial"):
         export_saved_model(model, tmp_path / "classifier" / name, verify=False)

@@ -8,6 +8,7 @@ import textwrap
 import keras
 import numpy as np
 import pytest
+from selection import slow_cases, slow_except
 from small_classifier import FEATURE_SIZE, batch
 
 from keras_netvlad.export import Artefact, ParityError, export_model, export_onnx, export_saved_model
@@ -61,18 +62,17 @@ def test_an_empty_video_has_a_zero_descriptor_in_every_format(artefacts):
         assert np.isfinite(outputs["scores"]).all()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"assignment": "conv", "num_ghost_clusters": 2},
-        {"assignment_batch_normalization": True},
-        {"normalize_input": True, "use_bias": False},
-        {"intra_normalization": False},
-        {"output_normalization": False},
-        {"intra_normalization": False, "output_normalization": False},
-    ],
-    ids=str,
+OPTIONS = (
+    {"assignment": "conv", "num_ghost_clusters": 2},
+    {"assignment_batch_normalization": True},
+    {"normalize_input": True, "use_bias": False},
+    {"intra_normalization": False},
+    {"output_normalization": False},
+    {"intra_normalization": False, "output_normalization": False},
 )
+
+
+@pytest.mark.parametrize("options", slow_except(OPTIONS, OPTIONS[0]), ids=str)
 def test_every_option_of_the_layer_exports(options, tmp_path):
     frames = keras.Input((None, FEATURE_SIZE), name="frames")
     num_frames = keras.Input((), dtype="int32", name="num_frames")
@@ -85,9 +85,13 @@ def test_every_option_of_the_layer_exports(options, tmp_path):
     ("shape", "options"),
     [
         ((None, None, 3), {}),
-        ((3, None, None), {"assignment": "conv", "data_format": "channels_first"}),
-        ((None, 2, 2, 3), {}),
-        ((None, None, None, 3), {}),
+        *slow_cases(
+            [
+                ((3, None, None), {"assignment": "conv", "data_format": "channels_first"}),
+                ((None, 2, 2, 3), {}),
+                ((None, None, None, 3), {}),
+            ]
+        ),
     ],
 )
 def test_maps_export(shape, options, tmp_path):
@@ -97,6 +101,7 @@ def test_maps_export(shape, options, tmp_path):
         assert report.ok, report
 
 
+@pytest.mark.slow
 def test_a_mask_over_video_maps_exports_with_nan_padding(tmp_path):
     maps = keras.Input((None, None, None, 3), name="maps")
     num_frames = keras.Input((), dtype="int32", name="num_frames")

@@ -297,6 +297,7 @@ def test_live_streams_need_an_answer_that_hangs_on_sums_alone(tmp_path):
     assert names_of(beside) == of_bytes
 
 
+@pytest.mark.slow
 def test_two_poolings_of_one_stream_go_by_their_own_names(tmp_path):
     model = with_frames(
         lambda x, mask: keras.layers.Concatenate(name="both")(

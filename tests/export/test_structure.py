@@ -21,6 +21,7 @@ LEVELS = (
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "serving", "default"),
     [

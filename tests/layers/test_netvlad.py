@@ -12,6 +12,7 @@ from layer_contract import (
     randomize_weights,
     to_numpy,
 )
+from selection import slow_cases
 
 from keras_netvlad import NetVLAD
 
@@ -525,11 +526,19 @@ def test_a_float64_layer_matches_the_oracle_to_float64_rounding():
     [
         ({}, (3, 6, 5), (3, 6)),
         ({"num_ghost_clusters": 2, "assignment_batch_normalization": True}, (3, 6, 5), (3, 6)),
-        ({"assignment": "conv", "normalize_input": True, "data_format": "channels_last"}, (3, 2, 3, 5), (3, 2, 3)),
-        (
-            {"assignment": "conv", "intra_normalization": False, "data_format": "channels_first"},
-            (3, 4, 5, 2, 2),
-            (3, 4),
+        *slow_cases(
+            [
+                (
+                    {"assignment": "conv", "normalize_input": True, "data_format": "channels_last"},
+                    (3, 2, 3, 5),
+                    (3, 2, 3),
+                ),
+                (
+                    {"assignment": "conv", "intra_normalization": False, "data_format": "channels_first"},
+                    (3, 4, 5, 2, 2),
+                    (3, 4),
+                ),
+            ]
         ),
     ],
     ids=["frames", "ghosts_and_batch_normalization", "images", "channels_first_videos"],

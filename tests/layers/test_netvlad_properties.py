@@ -71,6 +71,7 @@ def test_the_order_of_the_descriptors_does_not_matter(sizes, options, seed):
     assert_close(to_numpy(layer(inputs[:, order], mask=mask[:, order])), to_numpy(layer(inputs, mask=mask)))
 
 
+@pytest.mark.slow
 @given(SIZES, OPTIONS, SEEDS, st.integers(2, 4))
 def test_repeating_every_descriptor_changes_only_the_length(sizes, options, seed, times):
     layer, inputs, _ = make_problem(sizes, seed, **options)
@@ -135,6 +136,7 @@ def test_filled_clusters_share_the_norm_and_empty_ones_are_zero(sizes, options, 
     assert_close(np.linalg.norm(outputs, axis=2), np.tile(np.where(is_filled, share, 0.0), (sizes["batch"], 1)))
 
 
+@pytest.mark.slow
 @given(SIZES, OPTIONS, SEEDS)
 def test_shifting_frames_and_centroids_together_changes_nothing(sizes, options, seed):
     options = {**options, "use_bias": True, "assignment_batch_normalization": False, "normalize_input": False}
@@ -190,6 +192,7 @@ def test_every_pair_of_options_matches_the_oracle(run):
     assert_close(to_numpy(layer(inputs, mask=mask)), expected, tolerance)
 
 
+@pytest.mark.slow
 @given(
     st.fixed_dictionaries(
         {
@@ -255,6 +258,7 @@ def test_ghost_clusters_have_no_centroids_and_no_output(sizes, seed, num_ghosts)
     assert np.all(to_numpy(layer.assign(inputs)).sum(axis=-1) < 1)
 
 
+@pytest.mark.slow
 @given(SIZES, SEEDS)
 def test_ghost_clusters_that_take_nothing_are_as_none(sizes, seed):
     layer, inputs, _ = make_problem(sizes, seed, num_ghost_clusters=2)
@@ -272,6 +276,7 @@ def test_ghost_clusters_that_take_nothing_are_as_none(sizes, seed):
     np.testing.assert_array_equal(by_bias[clusters:], 0.0)
 
 
+@pytest.mark.slow
 @given(SIZES, SEEDS)
 def test_ghost_clusters_that_take_everything_leave_nothing(sizes, seed):
     layer, inputs, _ = make_problem(sizes, seed, num_ghost_clusters=1)

@@ -14,6 +14,7 @@ from layer_contract import (
     randomize_weights,
     to_numpy,
 )
+from selection import slow_except
 
 from keras_netvlad.layers import (
     AttentionPooling,
@@ -388,7 +389,7 @@ def test_onnxruntime_shows_a_broken_frame_to_max_pooling(tmp_path):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
-@pytest.mark.parametrize("form", DEFAULT_FORMS)
+@pytest.mark.parametrize("form", slow_except(DEFAULT_FORMS, "nextvlad"))
 def test_both_formats_are_the_model(form, tmp_path):
     from keras_netvlad.export import export_model
 

@@ -89,6 +89,7 @@ def model():
     return VideoClassifier({"frames": 8}, 3, num_clusters=4, hidden_units=5, product_dtype="bfloat16")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports run on TensorFlow: `make test`")
 def test_a_saved_model_has_them_and_passes_the_oracle(model, tmp_path):
     report = export_saved_model(model, tmp_path / "model")

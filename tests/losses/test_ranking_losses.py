@@ -172,6 +172,7 @@ def test_labels_beyond_what_float32_can_tell_apart():
     assert float(loss(small[:, None], descriptors)) == float(loss(small, descriptors))
 
 
+@pytest.mark.slow
 def test_fit_brings_places_together_and_the_model_is_saved_with_its_loss(tmp_path):
     rng = np.random.default_rng(0)
     places = np.repeat(np.arange(6), 4)

@@ -171,6 +171,7 @@ def test_the_teacher_of_soft_targets_infers():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), value)
 
 
+@pytest.mark.slow
 def test_a_student_of_soft_targets_minimizes_the_mixture_of_both_losses():
     teacher, _, student = small_models()
     batch, labels = small_batch(), np.eye(5, 4, dtype="float32")

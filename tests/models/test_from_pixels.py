@@ -158,6 +158,7 @@ def test_an_artefact_takes_pictures(tmp_path):
     np.testing.assert_allclose(scores, numbers(model(inputs)["scores"]), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports run on TensorFlow: `make test`")
 def test_an_encoder_is_an_artefact_of_its_own(tmp_path):
     import onnxruntime

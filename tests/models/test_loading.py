@@ -105,6 +105,7 @@ def test_pickled_arrays_are_not_opened(tmp_path):
         verify(model, tmp_path / "model.onnx", data=tmp_path / "pickled.npz")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.floats(0, 1), value=st.integers(0, 255), part=st.sampled_from(["config.json", "model.weights.h5"]))
 def test_damaged_parts_give_a_model_or_one_sentence(whole, tmp_path, position, value, part):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import reference
 from layer_contract import BACKEND, double_precision, randomize_weights
+from selection import slow_except
 
 from keras_netvlad.data import load_japanese_vowels
 from keras_netvlad.layers import NetVLAD
@@ -139,9 +140,7 @@ def test_every_option_matches_the_oracle(options):
         np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
 
 
-@pytest.mark.parametrize(
-    "options", [name if name == "all" else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS]
-)
+@pytest.mark.parametrize("options", slow_except(OPTIONS, "all"))
 def test_every_option_trains_and_comes_back_from_a_file(options, tmp_path):
     model = two_stream_model(**OPTIONS[options])
     batch = two_stream_batch(model)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 from layer_contract import BACKEND, randomize_weights
+from selection import slow_except
 
 from keras_netvlad import VideoClassifier, VideoEncoder
 from keras_netvlad.layers import FrameEncoder, MeanPooling, NetVLAD
@@ -260,6 +261,7 @@ def test_wrong_arguments_are_refused(arguments, error, message):
 # --- The encoder of a classifier
 
 
+@pytest.mark.slow
 def test_a_trained_classifier_yields_its_encoder(tmp_path):
     model = VideoClassifier(SIZES, 3, num_clusters=2, hidden_units=5, input_batch_normalization=True)
     batch = batch_of(SIZES)
@@ -353,9 +355,7 @@ def models():
 MODELS = list(models())
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "encoder" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
-)
+@pytest.mark.parametrize("name", slow_except(MODELS, "encoder"))
 def test_a_clone_by_keras_computes_the_same_and_takes_plain_labels(name, tmp_path):
     model, batch = models()[name]
     randomize_weights(model)

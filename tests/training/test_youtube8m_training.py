@@ -68,6 +68,7 @@ def finished(records, tmp_path_factory):
     return output, report
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(finished, records):
     output, report = finished
     assert report.ok
@@ -186,7 +187,10 @@ def test_patience_ends_a_run(records, tmp_path):
     [
         ({"preset": "netvlad++"}, ValueError, "`preset` must be one of .* Received: preset='netvlad\\+\\+'"),
         ({"train_files": "none*.tfrecord"}, FileNotFoundError, "which matches none"),
-        ({"num_classes": 2}, ValueError, "train0.tfrecord, record 2: label 2 is out of range, expected 0 to 1"),
+        pytest.param(
+            *({"num_classes": 2}, ValueError, "train0.tfrecord, record 2: label 2 is out of range, expected 0 to 1"),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             *({"feature_sizes": {"rgb": 4}}, ValueError, "frame 0 of `rgb` has 8 bytes, expected 4"),
             marks=pytest.mark.slow,

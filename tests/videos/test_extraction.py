@@ -89,6 +89,7 @@ def test_youtube8m_reads_what_was_extracted(tmp_path, folder, weights):
         assert [frame.tobytes() for frame in frames[: len(expected)]] == expected
 
 
+@pytest.mark.slow
 def test_two_calls_in_two_threads_do_not_disturb_each_other(tmp_path, folder):
     forms = {"uint8": {"fps": 1, "size": SIZE}, "float16": {"fps": 5, "size": 2 * SIZE}}
     results = {}

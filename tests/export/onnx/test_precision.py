@@ -60,6 +60,7 @@ def dense_model(size=64, units=32, kernel=None, bias=None, dtype=None):
 # What is stored
 
 
+@pytest.mark.slow
 def test_sizes(artefacts, trained):
     sizes = {name: report.num_bytes for name, (_, report) in artefacts.items()}
     # Measured 0.503 and 0.261, the graph and the float32 classifier included.
@@ -259,6 +260,7 @@ def test_models_with_16_bit_layers_export(dtype, name, tmp_path, monkeypatch):
     assert kernel.dtype == (as_it_is if name == "float32" else name)
 
 
+@pytest.mark.slow
 def test_layers_in_front_of_the_pooling_and_shared_ones(tmp_path):
     frames = keras.Input((None, 8), name="frames")
     num_frames = keras.Input((), dtype="int32", name="num_frames")

@@ -59,6 +59,7 @@ def test_a_version_holds_all_that_a_server_reads(published):
     assert versions(path.parents[1]) == ["1"]
 
 
+@pytest.mark.slow
 def test_versions_count_up_and_foreign_names_are_passed_over(model, tmp_path):
     options = {"warmup_frames": ()}
     assert publish(model, tmp_path, **options).path == str(tmp_path / "classifier" / "1")
@@ -102,6 +103,7 @@ def test_names_that_no_server_can_bear_are_refused(model, tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_model_that_differs_from_its_artefact_is_not_published(model, tmp_path):
     with pytest.raises(ParityError, match=r"nothing was written"):
         publish(model, tmp_path, tolerance=0.0)
@@ -137,6 +139,7 @@ def test_warm_up_requests_cover_every_signature_and_size(published):
         ).all()
 
 
+@pytest.mark.slow
 def test_warm_up_is_small_and_may_be_left_out(model, tmp_path, published):
     # Constant tensors are stored as one value; what remains are the records of `serve_examples`.
     assert (published[0] / WARMUP).stat().st_size < 600_000
@@ -144,6 +147,7 @@ def test_warm_up_is_small_and_may_be_left_out(model, tmp_path, published):
     assert not (tmp_path / "classifier" / "1" / "assets.extra").exists()
 
 
+@pytest.mark.slow
 def test_a_warm_up_request_that_fails_stops_the_publication(model, tmp_path, monkeypatch):
     # A server would refuse to load the version.
     monkeypatch.setattr(warmup_requests, "make_request", lambda *_: {"frames": np.zeros((1, 2, 7), "float32")})

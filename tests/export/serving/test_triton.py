@@ -24,6 +24,7 @@ import onnx
 import pytest
 import triton_server
 from paths import ROOT
+from selection import slow_except
 
 from keras_netvlad.export import Artefact, ParityError, export_onnx
 from keras_netvlad.export.model_signature import read_signature
@@ -190,7 +191,7 @@ def test_large_weights_lie_beside_the_model(model, tmp_path):
     assert Artefact(version / "model.onnx").run(batch())["scores"].shape == (2, NUM_CLASSES)
 
 
-@pytest.mark.parametrize("threshold", [1, 100_000_000])
+@pytest.mark.parametrize("threshold", slow_except([1, 100_000_000], 1))
 def test_weights_name_the_graph(model, tmp_path, threshold):
     """TensorRT's engines are cached by that name, and by names of nodes, which are the same for other weights."""
     export_onnx(model, tmp_path / "0" / "model.onnx", external_data_threshold=threshold)
@@ -212,6 +213,7 @@ def test_weights_name_the_graph(model, tmp_path, threshold):
     assert re.fullmatch(r"classifier_[0-9a-f]{16}", published)
 
 
+@pytest.mark.slow
 def test_a_model_of_other_inputs_or_outputs_is_no_further_version(model, tmp_path):
     publish_triton(model, tmp_path)
     config = (tmp_path / "classifier" / "config.pbtxt").read_text()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from selection import slow_cases
 from small_classifier import batch
 
 from keras_netvlad.export import Artefact, export_onnx, export_saved_model, verify
@@ -25,9 +26,13 @@ def test_artefacts_run_where_keras_cannot_be_imported(artefacts, tmp_path):
     ("kind", "spoil"),
     [
         ("saved_model", lambda path: cut(path / "saved_model.pb")),
-        ("saved_model", lambda path: (path / "saved_model.pb").write_bytes(b"")),
-        ("saved_model", lambda path: cut(path / "variables" / "variables.data-00000-of-00001")),
-        ("saved_model", lambda path: (path / "variables" / "variables.index").unlink()),
+        *slow_cases(
+            [
+                ("saved_model", lambda path: (path / "saved_model.pb").write_bytes(b"")),
+                ("saved_model", lambda path: cut(path / "variables" / "variables.data-00000-of-00001")),
+                ("saved_model", lambda path: (path / "variables" / "variables.index").unlink()),
+            ]
+        ),
         ("onnx", cut),
         ("onnx", lambda path: path.write_bytes(b"")),
         ("onnx", lambda path: path.with_name("artefact.onnx.data").unlink()),
