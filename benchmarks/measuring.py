@@ -1,4 +1,4 @@
-"""What every benchmark shares: workers, interleaving, paired ratios, peak memory.
+"""Workers, interleaving, paired ratios and peak memory, shared by all benchmarks.
 
 Each framework runs in a worker, a process that makes calls and times them when told to. A round visits all workers in
 shuffled order, and a worker makes its calls in shuffled order, so that a busy machine slows all of them alike. NumPy

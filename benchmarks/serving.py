@@ -1,4 +1,4 @@
-"""What is served: cold load, latency and throughput of every runtime and precision, and what a precision costs.
+"""Serving: cold load, latency and throughput of every runtime and precision, and the error of each precision.
 
     python -m benchmarks.serving --model MODEL.keras [--data DATA.npz] [--frames 300] [--seconds 60]
 

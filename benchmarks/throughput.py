@@ -59,7 +59,7 @@ def write_records(directory, num_videos, num_classes, frames):
 
 
 def textbook(directory, size):
-    """What tutorials do: one record at a time, to float32, padded."""
+    """The way of most tutorials: one record at a time, to float32, padded."""
     import tensorflow as tf
 
     def parse(record):

@@ -1,4 +1,4 @@
-"""The command: what each sub-command does, its exit codes, and how it tells mistakes of the user from bugs."""
+"""The command line: every sub-command, the exit codes, and how mistakes of the user differ from bugs."""
 
 import errno
 import os

@@ -45,7 +45,7 @@ def _numpy(value):
 
 
 def _outputs(model, inputs):
-    """What `make_golden.py` computed: the model's outputs, and for poolings other masks and public methods."""
+    """Returns the outputs that `make_golden.py` saved; for poolings also those with masks and of public methods."""
     weights = inputs.pop("weights", None)
     outputs = model(inputs, training=False)
     outputs = dict(outputs) if isinstance(outputs, dict) else {"output": outputs}

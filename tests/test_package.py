@@ -1,4 +1,4 @@
-"""What a user gets: the wheel, the documentation's code, the import."""
+"""The package as users get it: the wheel, the code in the documentation, the import."""
 
 import doctest
 import importlib

@@ -1,4 +1,4 @@
-"""What differs between frameworks, a module each: tensors, compiling, gradients, waiting."""
+"""One module for each framework, with the parts that differ: tensors, compiling, gradients, waiting."""
 
 import importlib
 

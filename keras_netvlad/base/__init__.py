@@ -1,1 +1,1 @@
-"""What every other package may import: atomic files, locks, checks and shared names. Needs only NumPy."""
+"""Atomic files, locks, argument checks and shared names, for every other package. Needs only NumPy."""

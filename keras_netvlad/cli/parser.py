@@ -70,7 +70,10 @@ def _publish(subparsers):
     publish.add_argument("--name", help="name under which the server offers the model (default: its own)")
     publish.add_argument("--version", type=int, help="version to write (default: the next free one)")
     publish.add_argument(
-        "--device", choices=["gpu", "cpu"], default="gpu", help="Triton: what runs the model (default %(default)s)"
+        "--device",
+        choices=["gpu", "cpu"],
+        default="gpu",
+        help="Triton: processor of the model (default %(default)s)",
     )
     publish.add_argument("--tensorrt", action="store_true", help="Triton: let TensorRT run the model")
     _add_precision(publish)

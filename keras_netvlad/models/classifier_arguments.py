@@ -17,7 +17,7 @@ def encoder_from(feature_sizes: Any, **options: Any) -> VideoEncoder:
         **options: Further arguments of `VideoEncoder`.
 
     Raises:
-        ValueError: If an encoder is given together with options of its own.
+        ValueError: If an encoder is given together with options that describe an encoder.
     """
     if not isinstance(feature_sizes, VideoEncoder):
         return VideoEncoder(feature_sizes, **options)

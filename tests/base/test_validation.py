@@ -1,4 +1,4 @@
-"""The checks of arguments: what they accept, what they return, and every message."""
+"""The checks of arguments: accepted values, returned values, and every message."""
 
 import re
 from decimal import Decimal

@@ -87,7 +87,7 @@ def test_what_is_no_checkout_is_refused(tmp_path):
 def test_without_a_gpu_it_says_so():
     finished = run("benchmarks.gpu", "--backends", "tensorflow")
     if finished.returncode == 0:
-        pytest.skip("there is a GPU")
+        pytest.skip("tests the message of a machine without a GPU")
     assert finished.returncode == 2
     assert finished.stderr == "A GPU is needed for these measurements: tensorflow finds none.\n"
 

@@ -1,4 +1,4 @@
-"""The benchmark of the 2018 winners' ensemble: what it measures with, and that it runs."""
+"""The benchmark of the 2018 winners' ensemble: its inputs, and that it runs."""
 
 from unittest import mock
 

@@ -35,7 +35,7 @@ def numbers_of(layer, frames, lengths):
 
 
 def events(directory):
-    """What TensorBoard would read: tag -> {step: value}."""
+    """Returns the scalars that TensorBoard would read: tag -> {step: value}."""
     found = {}
     for path in directory.iterdir():
         for event in tf.compat.v1.train.summary_iterator(str(path)):

@@ -402,7 +402,7 @@ def test_pytorch_half_precision_is_read():
 
 
 class Malicious:
-    """What a crafted file does on `pickle.load`: it calls a function of its choice."""
+    """A crafted file that calls a function of its choice on `pickle.load`."""
 
     def __init__(self, path):
         self.path = path

@@ -77,7 +77,7 @@ def run(program, *arguments):
 
 
 def last_line(finished):
-    """What the program says; above it stand TensorFlow's notes on the machine."""
+    """Returns the program's error message; TensorFlow's notes on the machine stand above it."""
     return [line for line in finished.stderr.splitlines() if line.startswith("run_saved_model: ")][-1]
 
 

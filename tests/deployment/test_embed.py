@@ -128,7 +128,7 @@ def has(module):
 
 @pytest.fixture(scope="module")
 def parquet(tmp_path_factory):
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = pytest.importorskip("pyarrow", reason="`make engines` installs pyarrow")
     from pyarrow.parquet import write_table
 
     folder = tmp_path_factory.mktemp("parquet")
@@ -156,7 +156,7 @@ def check_answers(path, files):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has("ray"), reason="needs Ray: make engines")
+@pytest.mark.skipif(not has("ray"), reason="`make engines` installs Ray")
 def test_ray_with_an_actor_killed(path, parquet, tmp_path):
     import ray
     from embed_with_ray import embed_videos
@@ -184,7 +184,7 @@ def test_ray_with_an_actor_killed(path, parquet, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has("pyspark") or not shutil.which("java"), reason="needs Spark and Java: make engines")
+@pytest.mark.skipif(not has("pyspark") or not shutil.which("java"), reason="`make engines` installs Spark and Java")
 def test_spark_with_a_worker_killed(path, parquet, tmp_path, monkeypatch):
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     from embed_with_spark import embed_videos
@@ -220,7 +220,7 @@ embed_videos(KilledOnce({model!r}, {marker!r}, calls=4, num_threads=1), {source!
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has("apache_beam"), reason="needs Beam: make engines")
+@pytest.mark.skipif(not has("apache_beam"), reason="`make engines` installs Beam")
 def test_beam_with_its_process_killed(path, tmp_path):
     import tensorflow as tf
 

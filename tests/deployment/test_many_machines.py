@@ -21,7 +21,7 @@ TOLERANCE = 5e-6
 
 pytestmark = [
     pytest.mark.engines,
-    pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs JAX: make engines"),
+    pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="`make engines` installs JAX"),
 ]
 
 # Runs `train_many_hosts.py` as a host would, but for a process that is killed once, after the second epoch.
@@ -89,7 +89,7 @@ def check_equal(output, expected):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """What one process trains."""
+    """Returns the weights that a single process trains."""
     output = tmp_path_factory.mktemp("one")
     printed = run(output, 1)
     its_losses = losses(output)
@@ -127,7 +127,7 @@ def test_a_killed_process_changes_nothing(reference, options, tmp_path):
     check_equal(tmp_path, reference)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports run on TensorFlow: `make test`")
 def test_what_jax_trained_is_exported_from_tensorflow(reference, tmp_path):
     model = load_model(reference / "model.keras")
     assert all(report.ok for report in export_model(model, tmp_path / "out"))
@@ -206,7 +206,7 @@ train_with_ray.fit({output!r}, 2, {epochs}, callbacks=[kill_once])
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: make engines")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="`make engines` installs Ray")
 def test_ray_restarts_the_group(reference, tmp_path):
     marker = tmp_path / "killed"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "examples")])

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.runtimes
 
 
 class Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """What TensorFlow Serving does with a request, as its interface is documented."""
+    """Answers a request as TensorFlow Serving documents it."""
 
     def __init__(self, path):
         self.path, self.artefact = path, Artefact(path)
@@ -96,7 +96,7 @@ def run(*arguments):
 
 
 def last_line(finished):
-    """What the client says; above it stand TensorFlow's notes on the machine."""
+    """Returns the client's error message; TensorFlow's notes on the machine stand above it."""
     return finished.stderr.splitlines()[-1]
 
 

@@ -155,7 +155,7 @@ def test_wrong_arguments_and_inputs_are_refused(options, shape, message):
         ContextGating(**options).build(shape)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
 @pytest.mark.parametrize("options", OPTIONS)
 def test_both_formats_are_the_model(options, tmp_path):
     from keras_netvlad.export import export_model

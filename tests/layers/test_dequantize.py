@@ -17,7 +17,7 @@ EXACT = LEVELS.astype("float64") * 4 / 255 + 4 / 512 - 2
 )
 def test_every_byte_is_its_level(dtype, tolerance):
     if dtype == "float64" and keras.backend.backend() == "jax":
-        pytest.skip("JAX has float64 only after jax_enable_x64")
+        pytest.skip("JAX has float64 only after jax_enable_x64; `make test` runs it on TensorFlow")
     layer = Dequantize(dtype=dtype)
     features = layer(LEVELS.reshape(2, 128))
     assert keras.backend.standardize_dtype(features.dtype) == layer.compute_dtype

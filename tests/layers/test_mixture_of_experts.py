@@ -160,7 +160,7 @@ def test_wrong_arguments_and_inputs_are_refused(options, shape, message):
         MixtureOfExperts(**{"units": 3, **options}).build(shape)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
 @pytest.mark.parametrize("shape", [(6,), (None, 6)], ids=["rows", "frames"])
 def test_both_formats_are_the_model(shape, tmp_path):
     from keras_netvlad.export import export_model

@@ -1,4 +1,4 @@
-"""`NetVLAD`: what holds for any input, searched by hypothesis, in float64 so that only mistakes exceed the bounds."""
+"""Properties of `NetVLAD` for any input, searched by hypothesis, in float64 so that only mistakes exceed the bounds."""
 
 import numpy as np
 import pytest

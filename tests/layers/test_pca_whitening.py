@@ -173,7 +173,7 @@ def test_an_error_leaves_the_layer_as_it_was():
     np.testing.assert_array_equal(layer.projection.numpy(), before)
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
 def test_both_formats_are_the_model_behind_netvlad(tmp_path):
     from keras_netvlad.export import export_model
 

@@ -271,7 +271,7 @@ def test_fisher_gradients_keep_their_digits_far_from_zero(mean):
         )
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses TensorFlow's tape")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses TensorFlow's tape: `make test`")
 def test_the_shift_of_fisher_sums_passes_no_gradient_to_the_centroids():
     import tensorflow as tf
 
@@ -293,7 +293,7 @@ def test_a_video_without_frames_has_a_fisher_vector_of_zeros():
 
 
 def test_adapted_fisher_vectors_start_from_the_spread_of_each_cluster():
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="`make test` installs scikit-learn")
     rng = np.random.default_rng(0)
     places = np.array([[20.0, 0.0], [-20.0, 5.0], [0.0, -30.0]])
     frames = np.concatenate([rng.normal(place, [0.5, 2.0], size=(500, 2)) for place in places]).astype("float32")
@@ -308,7 +308,7 @@ def test_adapted_fisher_vectors_start_from_the_spread_of_each_cluster():
 
 def test_adapted_fisher_vectors_are_finite_where_nothing_varies():
     """A feature that is constant everywhere, one that is in each cluster, and a cluster with one descriptor."""
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="`make test` installs scikit-learn")
     rng = np.random.default_rng(0)
     of_two = np.repeat([0.0, 50.0], 100)[:, None]
     frames = np.hstack([rng.normal(size=(200, 1)) + of_two, np.full((200, 1), 0.1), of_two]).astype("float32")
@@ -372,7 +372,7 @@ def test_a_broken_frame_shows_in_its_video_and_in_no_other(form):
     np.testing.assert_array_equal(received[1], expected[1])
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
 def test_onnxruntime_shows_a_broken_frame_to_max_pooling(tmp_path):
     import onnxruntime
 
@@ -387,7 +387,7 @@ def test_onnxruntime_shows_a_broken_frame_to_max_pooling(tmp_path):
     assert np.isnan(received).all()
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
 @pytest.mark.parametrize("form", DEFAULT_FORMS)
 def test_both_formats_are_the_model(form, tmp_path):
     from keras_netvlad.export import export_model

@@ -1,4 +1,4 @@
-"""Matrix products of bfloat16: what they cost, and where they stay out."""
+"""Matrix products of bfloat16: their error, and the places where they are not used."""
 
 import keras
 import numpy as np
@@ -89,7 +89,7 @@ def model():
     return VideoClassifier({"frames": 8}, 3, num_clusters=4, hidden_units=5, product_dtype="bfloat16")
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are TensorFlow's")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports run on TensorFlow: `make test`")
 def test_a_saved_model_has_them_and_passes_the_oracle(model, tmp_path):
     report = export_saved_model(model, tmp_path / "model")
     assert report.ok
@@ -97,7 +97,7 @@ def test_a_saved_model_has_them_and_passes_the_oracle(model, tmp_path):
     assert report.tolerance > 1e-3
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are TensorFlow's")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports run on TensorFlow: `make test`")
 def test_an_onnx_file_multiplies_in_float32(model, tmp_path):
     assert export_onnx(model, tmp_path / "model.onnx").ok
     graph = onnx.load(tmp_path / "model.onnx").graph

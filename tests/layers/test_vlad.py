@@ -126,7 +126,7 @@ def test_a_tie_goes_to_the_first():
     assert to_numpy(layer.assign(np.array([[[0.0, 1.0]]], "float32"))).tolist() == [[[0.0, 1.0, 0.0]]]
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports run on TensorFlow: `make test`")
 @pytest.mark.parametrize("opset", [13, 18])
 def test_onnx_can_express_it(opset, tmp_path):
     from keras_netvlad.export import export_onnx

@@ -258,7 +258,7 @@ print("equal")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute belongs to TensorFlow: `make slow`")
 def test_two_devices_count_together():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(Path(__file__).parent)])}
     run = subprocess.run(

@@ -92,7 +92,7 @@ def test_an_ensemble_trains_its_models_and_takes_plain_labels():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
 def test_both_formats_are_the_ensemble(tmp_path):
     from keras_netvlad.export import export_model
 
@@ -234,7 +234,7 @@ def test_a_dataset_without_labels_and_a_wrong_factor_are_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("overwrite_every", [None, 2])
 def test_after_fit_the_weights_are_the_moving_average(overwrite_every, tmp_path):
-    """Keras's own `use_ema`: what `fit` leaves behind is the average, and so is what is exported then."""
+    """With Keras's `use_ema`, `fit` leaves the averaged weights behind, and an export contains them."""
     momentum, rate = 0.8, 2.0
     batch, labels = small_batch(), np.eye(5, 4, dtype="float32")
     model = small_models()[0]

@@ -142,7 +142,7 @@ def test_a_saved_model_gives_the_same(tmp_path):
     np.testing.assert_allclose(numbers(loaded(inputs)["scores"]), numbers(model(inputs)["scores"]), atol=1e-6)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports run on TensorFlow: `make test`")
 def test_an_artefact_takes_pictures(tmp_path):
     from keras_netvlad.export import export_onnx, export_saved_model
 
@@ -158,7 +158,7 @@ def test_an_artefact_takes_pictures(tmp_path):
     np.testing.assert_allclose(scores, numbers(model(inputs)["scores"]), atol=1e-5)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports run on TensorFlow: `make test`")
 def test_an_encoder_is_an_artefact_of_its_own(tmp_path):
     import onnxruntime
 

@@ -59,7 +59,7 @@ def test_a_preset_trains_in_any_precision(preset, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
 @pytest.mark.parametrize("preset", ARCHITECTURES)
 def test_both_formats_are_the_preset(preset, tmp_path):
     from keras_netvlad.export import export_model

@@ -425,7 +425,7 @@ def test_a_misspelt_argument_is_not_passed_over():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
 @pytest.mark.parametrize("input_dtype", ["float32", "uint8"])
 def test_both_formats_are_the_model_with_all_options(input_dtype, tmp_path):
     from keras_netvlad.export import export_model
@@ -436,7 +436,7 @@ def test_both_formats_are_the_model_with_all_options(input_dtype, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="export runs on TensorFlow")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
 @pytest.mark.parametrize("pooling", ["mean", "mean_std", "max", "attention"])
 def test_both_formats_are_the_model_of_simple_poolings(pooling, tmp_path):
     from keras_netvlad.export import export_model

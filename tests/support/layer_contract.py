@@ -1,4 +1,4 @@
-"""What every pooling layer owes its users, checked in one call; and gradients on any backend."""
+"""The contract of every pooling layer, checked in one call; and gradients on any backend."""
 
 import contextlib
 import inspect

@@ -70,7 +70,7 @@ def serve_rest(path):
 
 
 def read_metadata(path):
-    """What the server answers under `/metadata`, made from the signatures as it makes it."""
+    """Returns the answer to `/metadata`, made from the signatures as TensorFlow Serving makes it."""
     proto = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     (meta_graph,) = proto.meta_graphs
     signatures = {

@@ -20,7 +20,7 @@ sys.unraisablehook = lambda unraisable: None
 
 
 class TritonPythonModel:
-    """What the Python backend wants of a model."""
+    """The class that Triton's Python backend asks of a model."""
 
     def initialize(self, args):
         """Loads the version's ONNX model."""

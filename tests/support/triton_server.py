@@ -61,7 +61,7 @@ class Server:
 
     @property
     def runs(self):
-        """What its onnxruntime backend has run: dicts of shapes by input name."""
+        """The requests that its onnxruntime backend has run, as dicts of shapes by input name."""
         return [json.loads(line) for line in (self.directory / "runs").read_text().splitlines()]
 
 

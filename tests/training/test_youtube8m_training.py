@@ -1,4 +1,4 @@
-"""`train` and its command: what a run writes, how it resumes, and what it refuses."""
+"""`train` and its command: the files of a run, how it resumes, and its errors."""
 
 import json
 import os

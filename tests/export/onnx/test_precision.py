@@ -1,4 +1,4 @@
-"""Kernels in float16 and int8: what is stored, what it costs, and what it must not change."""
+"""Kernels in float16 and int8: the stored tensors, the error they cause, and everything that stays float32."""
 
 import keras
 import numpy as np

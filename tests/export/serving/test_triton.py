@@ -427,7 +427,7 @@ def test_the_server_does_find_faults(published, tmp_path, old, new, message):
 
 
 @needs_server
-@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="tests the message of a machine without a GPU")
 def test_a_model_for_a_gpu_does_not_fall_back_to_the_cpu(published, tmp_path):
     found = faults(triton_server.load_error(published, tmp_path, with_onnxruntime=True))
     assert len(found) == 2, found

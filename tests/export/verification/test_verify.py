@@ -1,4 +1,4 @@
-"""What the verification finds and refuses."""
+"""Verification finds every planted difference and refuses artifacts that it cannot compare."""
 
 import keras
 import pytest
