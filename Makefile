@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --no-compile
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test slow backends runtimes engines lint bench clean
+.PHONY: demo test slow backends runtimes engines lint mutants bench clean
 
 demo: .venv/.demo
 	rm -rf build/demo
@@ -41,6 +41,11 @@ lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.mutation --check
+
+# Plants about 200 faults one by one and prints which of them the tests notice.
+mutants: .venv/.test
+	$(BIN)/python -m tests.mutation
 
 bench: .venv/.runtimes .venv/.backends
 	$(BIN)/python -m benchmarks

@@ -175,10 +175,9 @@ def youtube8m(
         return schema.element(values, with_ids)
 
     first = start_epoch * num_steps + start_step
+    # To `tf.data`, a range up to the largest integer is infinite.
     steps = tf.data.Dataset.range(first, np.iinfo("int64").max if epochs is None else epochs * num_steps)
     data = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    if epochs is None:
-        data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return data.prefetch(tf.data.AUTOTUNE)
 
 

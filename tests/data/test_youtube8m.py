@@ -90,6 +90,8 @@ def test_cardinality_and_shapes_are_known_beforehand(files):
     assert len(youtube8m(pattern, 4, epochs=3, start_epoch=1, start_step=2, **options)) == 8
     endless = youtube8m(pattern, 4, epochs=None, drop_remainder=True, fixed_frames=True, **options)
     assert endless.cardinality() == tf.data.INFINITE_CARDINALITY
+    later = youtube8m(pattern, 4, epochs=None, start_epoch=2, start_step=3, **options)
+    assert later.cardinality() == tf.data.INFINITE_CARDINALITY
     inputs, labels = endless.element_spec
     assert inputs["rgb"] == tf.TensorSpec((4, 300, 8), tf.uint8)
     assert inputs["num_frames"] == tf.TensorSpec((4,), tf.int32)

@@ -246,6 +246,17 @@ def test_dtypes(dtype):
         np.testing.assert_array_equal(assignments.argmax(axis=1), range(NUM_BLOBS))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "mixed_bfloat16"])
+def test_statistics_of_an_assignment_keep_float32(dtype):
+    frames, _ = blobs()
+    options = {"num_clusters": NUM_BLOBS, "assignment_batch_normalization": True}
+    expected = adapted(frames, layer=NetVLAD(**options)).batch_normalization
+    received = adapted(frames, layer=NetVLAD(**options, dtype=dtype)).batch_normalization
+    for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+        assert getattr(received, name).dtype == "float32"
+        np.testing.assert_array_equal(getattr(received, name).numpy(), getattr(expected, name).numpy())
+
+
 def test_vlad_gets_centroids_only():
     frames, _ = blobs()
     layer = adapted(frames, layer=VLAD(NUM_BLOBS))

@@ -13,7 +13,7 @@ for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREAD
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from mutants import MUTANTS  # noqa: E402
-from runner import EQUIVALENT, KILLED, NOT_APPLICABLE, SURVIVED, BrokenTestsError, run  # noqa: E402
+from runner import EQUIVALENT, KILLED, NOT_APPLICABLE, SURVIVED, TIMED_OUT, BrokenTestsError, run  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,11 +40,12 @@ def main(arguments=None):
     except BrokenTestsError as error:
         print(error)
         return 2
-    judged = counts[KILLED] + counts[SURVIVED]
-    score = f"{counts[KILLED] / judged:.1%}" if judged else "none"
+    killed = counts[KILLED] + counts[TIMED_OUT]
+    judged = killed + counts[SURVIVED]
+    score = f"{killed / judged:.1%}" if judged else "none"
     print(
-        f"{counts[KILLED]} killed, {counts[SURVIVED]} survived, {counts[NOT_APPLICABLE]} not applicable, "
-        f"{counts[EQUIVALENT]} equivalent; score {score}"
+        f"{killed} killed ({counts[TIMED_OUT]} by the time limit), {counts[SURVIVED]} survived, "
+        f"{counts[NOT_APPLICABLE]} not applicable, {counts[EQUIVALENT]} equivalent; score {score}"
     )
     return 1 if counts[SURVIVED] else 0
 

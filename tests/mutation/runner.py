@@ -1,5 +1,7 @@
 """Runs tests on copies of the repository that hold one mutant each."""
 
+import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -12,53 +14,61 @@ from mutant import Mutant
 
 # Imported once: every run of the tests is a fork of this process, which spares most of the start of a new one. The
 # package itself is imported in the fork, after the mutant was planted.
-PRELOADED = ("tensorflow", "keras", "onnx", "onnxruntime", "pytest")
+PRELOADED = ("pytest", "tensorflow", "keras", "onnx", "onnxruntime", "hypothesis", "av", "scipy.io", "sklearn.cluster")
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".hypothesis", "__pycache__", "build", "node_modules", "*.egg-info"
 )
-KILLED, SURVIVED, NOT_APPLICABLE, EQUIVALENT = "killed", "survived", "not applicable", "equivalent"
+KILLED, TIMED_OUT, SURVIVED = "killed", "killed by the time limit", "survived"
+NOT_APPLICABLE, EQUIVALENT = "not applicable", "equivalent"
 # Exit status of a run without a test that ran, for example because an optional package is missing.
 NOTHING_RAN = 77
+RESULTS = {0: SURVIVED, NOTHING_RAN: NOT_APPLICABLE, -signal.SIGKILL: TIMED_OUT}
 
 
 class BrokenTestsError(RuntimeError):
     """Tests fail without a mutant, so that they cannot judge one."""
 
 
-def run(root: Path, mutants: Iterable[Mutant], seconds: int) -> Iterator[tuple[Mutant, str]]:
+def run(
+    root: Path, mutants: Iterable[Mutant], seconds: int, preloaded: Iterable[str] = PRELOADED
+) -> Iterator[tuple[Mutant, str]]:
     """Plants mutants one by one and runs their tests.
 
     Args:
         root: The repository. It is copied and never changed.
         mutants: Mutants that are not stale.
-        seconds: Time after which a run counts as killed.
+        seconds: Time limit of the tests of one mutant, after which it counts as killed.
+        preloaded: Names of modules to import once for all runs. Mutants must not lie in them.
 
     Yields:
-        Each mutant, and `KILLED`, `SURVIVED`, `NOT_APPLICABLE` or `EQUIVALENT`.
+        Each mutant, and `KILLED`, `TIMED_OUT`, `SURVIVED`, `NOT_APPLICABLE` or `EQUIVALENT`.
 
     Raises:
         BrokenTestsError: If tests fail without a mutant.
     """
-    for name in PRELOADED:
-        __import__(name)
+    for name in preloaded:
+        with contextlib.suppress(ImportError):  # tests that need an absent package are skipped
+            importlib.import_module(name)
     mutants = list(mutants)
+    tests_by_file, checked = _tests_by_file(mutants), set()
     with tempfile.TemporaryDirectory(prefix="mutation") as directory:
         tree = Path(directory, "tree")
         shutil.copytree(root, tree, ignore=NOT_COPIED)
-        for file, tests in _tests_by_file(mutants).items():
-            status, output = run_tests(tree, tests, 10 * seconds, stop_at_first=False)
-            if status not in (0, NOTHING_RAN):
-                raise BrokenTestsError(f"Tests of {file} fail without a mutant; repair them first.\n{output}")
         for mutant in mutants:
             if mutant.equivalent:
                 yield mutant, EQUIVALENT
                 continue
+            for file in {test.partition("::")[0] for test in mutant.tests} - checked:
+                status, output = run_tests(tree, tests_by_file[file], 10 * seconds, stop_at_first=False)
+                if status not in (0, NOTHING_RAN):
+                    raise BrokenTestsError(f"Tests of {file} fail without a mutant; repair them first.\n{output}")
+                checked.add(file)
             path = tree / mutant.file
             original = path.read_text()
             path.write_text(mutant.applied(original))
             status, _ = run_tests(tree, mutant.tests, seconds)
             path.write_text(original)
-            yield mutant, {0: SURVIVED, NOTHING_RAN: NOT_APPLICABLE}.get(status, KILLED)
+            yield mutant, RESULTS.get(status, KILLED)
 
 
 def run_tests(tree: Path, tests: Iterable[str], seconds: int, stop_at_first: bool = True) -> tuple[int, str]:
@@ -103,6 +113,7 @@ def _run_here(tree: Path, tests: list[str], stop_at_first: bool) -> int:
     os.chdir(tree)
     os.environ["PYTHONPATH"] = str(tree)  # for processes that tests start
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the tests need none, and loading them takes seconds
     sys.dont_write_bytecode = True  # cached code is recognized by time and size, which a mutant may share
     sys.path.insert(0, str(tree))
 
@@ -113,12 +124,12 @@ def _run_here(tree: Path, tests: list[str], stop_at_first: bool) -> int:
             self.passed += report.when == "call" and report.passed
 
     counter = Counter()
-    options = ["-p", "no:cacheprovider", "-p", "no:randomly", "-m", "", "--tb=short"]
+    options = ["-p", "no:cacheprovider", "-m", "", "--tb=short"]
     status = int(pytest.main([*options, *(["-x"] if stop_at_first else []), *tests], plugins=[counter]))
     return NOTHING_RAN if status == 0 and not counter.passed else status
 
 
-def _tests_by_file(mutants):
+def _tests_by_file(mutants: Iterable[Mutant]) -> dict[str, list[str]]:
     tests: dict[str, list[str]] = {}
     for mutant in mutants:
         for test in mutant.tests if not mutant.equivalent else ():

@@ -17,6 +17,11 @@ from keras_netvlad.export.verification.report import Report
         ([1.0, 2.0], [1.0, np.nan], False),
         ([1.0, 2.0], [1.0, np.inf], False),
         ([1.0, 2.0], [1.0], False),
+        # Other shapes, of which broadcasting would make equal arrays.
+        ([1.0, 1.0], [1.0], False),
+        ([[1.0, 1.0]], [1.0, 1.0], False),
+        ([], [1.0], False),
+        ([1.0], [], False),
         ([0.0, 0.0], [0.0, 0.0], True),
         ([0.0, 0.0], [0.0, 1e-3], False),
         ([], [], True),
