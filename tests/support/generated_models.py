@@ -109,7 +109,14 @@ ACROSS_FRAMES = {
     "reversed": lambda: Apply("reversed"),
     "attention": lambda: SelfAttention(),
 }
-ON_MAPS = ("dense", "layer normalization", "batch normalization", "unit normalization", "dropout", "spatial convolution")
+ON_MAPS = (
+    "dense",
+    "layer normalization",
+    "batch normalization",
+    "unit normalization",
+    "dropout",
+    "spatial convolution",
+)
 ACROSS_MAPS = ("temporal convolution",)
 
 
@@ -152,6 +159,7 @@ class Stream:
     before: tuple[str, ...] = ()
     mask: str = "none"
     pooling: str = "NetVLAD"
+    clears: bool = False  # whether frames beyond num_frames are set to zero before the first layer
 
     @property
     def has_time(self):
@@ -240,13 +248,18 @@ def _build(description):
         shape = {"maps": (None, *sides), "image": sides, "fixed": (6,)}.get(stream.kind, (None,))
         x = _input(names[index], (*shape, stream.size), "uint8" if stream.kind == "bytes" else "float32")
         inputs[names[index]], kinds[names[index]] = x, "stream"
-        scope = (lambda key, make: made.setdefault(key, make())) if description.is_shared else (lambda key, make: make())
+        scope = (
+            (lambda key, make: made.setdefault(key, make())) if description.is_shared else (lambda key, make: make())
+        )
         raw = x
         if stream.kind == "bytes":
             x = Dequantize()(x)
         mask = None
         if count is not None and stream.has_time:
             mask = FrameMask()(count, raw)
+        if stream.clears:
+            is_real = ops.expand_dims(mask, tuple(range(2, len(x.shape))))
+            x = ops.where(is_real, x, ops.zeros_like(x))
         weights = None
         if stream.mask.startswith("input"):
             weights_name = f"{'weights' if index == 0 else f'weights_{index}'}"
@@ -330,7 +343,11 @@ def _masks(stream, x, raw, count, weights):
 
 def _head(description, pooled, vector, frame_features, by_frame):
     if len(pooled) == 1 and description.extra not in ("head", "both") and description.head == "descriptor":
-        return {"descriptor": pooled[0] if description.structure == "dict" else layers.Activation("linear", name="descriptor")(pooled[0])}
+        return {
+            "descriptor": pooled[0]
+            if description.structure == "dict"
+            else layers.Activation("linear", name="descriptor")(pooled[0])
+        }
     parts = [*pooled, vector] if description.extra in ("head", "both") else pooled
     descriptor = layers.Concatenate(name="descriptor")(parts) if len(parts) > 1 else parts[0]
     if description.head == "descriptor":
@@ -365,9 +382,11 @@ def _choices(*values):
 @strategies.composite
 def descriptions(draw):
     """Descriptions of models that Keras can build."""
-    num_frames = draw(_choices("none", "int32", "int32", "int32", "int64"))
+    kinds = draw(strategies.lists(_choices(*["frames"] * 6, "bytes", "fixed", "maps", "image"), min_size=1, max_size=3))
+    has_time = any(kind != "image" for kind in kinds)
+    num_frames = draw(_choices("none", "int32", "int32", "int32", "int64")) if has_time else "none"
     head = draw(_choices("scores", "descriptor", "two", "by frame", "moe", "whitened"))
-    streams = tuple(draw(_streams(num_frames != "none")) for _ in range(draw(_choices(1, 1, 1, 2, 3))))
+    streams = tuple(draw(_streams(kind, num_frames != "none")) for kind in kinds)
     names = draw(_choices(*["plain"] * 14, "capitals", "spaces", "alphabets", "slashes", "signs", "count"))
     poolings = {stream.pooling for stream in streams}  # WeightedNetVLAD computes in float32 only
     return Description(
@@ -388,15 +407,16 @@ def _policies():
 
 
 @strategies.composite
-def _streams(draw, has_count):
-    kind = draw(_choices(*["frames"] * 6, "bytes", "fixed", "maps", "image"))
+def _streams(draw, kind, has_count):
     on_frames = kind not in ("maps", "image")
     alone, across = (FRAME_BY_FRAME, ACROSS_FRAMES) if on_frames else (ON_MAPS, ACROSS_MAPS if kind == "maps" else ())
     before = draw(strategies.lists(_choices(*alone), max_size=2))
     if across and draw(strategies.integers(0, 2)) == 0:
         before.insert(draw(strategies.integers(0, len(before))), draw(_choices(*across)))
-    masks = [name for name in MASKS if has_count or name not in NEED_NUM_FRAMES]
-    masks += ["frames"] * 8 if has_count else ["none"] * 4
+    if has_count:
+        masks = [*NEED_NUM_FRAMES * 2, *["frames"] * 12, "softmax", "softmax", "none", "input", "nonzero"]
+    else:
+        masks = [*["none"] * 4, "softmax", "nonzero", "input"]
     if kind == "maps":
         masks = [name for name in masks if name not in ("gate", "softmax")]
     if kind == "image":
@@ -410,4 +430,5 @@ def _streams(draw, has_count):
         before=tuple(before),
         mask=draw(_choices(*masks)),
         pooling=draw(_choices(*POOLINGS)),
+        clears=has_count and kind != "image" and bool(set(before) & set(across)) and draw(_choices(True, True, False)),
     )
