@@ -110,7 +110,7 @@ def write_saved_model(model: keras.Model, signatures: Mapping[str, Signature], p
 
 
 def _trace(model: keras.Model, signature: Signature, state: Sequence[tf.Variable]) -> Callable[..., Any]:
-    @tf.function(autograph=False)
+    @tf.function
     def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         return forward(model, signature, state, inputs)
 

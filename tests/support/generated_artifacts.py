@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import onnxruntime
 import tensorflow as tf
-from generated_models import ADDITIVE, FRAME_BY_FRAME, IS_ODD, build
+from generated_models import ADDITIVE, IS_ODD, build
 
 from keras_netvlad.export import ParityError, export_onnx, export_saved_model, publish
 
@@ -57,7 +57,7 @@ class _SavedModelArtifact:
         self.is_padded = parameters.is_file() and "pad_variable_length_inputs: true" in parameters.read_text()
 
     def inputs(self, name):
-        return {key: spec for key, spec in self.loaded.signatures[name].structured_input_signature[1].items()}
+        return dict(self.loaded.signatures[name].structured_input_signature[1].items())
 
     def run(self, name, values):
         specs = self.inputs(name)
@@ -96,7 +96,7 @@ class _Comparison:
         # In the order of the tensors, which `build` made in the order of `kinds`.
         self.kinds = dict(zip(self.shapes, built.kinds.values(), strict=True))
         self.count = next((name for name, kind in self.kinds.items() if kind == "count"), None)
-        # A graph, as in `predict`: one trace for every length. Outside a graph, a layer refuses NaN in a mask, and Keras
+        # A graph, as in `predict`: one trace for all lengths. Outside a graph, a layer refuses NaN in a mask, and Keras
         # takes the sum of (1, T, T) and (1, T, 1) for the addition of a bias.
         specs = {name: tf.TensorSpec(shape, self.dtypes[name], name="x") for name, shape in self.shapes.items()}
         self.graph = tf.function(
@@ -420,4 +420,5 @@ def _why_refusal_is_wrong(comparison, error, file_format, directory):
         faults = comparison.faults(_export(comparison.model, file_format, directory, verify=False))
     except Exception as second:
         faults = [f"without verification: {type(second).__name__}"]
-    return f"refused: {message[:400]} | unverified artifact: {faults or 'equals the model'} | padding matters: {comparison.padding_matters()}"
+    padding = "matters" if comparison.padding_matters() else "does not matter"
+    return f"refused: {message[:400]} | unverified artifact: {faults or 'equals the model'} | padding {padding}"

@@ -1,4 +1,4 @@
-"""Models as users write them, generated with hypothesis: a description of a model, and the Keras model built from it."""
+"""Models as users write them, generated with hypothesis: a description of a model, and the model built from it."""
 
 from dataclasses import dataclass, field
 
