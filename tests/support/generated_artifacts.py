@@ -1,5 +1,6 @@
 """Exports a generated model and compares its artifact with the model, without the verification of the package."""
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -103,7 +104,6 @@ class _Comparison:
             lambda inputs: self.model(inputs, training=False), autograph=False, input_signature=[self._structure(specs)]
         )
         self.sides = (3, 5) if any(len(shape) > 3 and shape[-2] is None for shape in self.shapes.values()) else (3,)
-        self.lengths = self._accepted_lengths()
 
     def faults(self, artifact):
         """Returns one sentence for each difference, at most one per kind."""
@@ -131,8 +131,9 @@ class _Comparison:
 
     # Inputs
 
-    def _accepted_lengths(self):
-        """Returns three lengths of videos that the model accepts."""
+    @functools.cached_property
+    def lengths(self):
+        """Up to three lengths of videos that the model accepts."""
         accepted = []
         for length in (1, 2, 3, 4, 7):
             try:
@@ -199,7 +200,7 @@ class _Comparison:
         arranged = [values[name] for name in self.shapes]
         return arranged if isinstance(self.model.input, (list, tuple)) else arranged[0]
 
-    def difference(self, expected, received, what, lengths=None):
+    def difference(self, expected, received, what, lengths=None, tolerance=None):
         """Returns a sentence if two dicts of outputs differ; of outputs by frame, on the first `lengths` only."""
         for name, right in expected.items():
             if name not in received:
@@ -217,7 +218,7 @@ class _Comparison:
                 )
             scale = np.nanmax(np.abs(right), initial=0)
             worst = np.nanmax(np.abs(right - value), initial=0)
-            if not worst <= self.tolerance * scale + 1e-6:
+            if not worst <= (tolerance or self.tolerance) * scale + 1e-6:
                 return f"{what}: {name} is off by {worst:.3g} of {scale:.3g}"
         return None
 
@@ -379,7 +380,9 @@ class _Comparison:
         counts = [max(length - 2, 1), length]
         zeros = self.draw(2, length, counts)
         return any(
-            self.difference(self.reference(zeros), self.reference(self.pad(zeros, filler)), "padding", counts)
+            self.difference(
+                self.reference(zeros), self.reference(self.pad(zeros, filler)), "padding", counts, self.tolerance / 10
+            )
             for filler in (None, float("nan"))
         )
 
@@ -389,7 +392,7 @@ class _Comparison:
         merged = {name: _merge([short[name], long[name]]) for name in short}
         alone, padded = self.reference(short), self.reference(merged)
         padded = {name: value[: len(alone[name])] for name, value in padded.items()}
-        return bool(self.difference(alone, padded, "length", short[self.count]))
+        return bool(self.difference(alone, padded, "length", short[self.count], self.tolerance / 10))
 
 
 def _merge(arrays):
