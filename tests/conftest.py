@@ -9,3 +9,12 @@ settings.register_profile(
     "repeatable", deadline=None, max_examples=25 if keras.backend.backend() == "tensorflow" else 4, derandomize=True
 )
 settings.load_profile("repeatable")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Prints the `summary` that a test recorded, also if it passed in another process."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()) if getattr(report, "when", "") == "call" else ():
+                if name == "summary":
+                    terminalreporter.write_line(value)
