@@ -1,4 +1,4 @@
-"""`sort_graph`, `name_graph`: the order and the names that a graph has in every process.
+"""`sort_graph`, `remove_identities`, `name_graph`: the order and the names that a graph has in every process.
 
 tf2onnx and TensorFlow number names with counters that run as long as the process. These functions derive order and
 names from the outputs of the graph, so that the same model always gives the same file.
@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 import onnx
 
-from keras_netvlad.export.onnx.graph_view import reads, subgraphs
+from keras_netvlad.export.onnx.graph_view import reads, rename_reads, subgraphs
 
 # TensorFlow numbers scopes that are entered again: `pool_1` is the layer `pool`.
 REPEATED_SCOPE = re.compile(r"_\d+$")
@@ -46,6 +46,50 @@ def sort_graph(graph: onnx.GraphProto) -> None:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(constants)
+
+
+def remove_identities(graph: onnx.GraphProto, is_main: bool = True) -> None:
+    """Removes `Identity` nodes, except where an output is the same tensor as another output, an input or a constant.
+
+    Where the converter puts these nodes depends on the order of its sets.
+
+    Args:
+        graph: The graph, changed in place.
+        is_main: Boolean, whether the names of the outputs are fixed. Those of a subgraph are not.
+    """
+    for node in graph.node:
+        for subgraph in subgraphs(node):
+            remove_identities(subgraph, is_main=False)
+    sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity"}
+    for name in sources:
+        while sources[name] in sources:
+            sources[name] = sources[sources[name]]
+    nodes = [node for node in graph.node if node.op_type != "Identity"]
+    made = {name for node in nodes for name in node.output}
+    outputs = [value.name for value in graph.output]
+    free = made - {name for name in outputs if name not in sources} if is_main else made
+    renamed: dict[str, str] = {}  # tensors that take the name of an output
+    copies: list[onnx.NodeProto] = []
+    for value in graph.output:
+        source = sources.get(value.name, value.name)
+        if is_main and source == value.name:
+            continue
+        if source in free:
+            free.remove(source)
+            if is_main:
+                renamed[source] = value.name
+            else:
+                value.name = source
+        else:
+            if not is_main:
+                value.name = f"{source}/copy_{len(copies)}"
+            copies.append(onnx.helper.make_node("Identity", [source], [value.name]))
+    del graph.node[:]
+    graph.node.extend([*nodes, *copies])
+    names = {**renamed, **{name: renamed.get(source, source) for name, source in sources.items()}}
+    for node in graph.node:
+        rename_reads(node, names)
+        node.output[:] = [renamed.get(name, name) for name in node.output]
 
 
 def name_graph(graph: onnx.GraphProto, scopes: Collection[str], reserved: Collection[str]) -> None:

@@ -1,8 +1,7 @@
 """`convert_graph`: a Keras model as an ONNX graph whose weights are inputs."""
 
-import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,11 +13,11 @@ from keras_netvlad._version import __version__
 from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.forward import forward
 from keras_netvlad.export.onnx.canonical_graph import name_graph
+from keras_netvlad.export.onnx.float32_function import float32_function
 from keras_netvlad.export.onnx.graph_rules import name_positions, simplify
 from keras_netvlad.export.onnx.row_check import check_rows
 from keras_netvlad.export.reason import explained_tracing
 from keras_netvlad.export.signature import Signature
-from keras_netvlad.layers.netvlad import NetVLAD
 
 OPSETS = range(13, max(tf2onnx.constants.OPSET_TO_IR_VERSION) + 1)
 
@@ -49,22 +48,31 @@ def convert_graph(
         The ONNX model, with named axes and types of all tensors.
 
     Raises:
-        ValueError: If ONNX has no operator for an operation of the model.
+        ValueError: If ONNX has no operator for an operation of the model, or a layer is quantized to float8.
     """
+    float8 = [layer.name for layer in model._flatten_layers() if getattr(layer, "quantization_mode", None) == "float8"]
+    if float8:
+        raise ValueError(
+            "ONNX files of this package have no float8 values; export a SavedModel, or quantize with 'int8' or 'int4'. "
+            f"Received: layers quantized to float8, {float8}"
+        )
     weight_specs = [
         tf.TensorSpec(weight.shape, weight.dtype, placeholder(index)) for index, weight in enumerate(weights)
     ]
     input_specs = {port.name: tf.TensorSpec(port.shape, port.dtype, port.name) for port in signature.inputs}
     function = tf.function(lambda weights, inputs: forward(model, signature, weights, inputs), autograph=False)
-    with _float32_products(model):
-        with explained_tracing():
-            function.get_concrete_function(weight_specs, input_specs)  # the converter takes this trace
-        proto, _ = tf2onnx.convert.from_function(
-            function,
-            input_signature=[weight_specs, input_specs],
-            opset=opset,
-            custom_op_handlers={"SelectV2": (_write_where, []), "Less": (_write_less, [])},
-        )
+    with explained_tracing():
+        traced = function.get_concrete_function(weight_specs, input_specs)
+    in_float32 = float32_function(traced)
+    if in_float32 is not None:
+        function = tf.function(in_float32, autograph=False)
+        weight_specs, input_specs = tf.nest.map_structure(_in_float32, (weight_specs, input_specs))
+    proto, _ = tf2onnx.convert.from_function(
+        function,
+        input_signature=[weight_specs, input_specs],
+        opset=opset,
+        custom_op_handlers={"SelectV2": (_write_where, []), "Less": (_write_less, [])},
+    )
     simplify(proto.graph, opset)
     layers = {layer.name for layer in model._flatten_layers(include_self=False)}
     name_graph(proto.graph, layers, [weight.path for weight in weights])
@@ -94,18 +102,8 @@ def infer_types(proto: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
 
 
-@contextlib.contextmanager
-def _float32_products(model: keras.Model) -> Iterator[None]:
-    """Makes every `NetVLAD` multiply in float32, because onnxruntime has no bfloat16 products on CPUs."""
-    poolings = [layer for layer in model._flatten_layers() if isinstance(layer, NetVLAD)]
-    dtypes = [layer.product_dtype for layer in poolings]
-    try:
-        for layer in poolings:
-            layer.product_dtype = None
-        yield
-    finally:
-        for layer, dtype in zip(poolings, dtypes, strict=True):
-            layer.product_dtype = dtype
+def _in_float32(spec: tf.TensorSpec) -> tf.TensorSpec:
+    return tf.TensorSpec(spec.shape, tf.float32, spec.name) if spec.dtype == tf.bfloat16 else spec
 
 
 def _write_where(context: Any, node: Any, name: str, args: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import onnx
 
-from keras_netvlad.export.onnx.canonical_graph import sort_graph
+from keras_netvlad.export.onnx.canonical_graph import remove_identities, sort_graph
 from keras_netvlad.export.onnx.graph_view import GraphView, subgraphs
 
 # Reductions that return their input if they have no axes.
@@ -24,6 +24,7 @@ def simplify(graph: onnx.GraphProto, opset: int) -> None:
         graph: The graph.
         opset: ONNX operator set of the graph.
     """
+    remove_identities(graph)
     sort_graph(graph)
     for rule in RULES:
         rule(GraphView(graph), opset)

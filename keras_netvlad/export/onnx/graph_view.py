@@ -15,8 +15,7 @@ def reads(node: onnx.NodeProto) -> list[str]:
     """Returns the tensors that a node takes and those that its subgraphs take from the graph around them."""
     names = [name for name in node.input if name]
     for graph in subgraphs(node):
-        own = {value.name for value in (*graph.input, *graph.initializer)}
-        own |= {name for inner in graph.node for name in inner.output}
+        own = _defined_names(graph)
         inside = [name for inner in graph.node for name in reads(inner)]
         inside += [value.name for value in graph.output]
         names += [name for name in inside if name not in own]
@@ -28,14 +27,22 @@ def rename_reads(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
 
     Args:
         node: The node, changed in place.
-        names: Dict from old to new names. ONNX does not allow a subgraph to define a name of the graph around it.
+        names: Dict from old to new names. A subgraph that defines an old name keeps it.
     """
     node.input[:] = [names.get(name, name) for name in node.input]
     for graph in subgraphs(node):
+        own = _defined_names(graph)
+        outer_names = {name: new for name, new in names.items() if name not in own}
         for inner in graph.node:
-            rename_reads(inner, names)
+            rename_reads(inner, outer_names)
         for value in graph.output:
-            value.name = names.get(value.name, value.name)
+            value.name = outer_names.get(value.name, value.name)
+
+
+def _defined_names(graph: onnx.GraphProto) -> set[str]:
+    """Returns the names of the inputs, constants and results of a graph."""
+    names = {value.name for value in (*graph.input, *graph.initializer)}
+    return names | {name for node in graph.node for name in node.output}
 
 
 class GraphView:

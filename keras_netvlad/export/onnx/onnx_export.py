@@ -14,7 +14,7 @@ from keras_netvlad.export.metadata import check_metadata
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset, convert_graph, infer_types, placeholder
 from keras_netvlad.export.onnx.file_metadata import append_metadata
-from keras_netvlad.export.onnx.precision import check_precision, reduce_precision
+from keras_netvlad.export.onnx.precision import check_precision, graph_precision, reduce_precision
 from keras_netvlad.export.onnx.stored_tensor import stored_tensor
 from keras_netvlad.export.onnx.weights import attach_weights, read_weights
 from keras_netvlad.export.parity_file import write_parity
@@ -54,11 +54,12 @@ def export_onnx(
         external_data_threshold: Integer. Weights of this many bytes or more are written to a second file,
             `<path>.data`, which has to stay next to the first. ONNX cannot hold 2 GB or more in one file.
         precision: Precision of the dense kernels behind the pooling, which are nearly all bytes of a video model.
-            `"float32"` keeps the model's own precision. `"float16"` halves the size and is meant for GPUs; a CPU
-            converts the kernels back and is as fast as with float32. `"int8"` is meant for CPUs: kernels of a million
-            values or more take a quarter of the size and a third of the time at batch 1. GPU providers run such
-            products on the CPU. Pooling, biases, activations, inputs and outputs stay float32. Poolings with a
-            `product_dtype` become float32.
+            `"float32"` keeps the model's own precision, which the file's metadata name: `"mixed_float16"` for a model
+            with this policy, for instance. What a model computes in bfloat16, `product_dtype` included, is written in
+            float32, because ONNX Runtime has no bfloat16 products on CPUs. `"float16"` halves the size and is meant
+            for GPUs; a CPU converts the kernels back and is as fast as with float32. `"int8"` is meant for CPUs:
+            kernels of a million values or more take a quarter of the size and a third of the time at batch 1. GPU
+            providers run such products on the CPU. Pooling, biases, activations, inputs and outputs stay float32.
         tolerance: See `verify`. The default is at least 2e-3 for float16 and 5e-2 for int8.
         data, min_agreement: See `verify`. Real data shows what a reduced precision costs.
         metadata: See `export_saved_model`. It is stored in `<path>.parity.json`, and in the metadata of the ONNX file
@@ -124,14 +125,14 @@ def write_verified_onnx(
     if tolerance is None:
         tolerance = default_tolerance(model, precision)
     with staged(path) as stage:
-        write_onnx(model, signature, stage, opset, external_data_threshold, precision)
+        stored_precision = write_onnx(model, signature, stage, opset, external_data_threshold, precision)
         report = None
         if verify:
             signatures = {SERVING_DEFAULT: signature}
             report = verify_staged(model, signatures, stage, path, tolerance, data, min_agreement)
         parity = None if report is None else report.as_dict()
-        append_metadata(stage, signature, precision, metadata, parity)
-        write_parity(stage, parity, metadata, precision)
+        append_metadata(stage, signature, stored_precision, metadata, parity)
+        write_parity(stage, parity, metadata, stored_precision)
         return report
 
 
@@ -142,14 +143,20 @@ def write_onnx(
     opset: int,
     external_data_threshold: int,
     precision: str = "float32",
-) -> None:
-    """Writes the files of an ONNX model, without verification, metadata and `parity.json`."""
+) -> str:
+    """Writes the files of an ONNX model, without verification, metadata and `parity.json`.
+
+    Returns:
+        `precision`; or the model's own precision, as `graph_precision` names it, if `precision` is `"float32"`.
+    """
     weights = weights_of(model)
     with stage("converting the model to ONNX"):
         proto = convert_graph(model, signature, weights, opset)
     values = read_weights(proto, weights)
     tensors = {name: stored_tensor(*weight) for name, weight in values.items()}
-    if precision != "float32":
+    if precision == "float32":
+        precision = graph_precision(proto, values)
+    else:
         poolings = [layer for layer in model._flatten_layers() if isinstance(layer, FramePooling)]
         pooling_weights = {id(weight) for layer in poolings for weight in layer.weights}
         pooled = {placeholder(index) for index, weight in enumerate(weights) if id(weight) in pooling_weights}
@@ -158,3 +165,4 @@ def write_onnx(
     with stage("writing the weights of the ONNX file"):
         attach_weights(proto, tensors, path, external_data_threshold)
         path.write_bytes(proto.SerializeToString())
+    return precision

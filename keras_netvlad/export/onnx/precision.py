@@ -36,6 +36,28 @@ def check_precision(precision: str) -> str:
     return check_choice("precision", precision, PRECISIONS)
 
 
+def graph_precision(proto: onnx.ModelProto, weights: Iterable[str]) -> str:
+    """Returns the precision that the model itself has in a graph.
+
+    Args:
+        proto: An ONNX model with inferred types, whose weights are inputs.
+        weights: Names of the inputs that stand for weights.
+
+    Returns:
+        `"float32"`; `"float16"` or `"float64"` if all weights have it; or `"mixed_float16"` if there are both float32
+        and float16.
+    """
+    graph = proto.graph
+    tensors = {
+        value.name: value.type.tensor_type.elem_type for value in [*graph.input, *graph.value_info, *graph.output]
+    }
+    floats = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "float64"}
+    stored = {floats[tensors[name]] for name in weights if tensors.get(name) in floats}
+    if len(stored) == 1 and stored != {"float32"}:
+        return stored.pop()
+    return "mixed_float16" if TensorProto.FLOAT16 in tensors.values() else "float32"
+
+
 def reduce_precision(
     proto: onnx.ModelProto, weights: Mapping[str, WeightValues], pooled: set[str], precision: str
 ) -> dict[str, StoredTensor]:

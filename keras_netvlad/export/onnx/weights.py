@@ -41,7 +41,7 @@ def read_weights(proto: onnx.ModelProto, weights: Sequence[keras.Variable]) -> d
     for index, weight in enumerate(weights):
         taken = {other.name for other in values.values()}
         name = weight.path if weight.path not in taken else f"{weight.path}_{index}"
-        # The dtype is the graph's, because the converter writes bfloat16 as float16. The array shares the memory of the
+        # The dtype is the graph's, because bfloat16 is written as float32. The array shares the memory of the
         # tensor: `weight.numpy()` would copy it, which takes 2.4 GB for a large hidden layer.
         dtype = onnx.helper.tensor_dtype_to_np_dtype(declared[placeholder(index)])
         array = np.asarray(tf.convert_to_tensor(weight.value))

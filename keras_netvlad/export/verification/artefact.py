@@ -104,8 +104,8 @@ class Artefact:
         signatures: Dict from the name of each signature to a pair of dicts, inputs and outputs, from a name to
             `(shape, dtype)`. Dynamic dimensions are `None` in a SavedModel and names in an ONNX model, which has one
             signature, `"serving_default"`.
-        precision: `"float32"`, `"float16"` or `"int8"`, as recorded in an ONNX model's metadata. `"float32"` for a
-            SavedModel.
+        precision: `"float32"`, `"float16"`, `"int8"`, `"mixed_float16"` or `"float64"`, as recorded in an ONNX model's
+            metadata. `"float32"` for a SavedModel.
         load_seconds: Time that loading took.
         num_bytes: Size of all files.
 

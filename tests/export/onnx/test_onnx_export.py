@@ -3,7 +3,9 @@
 import json
 
 import keras
+import numpy as np
 import onnx
+import onnx.version_converter
 import onnxruntime
 import pytest
 import tensorflow as tf
@@ -49,6 +51,26 @@ def test_onnx_picks_padding_with_where(artefacts):
 def test_every_opset_computes_the_same(model, tmp_path, opset):
     assert export_onnx(model, tmp_path / "model.onnx", opset=opset).ok
     assert signature_of(tmp_path / "model.onnx").opset_import[0].version == opset
+
+
+@pytest.mark.parametrize("opset", [15, 17, 19, 20, 21, 22, 23])
+def test_onnx_converts_the_file_to_other_opsets(artefacts, opset):
+    proto = signature_of(artefacts[0] / "model.onnx")
+    converted = onnx.version_converter.convert_version(proto, opset)
+    converted.ir_version = 10
+    sessions = [
+        onnxruntime.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"])
+        for one in (proto, converted)
+    ]
+    for feeds in (batch(), batch(1, (1,)), batch(5, (0, 9, 2))):
+        wanted, received = (session.run(None, feeds) for session in sessions)
+        for one, other in zip(wanted, received, strict=True):
+            np.testing.assert_allclose(other, one, atol=1e-6)
+
+
+def test_no_reduction_has_an_attribute_that_webgpu_reads_wrongly(artefacts):
+    nodes = signature_of(artefacts[0] / "model.onnx").graph.node
+    assert "noop_with_empty_axes" not in {attribute.name for node in nodes for attribute in node.attribute}
 
 
 def test_external_weights_are_one_aligned_file(model, tmp_path):

@@ -1,13 +1,17 @@
 """Kernels in float16 and int8: the stored tensors, the error they cause, and everything that stays float32."""
 
+import threading
+
 import keras
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tensorflow as tf
+import tf2onnx
 
 from keras_netvlad.data import load_japanese_vowels
-from keras_netvlad.export import Artefact, ParityError, export_onnx, verify
+from keras_netvlad.export import Artefact, ParityError, export_onnx, inspect_artefact, verify
 from keras_netvlad.export.onnx import precision, stored_tensor
 from keras_netvlad.export.onnx.int8_kernel import column_scale, int8_kernel
 from keras_netvlad.export.verification.tolerance import REDUCED_PRECISION_TOLERANCES
@@ -256,8 +260,77 @@ def test_models_with_16_bit_layers_export(dtype, name, tmp_path, monkeypatch):
     model = VideoClassifier({"frames": 6}, 5, num_clusters=4, hidden_units=128, dtype=dtype)
     assert export_onnx(model, tmp_path / "model.onnx", precision=name).ok
     kernel = stored_weights(tmp_path / "model.onnx")["hidden/kernel"]
-    as_it_is = "float32" if dtype.startswith("mixed") else "float16"  # the converter has no bfloat16
-    assert kernel.dtype == (as_it_is if name == "float32" else name)
+    own = "float16" if dtype == "float16" else "float32"
+    assert kernel.dtype == (own if name == "float32" else name)
+
+
+@pytest.mark.parametrize(
+    ("options", "stored"),
+    [
+        ({"dtype": "mixed_float16"}, "mixed_float16"),
+        ({"dtype": "float16"}, "mixed_float16"),  # the scores are float32
+        ({"dtype": "float64"}, "float64"),
+        ({"dtype": "mixed_bfloat16"}, "float32"),
+        ({"product_dtype": "bfloat16"}, "float32"),
+    ],
+)
+def test_the_precision_of_a_file_is_that_of_its_tensors(options, stored, tmp_path):
+    model = VideoClassifier({"frames": 6}, 5, num_clusters=4, hidden_units=8, **options)
+    export_onnx(model, tmp_path / "model.onnx", verify=False)
+    assert inspect_artefact(tmp_path / "model.onnx").parity["precision"] == stored
+    proto = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "model.onnx"))
+    types = {value.type.tensor_type.elem_type for value in proto.graph.value_info}
+    types |= {tensor.data_type for tensor in proto.graph.initializer}
+    assert (onnx.TensorProto.FLOAT16 in types) is ("float16" in stored)
+    assert (onnx.TensorProto.FLOAT in types) is (stored != "float64")
+
+
+def test_bfloat16_layers_are_nodes_of_float32(tmp_path):
+    nodes = []
+    for options in ({}, {"dtype": "mixed_bfloat16"}, {"product_dtype": "bfloat16"}):
+        model = VideoClassifier({"frames": 6}, 5, num_clusters=4, hidden_units=8, **options)
+        export_onnx(model, tmp_path / f"{len(nodes)}.onnx", verify=False)
+        nodes.append([node.op_type for node in onnx.load(tmp_path / f"{len(nodes)}.onnx").graph.node])
+    assert nodes[0] == nodes[1] == nodes[2]
+
+
+def test_loops_of_bfloat16_are_written_in_float32(tmp_path):
+    frames = keras.Input((None, 6), name="frames")
+    hidden = keras.layers.SimpleRNN(2, return_sequences=True, dtype="mixed_bfloat16")(frames)
+    model = keras.Model(frames, NetVLAD(2, name="descriptor")(hidden))
+    assert export_onnx(model, tmp_path / "model.onnx").ok
+
+
+def test_float8_is_refused_in_a_sentence(tmp_path):
+    model = VideoClassifier({"frames": 6}, 5, num_clusters=4, hidden_units=8)
+    model.get_layer("hidden").quantize("float8")
+    with pytest.raises(ValueError, match=r"no float8 values; export a SavedModel.*Received: .*'hidden'"):
+        export_onnx(model, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exporting_does_not_change_the_model_for_other_threads(tmp_path, monkeypatch):
+    model = VideoClassifier({"frames": 6}, 5, num_clusters=4, hidden_units=8, product_dtype="bfloat16")
+    data = {"frames": np.random.default_rng(0).normal(size=(2, 7, 6)).astype("float32"), "num_frames": np.int32([7, 3])}
+    expected = keras.ops.convert_to_numpy(model(data)["scores"])
+    seen = []
+    from_function = tf2onnx.convert.from_function
+
+    def slow_conversion(function, **options):
+        def traced(*arguments):
+            thread = threading.Thread(target=lambda: seen.append(keras.ops.convert_to_numpy(model(data)["scores"])))
+            thread.start()
+            thread.join()
+            return function(*arguments)
+
+        return from_function(tf.function(traced, autograph=False), **options)
+
+    monkeypatch.setattr(tf2onnx.convert, "from_function", slow_conversion)
+    export_onnx(model, tmp_path / "model.onnx", verify=False)
+    assert seen
+    for received in seen:
+        np.testing.assert_array_equal(received, expected)
+    assert model.get_layer("frames_netvlad").product_dtype == "bfloat16"
 
 
 @pytest.mark.slow
