@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_netvlad.base.atomic_files import replaced
+from keras_netvlad.base.disk_full_error import disk_full_errors
 from keras_netvlad.base.locks import exclusive
 
 SETTINGS, STATE, LOCK, MODEL, SERVED = "settings.json", "state.json", "lock", "model.keras", "served"
@@ -29,6 +30,7 @@ def run_directory(output: Path) -> Iterator[None]:
     Raises:
         FileExistsError: If the directory holds something other than a run.
         NotADirectoryError: If its parent is a file.
+        DiskFullError: If the block raises an error for lack of room on the disk.
         OSError: If another process holds the lock.
     """
     is_new = not output.exists()
@@ -41,7 +43,8 @@ def run_directory(output: Path) -> Iterator[None]:
     in_use = f"`output` is in use by another run; wait until it ends or choose another. Received: {output}"
     with exclusive(output / LOCK, in_use):
         try:
-            yield
+            with disk_full_errors(output):
+                yield
         except BaseException:
             if is_new and not (output / STATE).exists():
                 shutil.rmtree(output)
