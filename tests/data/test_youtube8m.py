@@ -258,7 +258,7 @@ def test_a_video_level_record_that_is_not_text_is_skipped(tmp_path):
     write_youtube8m(path, videos, level="video")
     good = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
     write_records(path, [good[0], b"\xab" + good[1][1:], good[2]])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="a.tfrecord, record 1: not an Example"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a.tfrecord, record 1: not an Example"):
         read(path, level="video")
     assert ids(read(path, level="video", errors="skip")) == [[b"0", b"2"]]
 
