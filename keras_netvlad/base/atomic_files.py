@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras_netvlad.base.full_disk_error import full_disk_named
+from keras_netvlad.base.locks import directory_lock
+
+# Bytes of a name that a hidden path repeats. File systems allow 255 bytes for the name, a random part and `.partial`.
+REPEATED_BYTES = 200
 
 
 @contextlib.contextmanager
@@ -20,7 +24,9 @@ def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
     ignore it, and it may be deleted. Files written next to the given path, such as external weights, are moved as well,
     before the target, so that a reader who sees the target finds all of them.
 
-    Files and directories get the permissions that the umask of the process allows, as those of any other program do.
+    If several processes or threads write to the same target, the first one that ends its block wins, and the others
+    raise `FileExistsError`. Files and directories get the permissions that the umask of the process allows, as those of
+    any other program do.
 
     Args:
         target: Path that does not exist yet. Missing parent directories are made.
@@ -29,16 +35,16 @@ def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
         A `pathlib.Path` with the name of the target.
 
     Raises:
-        FileExistsError: If the target exists.
+        FileExistsError: If the target exists, or exists when the block ends.
         FullDiskError: If the disk has no room for the target.
-        OSError: If its directory cannot be made or written to.
+        OSError: If its name is too long, or its directory cannot be made or written to.
     """
     target = Path(os.path.abspath(target))
-    if os.path.lexists(target):
-        raise _exists(target)
+    _check_new(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        prefix = f".{_shortened(target.name)}."
+        stage = Path(tempfile.mkdtemp(prefix=prefix, suffix=".partial", dir=target.parent))
     except OSError as error:
         raise OSError(
             f"The output's directory must be one that can be written to. Received: {target.parent} "
@@ -49,14 +55,11 @@ def staged(target: str | os.PathLike[str]) -> Iterator[Path]:
             yield stage / target.name
             for path in stage.rglob("*"):
                 flush(path)
-            for path in sorted(stage.iterdir(), key=lambda path: (path.name == target.name, path.name)):
-                try:
+            # Renaming replaces a file that exists; no other process may create one between the check and the rename.
+            with directory_lock(target.parent):
+                _check_new(target)
+                for path in sorted(stage.iterdir(), key=lambda path: (path.name == target.name, path.name)):
                     os.rename(path, target.parent / path.name)
-                except OSError as error:
-                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                        raise
-                    # Another process was first: a directory is never renamed onto one that holds something.
-                    raise _exists(target) from error
             flush(target.parent)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -79,7 +82,7 @@ def replaced(target: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]
         FullDiskError: If the disk has no room for the file.
     """
     target = Path(target)
-    part = target.with_name(f".{target.name}.partial{suffix}")
+    part = target.with_name(f".{_shortened(target.name)}.partial{suffix}")
     try:
         with full_disk_named(target):
             yield part
@@ -88,6 +91,23 @@ def replaced(target: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]
             flush(target.absolute().parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _check_new(target):
+    """Raises if a path exists, or if its name is longer than the file system allows."""
+    try:
+        os.lstat(target)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OSError(
+                f"The output's name must not be longer than the file system allows; shorten it. Received: {target}"
+            ) from error
+        return
+    raise FileExistsError(f"The output must not exist yet; choose another path or remove it. Received: {target}")
+
+
+def _shortened(name):
+    return name.encode(errors="surrogateescape")[:REPEATED_BYTES].decode(errors="ignore")
 
 
 def flush(path: str | os.PathLike[str]) -> None:
@@ -108,7 +128,3 @@ def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) ->
     with full_disk_named(target):
         shutil.copyfile(source, target)
         flush(target)
-
-
-def _exists(target):
-    return FileExistsError(f"The output must not exist yet; choose another path or remove it. Received: {target}")

@@ -23,6 +23,8 @@ class FullDiskError(OSError):
 def full_disk_named(path: str | os.PathLike[str]) -> Iterator[None]:
     """Raises errors of a full disk as `FullDiskError`, because most writers do not name the file.
 
+    Errors of TensorFlow and HDF5, which have no error number, are recognized by the text of the operating system.
+
     Args:
         path: Path that the block writes, through other files in its directory. An error about a file elsewhere, such as
             one in the directory of temporary files, keeps its path.
@@ -32,14 +34,17 @@ def full_disk_named(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL:
+    except FullDiskError:
+        raise
+    except Exception as error:
+        code = _code_of(error)
+        if code is None:
             raise
         written = os.fspath(path)
         directory = os.path.dirname(os.path.abspath(written))
-        named = error.filename2 or error.filename
+        named = getattr(error, "filename2", None) or getattr(error, "filename", None)
         is_elsewhere = isinstance(named, str) and not os.path.abspath(named).startswith(directory)
-        raise FullDiskError(error.errno, os.strerror(error.errno), named if is_elsewhere else written) from error
+        raise FullDiskError(code, os.strerror(code), named if is_elsewhere else written) from error
 
 
 def write_error(message: str, path: str | os.PathLike[str]) -> OSError:
@@ -49,7 +54,16 @@ def write_error(message: str, path: str | os.PathLike[str]) -> OSError:
         message: The message of the library.
         path: Path of the file.
     """
-    for code in FULL:
-        if os.strerror(code) in message:
-            return FullDiskError(code, os.strerror(code), os.fspath(path))
+    code = _code_in(message)
+    if code is not None:
+        return FullDiskError(code, os.strerror(code), os.fspath(path))
     return OSError(f"The file must be one that can be written. Received: {path} ({message})")
+
+
+def _code_of(error: Exception) -> int | None:
+    number = getattr(error, "errno", None)
+    return number if number in FULL else _code_in(str(error))
+
+
+def _code_in(message: str) -> int | None:
+    return next((code for code in FULL if os.strerror(code) in message), None)

@@ -23,3 +23,21 @@ def exclusive(path: str | os.PathLike[str], message: str) -> Iterator[None]:
         except BlockingIOError:
             raise OSError(message) from None
         yield
+
+
+@contextlib.contextmanager
+def directory_lock(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds an exclusive lock on a directory during the block, after waiting for other processes and threads.
+
+    It leaves no file behind. File systems that cannot lock directories, such as some versions of NFS, are not locked.
+
+    Args:
+        path: Path of an existing directory.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # releases the lock

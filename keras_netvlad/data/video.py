@@ -23,6 +23,8 @@ FOREIGN_FORMATS = ("concat", "dash", "hls", "imf", "lavfi", "sdp", "tty")
 FORMATS_WITH_DURATION = ("matroska", "mov", "avi")
 # Seconds by which a header may overstate a complete file, because its last packet may have no duration.
 DURATION_SLACK = 1.0
+# Seconds that a frame may stay on screen. A damaged time stamp would otherwise repeat a frame millions of times.
+LONGEST_FRAME = 3600
 
 
 class UnreadableVideoError(ValueError):
@@ -38,8 +40,9 @@ def read_video(
     """Reads the frames of a video file, sampled by time.
 
     Frame `i` is the frame that a player shows `i / fps` seconds after the first frame. This holds for files with a
-    constant and with a variable frame rate. The rotation that phones store in a file is applied. Only about one frame
-    is in memory at a time, however long the video is. An image file is a video of one frame.
+    constant and with a variable frame rate. A frame may stay on screen for up to an hour. The rotation that phones
+    store in a file is applied. Only about one frame is in memory at a time, however long the video is. An image file is
+    a video of one frame.
 
     Needs PyAV, which includes FFmpeg's decoders: `pip install 'keras_netvlad[video]'`.
 
@@ -74,8 +77,8 @@ def read_video(
         TypeError: If `path` is not a path.
         FileNotFoundError: If the file does not exist.
         ValueError: If an argument is invalid. Also, while frames are read, if the file holds no video, is not a video,
-            is damaged or is cut off. The message names the file, the second and the byte. The iterator yields all
-            frames before that position first.
+            is damaged, is cut off, or has a time stamp more than an hour after that of the frame before. The message
+            names the file, the second and the byte. The iterator yields all frames before that position first.
         ImportError: If PyAV is not installed.
     """
     return _read(*check_reading(path, fps, size, crop_to_aspect_ratio))
@@ -164,6 +167,7 @@ def decode(av: ModuleType, path: Path) -> Iterator[tuple[Any, Fraction, Fraction
                 if frame.is_corrupt:
                     raise place.error("a damaged frame")
                 time, duration = _times(frame, stream, place)
+                _check_times(time, duration, place)
                 place.time, place.end = time, time + duration
                 yield frame, time, duration
         if place.time is None:
@@ -212,6 +216,15 @@ def _times(frame, stream, place):
     time = place.end if frame.pts is None else frame.pts * Fraction(frame.time_base)
     # Time stamps jump back in files that were cut. The frames keep their order.
     return (time if place.time is None else max(time, place.time)), duration
+
+
+def _check_times(time, duration, place):
+    """Raises if a frame comes too late after the frame before it, or stays too long on screen."""
+    if place.time is not None and time - place.time > LONGEST_FRAME:
+        raise place.error(f"a time stamp of {float(time):.2f} s, more than an hour after the frame before it")
+    if duration > LONGEST_FRAME:
+        place.time = time
+        raise place.error(f"a frame that lasts {float(duration):.2f} s, more than an hour")
 
 
 def to_array(frame: Any, size: tuple[int, int] | None, crop: bool) -> NDArray[np.uint8]:

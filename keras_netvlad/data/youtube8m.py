@@ -19,6 +19,8 @@ from keras_netvlad.data.record_schemas import FEATURE_DTYPES, FrameLevel, VideoL
 
 NUM_CLASSES = 3862
 FEATURE_SIZES = {"rgb": 1024, "audio": 128}
+# A parser that quotes a name that is not UTF-8 gives a `UnicodeDecodeError` instead of its message (TensorFlow 2.21).
+PARSER_ERRORS = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 LEVELS = {"frame": FrameLevel, "video": VideoLevel}
 
 
@@ -253,7 +255,7 @@ def _load_rows(rows, records, schema, errors, skipped):
     """Reads and parses a batch in one step. If that fails, it examines each record and parses the good ones."""
     try:
         is_good, *values = schema.load(*records.where(rows))
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+    except (tf.errors.DataLossError, *PARSER_ERRORS):
         is_good = False
     if not is_good:
         _, *values = schema.load(*records.where(_good_rows(rows, records, schema, errors, skipped)))
@@ -266,7 +268,8 @@ def _good_rows(rows, records, schema, errors, skipped):
     for row in rows:
         try:
             record = read_records(*records.where([row]))[0].numpy()
-            fault = schema.fault(record)
+            # The parser refuses some records that `fault` accepts, such as those with unknown protobuf fields.
+            fault = schema.fault(record) or _parser_fault(row, records, schema)
         except tf.errors.DataLossError:
             fault = "the record is damaged (its checksum is wrong)"
         if fault:
@@ -279,6 +282,15 @@ def _good_rows(rows, records, schema, errors, skipped):
         path, number = records.place(rows[0])
         raise ValueError(f"{path}, record {number}: {faults[rows[0]]}; no other record of its batch is good")
     return good
+
+
+def _parser_fault(row, records, schema):
+    """Returns a fault if TensorFlow's parser refuses a record, otherwise `None`."""
+    try:
+        is_good, *_ = schema.load(*records.where([row]))
+    except PARSER_ERRORS:
+        is_good = False
+    return None if is_good else "TensorFlow's parser refuses the record"
 
 
 def _check_feature_sizes(feature_sizes):

@@ -51,6 +51,7 @@ def write_youtube8m(
 
     Raises:
         FileExistsError: If the path exists.
+        FullDiskError: If the disk is full.
         TypeError: If `path` is not a path, or `videos` is not iterable.
         ValueError: If an argument or a video is invalid, or a video has other streams than the first. Nothing is
             written.

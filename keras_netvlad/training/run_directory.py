@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_netvlad.base.atomic_files import replaced
+from keras_netvlad.base.full_disk_error import full_disk_named
 from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.locks import exclusive
 from keras_netvlad.base.npz_files import read_npz
@@ -38,6 +39,7 @@ def run_directory(output: Path) -> Iterator[None]:
     Raises:
         FileExistsError: If the directory holds something other than a run.
         NotADirectoryError: If its parent is a file.
+        FullDiskError: If the block raises an error for lack of room on the disk.
         OSError: If another process holds the lock.
     """
     is_new = not output.exists()
@@ -50,7 +52,8 @@ def run_directory(output: Path) -> Iterator[None]:
     in_use = f"`output` is in use by another run; wait until it ends or choose another. Received: {output}"
     with exclusive(output / LOCK, in_use):
         try:
-            yield
+            with full_disk_named(output):
+                yield
         except BaseException:
             if is_new and not (output / STATE).exists():
                 shutil.rmtree(output)

@@ -5,15 +5,19 @@ import functools
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
 import keras
 
 from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.base.full_disk_error import FullDiskError
 from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.names import EXTRACTION_FILE
 from keras_netvlad.base.quantization import share_outside
@@ -105,7 +109,8 @@ def extract_features(
         pooling: `"avg"` or `"max"` for one feature vector per frame; `None` for the backbone's last feature maps.
         dtype: `"uint8"` for bytes as `Dequantize` reads them, which hold -2 to 2, or `"float16"`.
         stream: Name of the feature list.
-        workers: Integer, number of processes that share the videos. 1 works in the calling process.
+        workers: Integer, number of processes that share the videos. 1 works in the calling process. They end with the
+            calling process, also if it is killed.
         batch_size: Integer, number of frames that the backbone computes at once.
         progress: Function of an `Extracted` and the number of videos, called after each video; or `None`.
 
@@ -135,6 +140,7 @@ def extract_features(
         TypeError: If `folder`, `output` or `weights` is not a path.
         NotADirectoryError: If `folder` is not a directory.
         FileNotFoundError: If the weights file does not exist.
+        FullDiskError: If the disk of `output` is full. Finished videos are kept.
         RuntimeError: If a worker process was killed.
     """
     folder, output = check_path("folder", folder), check_path("output", output)
@@ -165,7 +171,8 @@ def extract_features(
         _Job(video, output / name.with_name(f"{name.name}.tfrecord"), str(name), stream, dtype)
         for video, name in zip(videos, names, strict=True)
     ]
-    jobs = [job for job in jobs if not job.target.exists()]
+    # `os.path.exists` returns `False` for a name that is too long, where `Path.exists` raises.
+    jobs = [job for job in jobs if not os.path.exists(job.target)]
     results = []
     for result in _results(jobs, workers, (backbone, weights, size, pooling, fps, batch_size)):
         results.append(result)
@@ -205,7 +212,10 @@ def _results(jobs, workers, extractor_arguments):
             yield _extract(job, extractor)
         return
     # TensorFlow does not survive a fork.
-    pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    # The system closes this end when the process ends or is killed, and then the workers end as well.
+    workers_end, this_end = context.Pipe(duplex=False)
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (workers_end,))
     try:
         futures = [pool.submit(_extract_in_worker, job, extractor_arguments) for job in jobs]
         for future in concurrent.futures.as_completed(futures):
@@ -215,10 +225,24 @@ def _results(jobs, workers, extractor_arguments):
             "A worker process was killed, perhaps because memory ran out. Run again with fewer `workers`; finished "
             "videos are kept."
         ) from error
-    except BackboneError as error:
-        raise BackboneError(str(error)) from error
+    except (BackboneError, FullDiskError) as error:
+        raise type(error)(str(error)) from error
     finally:
+        this_end.close()  # After an error or Ctrl-C, nobody waits for the videos that the workers have begun.
+        workers_end.close()
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(connection: Connection) -> None:
+    """Makes a worker process end when the process that started it closes its end of the pipe or is killed."""
+    # Ctrl-C reaches all processes of a terminal. The process that started the workers ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait():
+        connection.poll(None)
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _extract_in_worker(job, extractor_arguments):
@@ -241,7 +265,9 @@ def _extract(job, extractor):
         write_youtube8m(job.target, [{"id": job.name, "labels": [], job.stream: rows}], feature_dtype=job.dtype)
     except FileExistsError:  # Another process wrote the record in the meantime.
         return Extracted(job.video)
-    except (ValueError, OSError) as error:  # such as features beyond the range of float16, or a full disk
+    except FullDiskError:  # The other videos would fail as well.
+        raise
+    except (ValueError, OSError) as error:  # such as features beyond the range of float16, or a long name
         return Extracted(job.video, error=str(error))
     clipped = share_outside(features) if job.dtype == "uint8" else 0.0
     return Extracted(job.video, len(features), clipped=clipped)

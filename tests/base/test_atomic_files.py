@@ -137,18 +137,81 @@ def test_a_target_that_exists_is_refused_before_the_block_runs(tmp_path):
     assert (tmp_path / "model.onnx").read_text() == "old"
 
 
-def test_a_directory_that_another_process_finished_first_is_kept(tmp_path):
-    def write():
-        with staged(tmp_path / "1") as path:
+@pytest.mark.parametrize("kind", ["file", "directory", "empty directory"])
+def test_a_target_that_another_process_finished_first_is_kept(tmp_path, kind):
+    def fill(path, text):
+        if kind == "file":
+            path.write_text(text)
+            path.with_name("model.onnx.parity.json").write_text(text)
+        else:
             path.mkdir()
-            (path / "mine").touch()
-            (tmp_path / "1").mkdir()
-            (tmp_path / "1" / "theirs").touch()
+            if kind == "directory":
+                (path / text).write_text(text)
 
-    with pytest.raises(FileExistsError, match="must not exist yet"):
-        write()
-    assert names(tmp_path) == ["1"]
-    assert names(tmp_path / "1") == ["theirs"]
+    def content():
+        return {
+            path.relative_to(tmp_path): path.read_text() if path.is_file() else None for path in tmp_path.rglob("*")
+        }
+
+    first, second = staged(tmp_path / "model.onnx"), staged(tmp_path / "model.onnx")
+    fill(first.__enter__(), "first")
+    fill(second.__enter__(), "second")
+    second.__exit__(None, None, None)
+    with pytest.raises(FileExistsError, match=r"must not exist yet; .* Received: .*model\.onnx"):
+        first.__exit__(None, None, None)
+    received = content()
+    assert received
+    assert all(text in ("second", None) for text in received.values())
+    assert not any("first" in path.name or path.name.startswith(".") for path in received)
+
+
+def test_two_processes_are_never_both_told_that_they_wrote_a_file(tmp_path):
+    program = textwrap.dedent(
+        """
+        import sys
+        from keras_netvlad.base.atomic_files import staged
+
+        try:
+            with staged(sys.argv[1]) as path:
+                path.write_text(sys.argv[2])
+                print("ready", flush=True)
+                sys.stdin.readline()
+        except FileExistsError:
+            print("refused")
+        else:
+            print("written", sys.argv[2])
+        """
+    )
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / "model.onnx"), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "abcd"
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    said = sorted(writer.communicate(timeout=60)[0].strip() for writer in writers)
+    assert said[:3] == ["refused"] * 3
+    assert said[3] == f"written {(tmp_path / 'model.onnx').read_text()}"
+
+
+def test_names_of_any_length_that_the_file_system_takes(tmp_path):
+    for name in ("m" * 255, "\N{EARTH GLOBE EUROPE-AFRICA}" * 63):
+        with staged(tmp_path / name) as path:
+            path.write_text("new")
+        with replaced(tmp_path / name) as path:
+            path.write_text("newer")
+        assert (tmp_path / name).read_text() == "newer"
+    message = r"name must not be longer than the file system allows; shorten it\. Received: .*mmm"
+    with pytest.raises(OSError, match=message), staged(tmp_path / ("m" * 256)):
+        pass
+    assert len(names(tmp_path)) == 2
 
 
 def test_a_parent_that_cannot_hold_the_target_is_named(tmp_path):
@@ -157,15 +220,30 @@ def test_a_parent_that_cannot_hold_the_target_is_named(tmp_path):
         staged(tmp_path / "file" / "model.onnx").__enter__()
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("is_foreign", [False, True])
+def test_a_full_disk_leaves_nothing_and_is_one_sentence(tmp_path, number, is_foreign):
+    def write(path):
+        path.write_text("weights")
+        if is_foreign:  # as TensorFlow and HDF5 say it
+            raise RuntimeError(f"{tmp_path}/events; {os.strerror(number)}")
+        raise OSError(number, os.strerror(number))
+
+    for writing, name in ((staged, "model.onnx"), (replaced, "state.json")):
+        message = rf"The disk must have room .* Received: .*{name} \({os.strerror(number)}\)$"
+        with pytest.raises(FullDiskError, match=message), writing(tmp_path / name) as path:
+            write(path)
+    assert names(tmp_path) == []
+
+
+def test_a_disk_that_is_full_when_files_are_flushed_is_one_sentence(tmp_path, monkeypatch):
     def full(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(atomic_files, "flush", full)
-    with pytest.raises(OSError, match="No space left"), staged(tmp_path / "model.onnx") as path:
-        path.write_text("weights")
-    with pytest.raises(OSError, match="No space left"), replaced(tmp_path / "state.json") as path:
-        path.write_text("{}")
+    for writing in (staged, replaced):
+        with pytest.raises(FullDiskError, match="No space left"), writing(tmp_path / "model.onnx") as path:
+            path.write_text("weights")
     assert names(tmp_path) == []
 
 

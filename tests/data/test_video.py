@@ -335,6 +335,30 @@ def test_damage_inside_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seconds", [3601, 10_000_000])
+def test_a_time_stamp_far_in_the_future_is_refused(tmp_path, seconds):
+    path = write_video(tmp_path / "jump.mkv", [grey(0), grey(50), grey(99)], times=[0, 500, 1000 * seconds])
+    message = rf"time stamp of {seconds}\.00 s, more than an hour after .*, in .*jump\.mkv at second 0\.50, byte \d+"
+    for fps in (1, None):
+        with pytest.raises(ValueError, match=message):
+            list(read_video(path, fps=fps))
+    # A slide show may stay on a picture for an hour.
+    write_video(path, [grey(0), grey(99)], times=[0, 3_600_000])
+    assert len(list(read_video(path, fps=0.1))) == 361
+
+
+def test_a_frame_that_lasts_far_into_the_future_is_refused(tmp_path):
+    with av.open(str(tmp_path / "long.mkv"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for packet in [*stream.encode(av.VideoFrame.from_ndarray(grey(0), format="rgb24")), *stream.encode()]:
+            packet.duration = int(10_000_000 / packet.time_base)
+            file.mux(packet)
+    message = r"a frame that lasts 10000000\.00 s, more than an hour, in .*long\.mkv at second 0\.00, byte \d+"
+    with pytest.raises(ValueError, match=message):
+        list(read_video(tmp_path / "long.mkv"))
+
+
 def test_only_what_is_needed_is_in_memory(tmp_path):
     path = write_video(tmp_path / "long.mkv", [grey(i % 200, 240, 320) for i in range(300)])
     frames = read_video(path, fps=None)

@@ -244,7 +244,15 @@ def _uneven():
     return example.SerializeToString()
 
 
+def _unknown_field():
+    example = tf.train.SequenceExample.FromString(_record({"id": "x", "labels": [], **_streams()}))
+    # Field 9, which protobuf keeps and TensorFlow's parser refuses.
+    example.context.feature["labels"].CopyFrom(tf.train.Feature.FromString(b"J\x03abc"))
+    return example.SerializeToString()
+
+
 BAD_RECORDS = {
+    "TensorFlow's parser refuses the record": _unknown_field(),
     "not a SequenceExample": b"\xff\xff\xff",
     r"no frames of `rgb`, which `feature_sizes` names \(feature lists: \[\]\)": b"",
     r"no frames of `audio`, which `feature_sizes` names \(feature lists: \['rgb'\]\)": _record(
@@ -334,6 +342,18 @@ def test_a_label_that_comes_twice_counts_once(tmp_path):
     write_records(tmp_path / "a.tfrecord", [record])
     ((_, labels),) = read(tmp_path / "a.tfrecord")
     assert labels.tolist() == [[0.0, 1.0, 0.0, 1.0, 0.0]]
+
+
+def test_a_video_level_record_that_is_not_text_is_skipped(tmp_path):
+    # TensorFlow quotes such a record in its message, and Python raises `UnicodeDecodeError` instead.
+    path = tmp_path / "a.tfrecord"
+    videos = [{"id": f"{n}", "labels": [], "rgb": np.zeros(8), "audio": np.zeros(3)} for n in range(3)]
+    write_youtube8m(path, videos, level="video")
+    good = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
+    write_records(path, [good[0], b"\xab" + good[1][1:], good[2]])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a.tfrecord, record 1: not an Example"):
+        read(path, level="video")
+    assert ids(read(path, level="video", errors="skip")) == [[b"0", b"2"]]
 
 
 def test_damaged_and_cut_off_files(tmp_path):
