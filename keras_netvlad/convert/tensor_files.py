@@ -88,7 +88,10 @@ def read_checkpoint(path: Path) -> Readers:
     except Exception as error:
         expected = "the prefix of a whole TensorFlow checkpoint, such as model.ckpt-1000 beside model.ckpt-1000.index"
         raise unreadable(path, expected, error) from error
-    return {name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): partial(reader.get_tensor, name) for name in names}
+    return {
+        name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): partial(_checkpoint_array, path, reader, name)
+        for name in names
+    }
 
 
 def read_torch(path: Path) -> Readers:
@@ -233,6 +236,13 @@ def _npz_array(path: Path, name: str) -> Any:
         return read_npz_arrays(path, [name])[name]
     except (OSError, ValueError) as error:
         raise unreadable(path, f"an archive whose `{name}` is a numeric array", error) from error
+
+
+def _checkpoint_array(path: Path, reader: Any, name: str) -> Any:
+    try:
+        return reader.get_tensor(name)
+    except Exception as error:  # TensorFlow raises OpError, IndexError or RuntimeError, depending on the damage.
+        raise unreadable(path, f"a whole TensorFlow checkpoint with a tensor `{name}`", error) from error
 
 
 def _h5_array(path: Path, name: str) -> Any:
