@@ -1,5 +1,6 @@
 """Mutations of files: of bytes anywhere, of JSON values, and of parts of archives and records behind checksums."""
 
+import copy
 import io
 import json
 import random
@@ -62,7 +63,7 @@ def mutate_json(content: bytes, draw: random.Random) -> bytes:
         elif edit == 2:
             parent[key] = draw.choice(INTEGERS)
         else:
-            parent[key] = draw.choice(VALUES)
+            parent[key] = copy.deepcopy(draw.choice(VALUES))
     return json.dumps(root).encode()
 
 
