@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras_netvlad.base.declared_sizes import MAX_EXPANSION, check_declared_bytes
+from keras_netvlad.base.declared_sizes import ALWAYS_ALLOWED_BYTES, MAX_EXPANSION, check_declared_bytes
 from keras_netvlad.base.npz_files import check_npz
 from keras_netvlad.base.npz_files import read_npz as read_npz_arrays
 
@@ -211,10 +211,11 @@ def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 def _array(value: Any) -> Any:
     if hasattr(value, "detach"):  # PyTorch; NumPy has no bfloat16
         # A view of one stored number can have any shape.
-        if value.numel() > MAX_EXPANSION * max(value.untyped_storage().nbytes(), 1):
+        stored = value.untyped_storage().nbytes()
+        if 8 * value.numel() > max(ALWAYS_ALLOWED_BYTES, MAX_EXPANSION * stored):
             raise ValueError(
-                "A tensor must store its numbers; save `tensor.contiguous()`. "
-                f"Received: shape {tuple(value.shape)} with {value.untyped_storage().nbytes()} stored bytes"
+                "The tensors must store their numbers; save `tensor.contiguous()`. "
+                f"Received: shape {tuple(value.shape)} with {stored} stored bytes"
             )
         value = value.detach().cpu().double()
     return np.asarray(value)
