@@ -18,7 +18,8 @@ def read_json_object(path: str | os.PathLike[str], schema: Mapping[str, Any] | N
         path: Path of the file.
         schema: Dict from the name of a value to its type, or `None` to accept any object. A type is `str`, `bool`,
             `int`, `float` or `None`; a dict, for an object with these values; a list of one type, for a list; or a
-            tuple of alternatives. A missing value counts as `None`. Values without a type are not checked.
+            tuple of alternatives. A missing value counts as `None`, and is added to the result as such.
+            Values without a type are not checked.
 
     Returns:
         The object.
@@ -32,7 +33,7 @@ def read_json_object(path: str | os.PathLike[str], schema: Mapping[str, Any] | N
     ...     with open(path, "w") as file:
     ...         _ = file.write('{"rounds": 3}')
     ...     read_json_object(path, {"rounds": int, "best": (str, None)})
-    {'rounds': 3}
+    {'rounds': 3, 'best': None}
 
     Raises:
         ValueError: If the file is not UTF-8, not JSON, larger than 64 MiB, or does not fit the schema. The message is
@@ -55,14 +56,14 @@ def read_json_object(path: str | os.PathLike[str], schema: Mapping[str, Any] | N
 
 
 def _misfit(value: Any, schema: Any, name: str) -> str | None:
-    """Returns the name of the first value that does not fit, or `None`."""
+    """Returns the name of the first value that does not fit, or `None`. Adds missing values as `None`."""
     if isinstance(schema, tuple):
         misfits = [_misfit(value, alternative, name) for alternative in schema]
         return None if None in misfits else misfits[0]
     if isinstance(schema, Mapping):
         if not isinstance(value, dict):
             return name
-        misfits = [_misfit(value.get(key), inner, f"{name}.{key}".lstrip(".")) for key, inner in schema.items()]
+        misfits = [_misfit(value.setdefault(key), inner, f"{name}.{key}".lstrip(".")) for key, inner in schema.items()]
         return next((misfit for misfit in misfits if misfit is not None), None)
     if isinstance(schema, list):
         if not isinstance(value, list):

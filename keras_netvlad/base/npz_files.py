@@ -1,5 +1,6 @@
 """Reads `.npz` files of other people: every array is checked against the file before memory is taken for it."""
 
+import errno
 import math
 import os
 import zipfile
@@ -92,6 +93,7 @@ def _value_errors() -> Iterator[None]:
         raise
     except Exception as error:
         # zipfile, zlib and NumPy's parser of headers raise exceptions of more than ten classes.
-        if isinstance(error, OSError) and error.errno is not None:
+        # Invalid argument: zipfile goes to the negative position that a damaged directory names.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise ValueError((str(error).splitlines() or [type(error).__name__])[0]) from error

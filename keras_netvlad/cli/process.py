@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -52,14 +52,14 @@ def protect_output() -> None:
 class _Pipe(io.FileIO):
     """A file descriptor whose output is discarded after the reader of the pipe has closed it."""
 
-    def write(self, data: object) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
-            return super().write(data)  # type: ignore[arg-type]
+            return super().write(data)
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
-            return super().write(data)  # type: ignore[arg-type]
+            return super().write(data)
 
 
 def _protected(stream: TextIO) -> TextIO:

@@ -1,6 +1,8 @@
 """`from_matlab`: reads the NetVLAD of the original implementation (Arandjelović et al. 2016)."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from keras_netvlad.convert.arrays import as_numbers, from_arrays
 from keras_netvlad.convert.tensor_files import check_is_file, missing_library, unreadable
 from keras_netvlad.layers.netvlad import NetVLAD
 
+LOAD = "import sys; from scipy.io import loadmat; loadmat(sys.argv[1], struct_as_record=False)"
 TO_STRUCT = (
     "in MATLAB, `net.layers = cellfun(@(l) struct(l), net.layers, 'UniformOutput', false)` and "
     "`save('net.mat', 'net', '-v7')`"
@@ -106,6 +109,9 @@ def _read_network(source: Any) -> tuple[list[Any], bool, bool]:
         from scipy.io import loadmat
     except ImportError as error:
         raise missing_library("SciPy", "a .mat file", "'keras_netvlad[convert]'") from error
+    # SciPy 1.17 crashes on some damaged files.
+    if subprocess.run([sys.executable, "-c", LOAD, path], capture_output=True).returncode < 0:
+        raise unreadable(path, "a complete .mat file", ValueError("SciPy crashes on it"))
     try:
         content = loadmat(path, struct_as_record=False)
     except NotImplementedError as error:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras_netvlad.base.declared_sizes import MAX_EXPANSION, check_declared_bytes
+from keras_netvlad.base.declared_sizes import ALWAYS_ALLOWED_BYTES, MAX_EXPANSION, check_declared_bytes
 from keras_netvlad.base.npz_files import check_npz
 from keras_netvlad.base.npz_files import read_npz as read_npz_arrays
 
@@ -88,7 +88,10 @@ def read_checkpoint(path: Path) -> Readers:
     except Exception as error:
         expected = "the prefix of a whole TensorFlow checkpoint, such as model.ckpt-1000 beside model.ckpt-1000.index"
         raise unreadable(path, expected, error) from error
-    return {name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): partial(reader.get_tensor, name) for name in names}
+    return {
+        name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): partial(_checkpoint_array, path, reader, name)
+        for name in names
+    }
 
 
 def read_torch(path: Path) -> Readers:
@@ -208,10 +211,11 @@ def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 def _array(value: Any) -> Any:
     if hasattr(value, "detach"):  # PyTorch; NumPy has no bfloat16
         # A view of one stored number can have any shape.
-        if value.numel() > MAX_EXPANSION * max(value.untyped_storage().nbytes(), 1):
+        stored = value.untyped_storage().nbytes()
+        if 8 * value.numel() > max(ALWAYS_ALLOWED_BYTES, MAX_EXPANSION * stored):
             raise ValueError(
-                "A tensor must store its numbers; save `tensor.contiguous()`. "
-                f"Received: shape {tuple(value.shape)} with {value.untyped_storage().nbytes()} stored bytes"
+                "The tensors must store their numbers; save `tensor.contiguous()`. "
+                f"Received: shape {tuple(value.shape)} with {stored} stored bytes"
             )
         value = value.detach().cpu().double()
     return np.asarray(value)
@@ -233,6 +237,13 @@ def _npz_array(path: Path, name: str) -> Any:
         return read_npz_arrays(path, [name])[name]
     except (OSError, ValueError) as error:
         raise unreadable(path, f"an archive whose `{name}` is a numeric array", error) from error
+
+
+def _checkpoint_array(path: Path, reader: Any, name: str) -> Any:
+    try:
+        return reader.get_tensor(name)
+    except Exception as error:  # TensorFlow raises OpError, IndexError or RuntimeError, depending on the damage.
+        raise unreadable(path, f"a whole TensorFlow checkpoint with a tensor `{name}`", error) from error
 
 
 def _h5_array(path: Path, name: str) -> Any:

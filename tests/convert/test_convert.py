@@ -8,6 +8,7 @@ import pickle
 import re
 import runpy
 import sys
+import zipfile
 
 import h5py
 import keras
@@ -427,6 +428,39 @@ def test_code_in_a_pytorch_file_is_refused_and_not_run(tmp_path):
     # The files are armed.
     pickle.loads((tmp_path / "raw.pth").read_bytes()).close()
     assert trace.exists()
+
+
+def test_arrays_that_declare_more_than_their_file_holds_are_refused_before_memory_is_taken(tmp_path):
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        for name, value in TFA.items():
+            file[name] = value
+        del file["cluster_centers"]
+        file.create_dataset("cluster_centers", (1, 10**6, 10**6), "float32", chunks=True)  # no values are stored
+    with pytest.raises(ValueError, match=r"weights.h5 \(the file has .* declares `cluster_centers` of 4,000,"):
+        from_tfa(tmp_path / "weights.h5")
+    np.savez_compressed(tmp_path / "weights.npz", **{**TFA, "cluster_centers": np.zeros((1, 1 << 13, 1 << 13))})
+    with pytest.raises(ValueError, match=r"Received: .*weights.npz \(the file has .* declares arrays of 536,"):
+        from_tfa(tmp_path / "weights.npz")
+
+
+@pytest.mark.needs_torch
+def test_a_torch_tensor_that_repeats_one_number_takes_no_memory(tmp_path):
+    import torch
+
+    huge = torch.zeros(1).expand(8, 10**9, 1, 1)
+    torch.save({"conv.weight": huge, "centroids": torch.zeros(8, 10)}, tmp_path / "huge.pth")
+    with pytest.raises(ValueError, match=r"must store their numbers; .* shape \(8, 1000000000, 1, 1\) with 4 "):
+        from_pytorch(tmp_path / "huge.pth")
+
+
+@pytest.mark.needs_torch
+def test_a_compressed_torch_file_is_refused(tmp_path):
+    path = save_torch(tmp_path / "whole.pth", TORCH)
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "zip.pth", "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(ValueError, match=r"Received: .*zip.pth \(the file is a compressed ZIP archive"):
+        from_pytorch(tmp_path / "zip.pth")
 
 
 def test_code_in_an_npz_file_is_refused_and_not_run(tmp_path):

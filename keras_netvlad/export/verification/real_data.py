@@ -23,12 +23,19 @@ def check_data(data: RealData, signature: Signature) -> dict[str, np.ndarray]:
     Raises:
         ValueError: If the file cannot be read, or names, shapes or numbers of rows do not fit the signature.
     """
-    arrays: Any = data
-    if isinstance(data, (str, os.PathLike)):
-        try:
-            arrays = read_npz(data)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"`data` must be an .npz file of arrays. Received: {data} ({error})") from error
+    if not isinstance(data, (str, os.PathLike)):
+        return _check_arrays(data, signature)
+    try:
+        arrays = read_npz(data)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`data` must be an .npz file of arrays. Received: {data} ({error})") from error
+    try:
+        return _check_arrays(arrays, signature)
+    except ValueError as error:
+        raise ValueError(f"{error}, in {data}") from error
+
+
+def _check_arrays(arrays: Any, signature: Signature) -> dict[str, np.ndarray]:
     expected = {port.name: port for port in signature.inputs}
     if not isinstance(arrays, Mapping) or set(arrays) != set(expected):
         received = sorted(arrays) if isinstance(arrays, Mapping) else type(arrays).__name__
