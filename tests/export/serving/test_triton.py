@@ -453,6 +453,8 @@ def test_what_can_fail_is_found_before_the_export(model, tmp_path, monkeypatch):
         with pytest.raises(PermissionError, match=message):
             publish_triton(model, repository)
     monkeypatch.setattr(os, "access", writable)
+    with pytest.raises(PermissionError, match=r"Versions are prepared in `staging`.* Received: .*/file"):
+        publish_triton(model, tmp_path / "file" / "repository")
     for options in ({"data": "absent.npz"}, {"tolerance": -1}, {"min_agreement": 0.5}, {"metadata": {"labels": 1}}):
         with pytest.raises(ValueError, match=r"`"):
             publish_triton(model, repository, **options)
