@@ -75,6 +75,9 @@ def read_batching(text):
     assert parameters.num_batch_threads.value >= 1
     assert parameters.max_enqueued_batches.value >= 1
     assert parameters.batch_timeout_micros.value >= 0
+    # Requests are split between batches; the largest batch that is run is then `max_batch_size`, too.
+    assert parameters.enable_large_batch_splitting.value
+    assert not parameters.HasField("max_execution_batch_size")
     return parameters
 
 
@@ -231,6 +234,24 @@ def test_merged_requests_get_the_answers_of_lone_ones(published, signature):
             alone = artefact.run(request, signature)[name]
             # Measured: at most 1.5e-7 of the largest value.
             np.testing.assert_allclose(merged, alone, rtol=0, atol=2e-6 * np.nanmax(np.abs(alone)))
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "describe"])
+def test_a_request_that_is_split_between_batches_gets_the_answers_of_one_batch(published, signature):
+    """With `enable_large_batch_splitting`, the server fills a batch with the first rows of a request."""
+    artefact = Artefact(published)
+    parameters = read_batching((published / "batching_params.pbtxt").read_text())
+    first, second, third, fourth = make_requests(artefact, signature, np.random.default_rng(0))
+    whole = {name: np.concatenate([fourth[name]] * 2) for name in fourth}  # 6 rows of 7 frames
+    answers = []
+    for part, others in ((slice(0, 5), [first, second]), (slice(5, 6), [third])):
+        piece = {name: values[part] for name, values in whole.items()}
+        batch, splits, num_rows = merge([*others, piece], parameters.allowed_batch_sizes)
+        outputs = artefact.run(batch, signature)
+        answers.append({name: np.split(values[:num_rows], splits)[-1] for name, values in outputs.items()})
+    for name, alone in artefact.run(whole, signature).items():
+        joined = np.concatenate([answer[name] for answer in answers])
+        np.testing.assert_allclose(joined, alone, rtol=0, atol=2e-6 * np.nanmax(np.abs(alone)))
 
 
 # The page

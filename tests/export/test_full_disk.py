@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 from pathlib import Path
 
 import keras
@@ -11,6 +10,7 @@ import pytest
 from keras_netvlad.export import export_model, export_onnx, export_saved_model, publish, publish_triton
 from keras_netvlad.models import VideoClassifier
 
+resource = pytest.importorskip("resource", reason="a limit on the size of files needs POSIX")
 SENTENCE = r"^The disk must have room for the output; free some space or choose another path\. Received: "
 
 

@@ -56,6 +56,9 @@ def publish(
       to pad requests of different lengths only if the model takes `num_frames`, which excludes the padding, and has no
       other inputs or outputs of variable size. Otherwise, only requests of equal shape are merged.
 
+    Files and directories get the permissions that the umask of the process allows. The server must be able to read
+    them.
+
     Args:
         model: A functional or Sequential Keras model with named inputs.
         base_path: Directory of all models. It is created if it does not exist.
@@ -99,7 +102,7 @@ def publish(
     if version is not None:
         check_integer("version", version, 1)
     directory = Path(base_path) / check_model_name(name or model.name)
-    with stage("running the model on the lengths of the warm-up"):
+    with stage("tracing the model with the lengths of the warm-up"):
         sizes = warmup_sizes(signatures[SERVING_DEFAULT], max_batch_size, warmup_frames)
     requests = plan_requests(signatures, sizes)
     while True:

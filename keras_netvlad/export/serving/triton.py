@@ -1,5 +1,6 @@
 """`publish_triton`: writes a model as the next version in a model repository of Triton Inference Server."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -68,9 +69,11 @@ def publish_triton(
     `.<repository>.<name>.*.partial` is therefore in `staging`, which is the directory that contains the repository
     unless you choose another one. If `staging` is on another file system, as for a repository that is a mount point,
     the finished files are first copied into the repository as hidden files, which Triton ignores, and then renamed. The
-    first version of a model then needs several renames, which take less than a millisecond. A server that starts
-    exactly in between reports a model without a configuration; start it again. If the process is killed,
-    `.*.partial` files and directories remain and may be deleted.
+    first version of a model is then visible as a directory `.<name>.*.partial` for a few milliseconds. A server that
+    starts in this moment ends with an error; start it again. If the process is killed, `.*.partial` files and
+    directories remain and may be deleted.
+
+    Files and directories get the permissions that the umask of the process allows. Triton must be able to read them.
 
     Args:
         model: A functional or Sequential Keras model with named inputs and the batch first.
@@ -141,7 +144,7 @@ def publish_triton(
     check_opset(opset)
     data = check_options(signature, tolerance, data, min_agreement)
     max_batch_size = check_integer("max_batch_size", max_batch_size, 1)
-    with stage("running the model on the lengths of the warm-up"):
+    with stage("tracing the model with the lengths of the warm-up"):
         sizes = warmup_sizes(signature, max_batch_size, warmup_frames)
         if tensorrt and warmup_frames is None:
             shortest, _, longest = check_profile(profile_frames)
@@ -247,13 +250,14 @@ def _check_staging(staging: str | os.PathLike[str] | None, repository: Path) -> 
     """Returns the directory in which versions are prepared, or raises if it is not a usable one."""
     path = repository.parent if staging is None else check_path("staging", staging).resolve()
     if staging is None:
-        path.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # the next check says what is wrong
+            path.mkdir(parents=True, exist_ok=True)
     elif not path.is_dir() or path.is_relative_to(repository):
         raise NotADirectoryError(
             "`staging` must be an existing directory outside the repository, because Triton treats every directory in "
             f"the repository as a model. Received: staging={str(staging)!r}, repository {repository}"
         )
-    if not os.access(path, os.W_OK | os.X_OK):
+    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(
             "Versions are prepared in `staging`, by default the directory that contains the repository; choose a "
             f"directory that can be written to. Received: {path}"

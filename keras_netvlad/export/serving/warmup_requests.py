@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
+from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.data.sequence_example import serialize_example
 from keras_netvlad.export.serving.warmup import WARMUP_FILE, check_number_of_requests, read_warmup, write_warmup
-from keras_netvlad.export.serving.warmup_sizes import zeros
+from keras_netvlad.export.serving.warmup_sizes import port_shape
 from keras_netvlad.export.serving_signatures import EXAMPLES, frame_streams
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.artefact import Artefact
@@ -79,7 +81,14 @@ def make_request(signature: Signature, default: Signature, batch: int, frames: i
     if _takes_examples(signature):
         video = {port.name: np.zeros((frames, port.shape[2] or 0), "uint8") for port in frame_streams(default)}
         return {EXAMPLES: np.array([serialize_example(video)] * batch, object)}
-    return zeros(signature, batch, frames)
+    return {
+        port.name: np.full(
+            port_shape(port, batch, frames),
+            frames if port.name == NUM_FRAMES else 0,
+            tf.as_dtype(port.dtype).as_numpy_dtype,
+        )
+        for port in signature.inputs
+    }
 
 
 def _takes_examples(signature: Signature) -> bool:

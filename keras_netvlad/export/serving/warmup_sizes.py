@@ -2,12 +2,11 @@
 
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import tensorflow as tf
 
-from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.port import Port
 from keras_netvlad.export.signature import Signature
@@ -25,7 +24,8 @@ def warmup_sizes(
     """Chooses the batch sizes and lengths of warm-up requests from the size of the inputs.
 
     Each length is requested at batch size 1 and at the largest batch size whose inputs take at most 64 MB as float32.
-    The model is run once on each length, because a server does not load a version if one request fails.
+    The model is traced with each length, because a server does not load a version if one request fails. Tracing finds
+    lengths that a layer rejects without computing anything.
 
     Args:
         signature: The model's signature `serving_default`.
@@ -38,7 +38,7 @@ def warmup_sizes(
         Sorted list of pairs `(batch size, frames)`.
 
     Raises:
-        ValueError: If a length is not a positive integer, or the model does not run on it.
+        ValueError: If a length is not a positive integer, or the model rejects it.
     """
     if warmup_frames is None:
         lengths = _default_lengths(signature)
@@ -48,7 +48,7 @@ def warmup_sizes(
             reason = _why_not(signature, frames)
             if reason is not None:
                 raise ValueError(
-                    "The model must run on every length of `warmup_frames`; choose other lengths. "
+                    "The model must accept every length of `warmup_frames`; choose other lengths. "
                     f"Received: {frames} frames, which fail ({reason})"
                 )
     batches = {
@@ -72,18 +72,6 @@ def port_shape(port: Port, batch: int, frames: int) -> tuple[int, ...]:
     return tuple((batch if axis == 0 else frames) if size is None else size for axis, size in enumerate(port.shape))
 
 
-def zeros(signature: Signature, batch: int, frames: int) -> dict[str, np.ndarray]:
-    """Returns inputs of zeros whose frames are all real."""
-    return {
-        port.name: np.full(
-            port_shape(port, batch, frames),
-            frames if port.name == NUM_FRAMES else 0,
-            tf.as_dtype(port.dtype).as_numpy_dtype,
-        )
-        for port in signature.inputs
-    }
-
-
 def _default_lengths(signature: Signature) -> list[int]:
     if all(None not in port.shape[1:] for port in signature.inputs):
         return [1]
@@ -92,8 +80,8 @@ def _default_lengths(signature: Signature) -> list[int]:
     shortest = next((frames for frames in candidates if _why_not(signature, frames) is None), None)
     if shortest is None:
         raise ValueError(
-            "The model must run on the warm-up requests; set `warmup_frames` to lengths that it accepts, or to () for "
-            f"no warm-up. Received: a model that runs on none of {candidates} frames ({_why_not(signature, longest)})"
+            "The model must accept the warm-up requests; set `warmup_frames` to lengths that it accepts, or to () for "
+            f"no warm-up. Received: a model that accepts none of {candidates} frames ({_why_not(signature, longest)})"
         )
     while longest > shortest and _why_not(signature, longest) is not None:
         longest = max(longest // 2, shortest)
@@ -109,10 +97,13 @@ def _largest(limit: int, size_of: Callable[[int], int]) -> int:
 
 
 def _why_not(signature: Signature, frames: int) -> str | None:
-    """Runs the model on one video of zeros. Returns the reason if it fails."""
+    """Traces the model with one video of a length. Returns the reason if it fails."""
+    specs = {port.name: tf.TensorSpec(port_shape(port, 1, frames), port.dtype) for port in signature.inputs}
     try:
-        signature.compute(zeros(signature, 1, frames))
+        tf.function(lambda inputs: signature.compute(inputs), autograph=False).get_concrete_function(specs)
     except Exception as error:
-        # Keras and TensorFlow raise exceptions of many classes.
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # Keras and TensorFlow raise exceptions of many classes. The first line of Keras names the layer, and the second
+        # one the reason, in bold, with the node of the graph at its end.
+        lines = [line for line in re.sub(r"\x1b\[\d*m| for '\{\{node.*", "", str(error)).splitlines() if line.strip()]
+        return " ".join(lines[:2]) or type(error).__name__
     return None

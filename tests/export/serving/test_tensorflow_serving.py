@@ -12,9 +12,12 @@ import pytest
 import tensorflow as tf
 
 from keras_netvlad.export import Artefact, ParityError, publish
+from keras_netvlad.export.saved_model import write_saved_model
 from keras_netvlad.export.serving import tensorflow_serving, warmup_requests
 from keras_netvlad.export.serving.model_versions import next_version
 from keras_netvlad.export.serving.warmup import read_warmup
+from keras_netvlad.export.serving.warmup_sizes import warmup_sizes
+from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
 
@@ -154,6 +157,40 @@ def test_a_warm_up_request_that_fails_stops_the_publication(model, tmp_path, mon
     with pytest.raises(ValueError, match=r"Every warm-up request must run; .* Received: `serving_default` with"):
         publish(model, tmp_path)
     assert versions(tmp_path) == []
+
+
+def test_what_can_fail_is_found_before_the_export(model, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("the export has begun")
+
+    monkeypatch.setattr(tensorflow_serving, "write_saved_model", fail)
+    for options, message in (
+        ({"data": "absent.npz"}, r"`data` must be an .npz file"),
+        ({"tolerance": -1}, r"`tolerance` must be"),
+        ({"min_agreement": 0.5}, r"pass `data` as well"),
+        ({"max_batch_size": 0}, r"`max_batch_size` must be"),
+        ({"max_queue_delay_microseconds": -1}, r"must be an integer of 0 or more"),
+        ({"warmup_frames": (0,)}, r"`warmup_frames` must be a positive integer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            publish(model, tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+    requests = [(1, frames) for frames in range(1, 300)]
+    with pytest.raises(ValueError, match=r"at most 1000 warm-up requests; leave some out. Received: 1197"):
+        warmup_requests.plan_requests(serving_signatures(model), requests)
+
+
+@pytest.mark.slow
+def test_a_model_that_needs_several_frames_is_warmed_up_with_them(tmp_path):
+    frames = keras.Input((None, 4), name="frames")
+    pooled = NetVLAD(2)(keras.layers.Conv1D(4, 5)(frames))
+    model = keras.Model({"frames": frames}, {"descriptor": pooled}, name="convolution")
+    signatures = serving_signatures(model)
+    sizes = warmup_sizes(signatures["serving_default"], 2)
+    write_saved_model(model, signatures, tmp_path / "1")
+    warmup_requests.warm_up(tmp_path / "1", signatures, warmup_requests.plan_requests(signatures, sizes))
+    lengths = [inputs["frames"].shape for _, inputs in read_warmup(tmp_path / "1" / WARMUP)]
+    assert lengths == [(1, 8, 4), (1, 300, 4), (2, 8, 4), (2, 300, 4)]
 
 
 def test_a_model_without_num_frames_is_published_too(tmp_path):

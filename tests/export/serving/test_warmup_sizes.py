@@ -6,7 +6,8 @@ import pytest
 
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.port import Port
-from keras_netvlad.export.serving.warmup_sizes import num_bytes, port_shape, warmup_sizes, zeros
+from keras_netvlad.export.serving.warmup_requests import make_request
+from keras_netvlad.export.serving.warmup_sizes import num_bytes, port_shape, warmup_sizes
 from keras_netvlad.export.signature import Signature
 from keras_netvlad.layers import NetVLAD
 
@@ -19,7 +20,7 @@ def signature_of(*shape, dtype="float32", accepts=lambda frames: True):
     def compute(values):
         frames = values["frames"].shape[1]
         if not accepts(frames):
-            raise RuntimeError(f"{frames} frames\nand more lines")
+            raise RuntimeError(f"{frames} frames\n\nare wrong\nand more lines")
         return {}
 
     ports = (Port("frames", (None, None, *shape), dtype), Port("num_frames", (None,), "int32"))
@@ -44,7 +45,7 @@ def test_requests_take_at_most_64_megabytes(shape, dtype, expected):
     sizes = warmup_sizes(signature, 32)
     assert sizes == expected
     for batch, frames in sizes:
-        values = zeros(signature, batch, frames)
+        values = make_request(signature, signature, batch, frames)
         assert values["frames"].shape == (batch, frames, *shape)
         assert values["frames"].dtype == dtype
         assert (values["num_frames"] == frames).all()
@@ -81,7 +82,7 @@ def test_default_lengths_are_those_that_the_model_accepts(accepts, expected):
 
 
 def test_a_model_that_rejects_a_length_says_so():
-    with pytest.raises(ValueError, match=r"every length of `warmup_frames`; .* Received: 3 frames, .*\(3 frames\)$"):
+    with pytest.raises(ValueError, match=r"every length of `warmup_frames`.* 3 frames, .*\(3 frames are wrong\)$"):
         warmup_sizes(signature_of(6, accepts=lambda frames: frames > 4), 1, (5, 3))
     with pytest.raises(ValueError, match=r"set `warmup_frames` to lengths that it accepts, or to \(\)"):
         warmup_sizes(signature_of(6, accepts=lambda frames: False), 1)
@@ -98,12 +99,12 @@ def test_all_free_axes_get_the_length():
     assert port_shape(Port("maps", (None, None, None, 3), "float32"), 2, 5) == (2, 5, 5, 3)
 
 
-def test_a_real_model_is_run():
+def test_a_real_model_is_traced():
     frames = keras.Input((None, 4), name="frames")
     hidden = keras.layers.Conv1D(4, 5)(frames)
     model = keras.Model({"frames": frames}, {"descriptor": NetVLAD(2)(hidden)})
     assert warmup_sizes(read_signature(model), 2) == [(1, 8), (1, 300), (2, 8), (2, 300)]
-    with pytest.raises(ValueError, match=r"Received: 4 frames, which fail"):
+    with pytest.raises(ValueError, match=r"calling Conv1D.call\(\)\. Negative .* 5 from 4\)$"):
         warmup_sizes(read_signature(model), 2, (4,))
 
 
