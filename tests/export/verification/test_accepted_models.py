@@ -150,8 +150,11 @@ def not_a_number(frames, mask):
 @pytest.mark.parametrize(
     ("pool", "message"),
     [
-        (neighbours, r"output `out` changes if they hold other values than zeros"),
-        (product_with_a_mask, r"output `out` changes if they hold NaN \(a product of NaN and a mask is NaN\)"),
+        (neighbours, r"output `out` changes if such frames of \['frames'\] hold other values than zeros"),
+        (
+            product_with_a_mask,
+            r"output `out` changes if such frames of \['frames'\] hold NaN \(a product of NaN and a mask is NaN\)",
+        ),
         (not_a_number, r"found no inputs that the model accepts.*NaN in the output `out`"),
     ],
 )
