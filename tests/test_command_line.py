@@ -1,6 +1,7 @@
 """The command line: every sub-command, the exit codes, and how mistakes of the user differ from bugs."""
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -162,15 +163,24 @@ def test_an_artefact_of_another_model_exits_with_1(directory, tmp_path, capsys):
     assert "FAILED" in capsys.readouterr().out
 
 
-def test_an_export_that_fails_parity_exits_with_1_and_writes_nothing(tmp_path, capsys):
+def test_an_export_that_fails_parity_exits_with_1_and_writes_nothing(directory, tmp_path, capsys):
+    options = ["--format", "onnx", "--tolerance", "0"]  # the rounding to float32 is larger
+    assert run("export", directory / "small.keras", tmp_path / "out", *options) == 1
+    assert "nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_reads_the_padding_exits_with_2_and_writes_nothing(tmp_path, capsys):
     frames = keras.Input((None, 3), name="frames")
     num_frames = keras.Input((), dtype="int32", name="num_frames")
     no_mask = NetVLAD(2)(frames)
     lengths = keras.ops.expand_dims(keras.ops.cast(num_frames, "float32"), 1)
     descriptor = keras.layers.Concatenate()([no_mask, lengths])
     keras.Model({"frames": frames, "num_frames": num_frames}, {"descriptor": descriptor}).save(tmp_path / "leaks.keras")
-    assert run("export", tmp_path / "leaks.keras", tmp_path / "out") == 1
-    assert "nothing was written" in capsys.readouterr().err
+    assert run("export", tmp_path / "leaks.keras", tmp_path / "out", "--format", "onnx") == 2
+    printed = capsys.readouterr().err
+    assert "Frames beyond `num_frames` must not change the outputs" in printed
+    assert len(printed.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["leaks.keras"]
 
 
@@ -382,3 +392,34 @@ def test_the_demo_is_true(tmp_path, capsys):
     assert names == {"netvlad", "model.onnx", "model.onnx.parity.json", "model.keras", "assignments.png"}
     assert (tmp_path / "demo" / "netvlad" / "1" / "saved_model.pb").is_file()
     assert "Epoch 30/30" in capsys.readouterr().out
+
+
+def test_a_module_is_imported_that_registers_layers(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "own_layers.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('own')\n"
+        "class Scale(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return x * 2.0\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    module = importlib.import_module("own_layers")
+    frames = keras.Input((None, 4), name="frames")
+    keras.Model(frames, {"out": NetVLAD(2)(module.Scale()(frames))}, name="own").save("own.keras")
+    keras.saving.get_custom_objects().pop("own>Scale")
+    sys.modules.pop("own_layers")
+    sys.path.remove(str(tmp_path))
+
+    assert run("export", "own.keras", "out", "--format", "onnx", "--no-verify") == 2
+    printed = capsys.readouterr().err
+    assert "`--import MODULE`" in printed
+    assert len(printed.splitlines()) == 1
+    assert run("export", "own.keras", "out", "--import", "no_such_module") == 2
+    assert "Received: no_such_module (ModuleNotFoundError: " in capsys.readouterr().err
+    assert run("export", "own.keras", "out", "--import", "own_layers", "--format", "onnx", "--no-verify") == 0
+    assert capsys.readouterr().out == "out: written, not verified\n"
+    assert run("publish", "own.keras", "served", "--import", "own_layers", "--no-verify") == 0
+    assert capsys.readouterr().out == "served/own: written, not verified\n"
+    assert run("verify", "own.keras", "out/model.onnx", "served/own/1", "--import", "own_layers") == 0

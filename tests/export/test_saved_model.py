@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_classifier import batch
 
 from keras_netvlad.export import Artefact, export_saved_model
+from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
 
 
@@ -73,3 +75,25 @@ def test_the_same_model_gives_the_same_weights_and_hashes(model, tmp_path):
     assert weights[0] == weights[1]
     for key in ("graph_def_program_hash", "signature_def_hash", "saved_object_graph_hash", "checkpoint_hash"):
         assert getattr(fingerprints[0], key) == getattr(fingerprints[1], key) != 0
+
+
+def test_tfsm_layer_takes_and_returns_what_the_model_does(artefacts, model, tmp_path):
+    layer = keras.layers.TFSMLayer(artefacts[0] / "classifier" / "1")
+    outputs = layer(batch())
+    for name, values in model(batch()).items():
+        np.testing.assert_allclose(outputs[name], values, rtol=1e-5, atol=1e-7)
+    assert len(layer.weights) == len(model.weights)
+
+    frames, index = keras.Input((None, 4), name="frames"), keras.Input((1,), dtype="int32", name="index")
+    pooled, vector = NetVLAD(2, name="pooled")(frames), keras.layers.Embedding(5, 2, name="vector")(index)
+    values = [np.ones((2, 3, 4), "float32"), np.ones((2, 1), "int32")]
+    for name, other, inputs in (
+        ("list", keras.Model([frames, index], [pooled, vector]), values),
+        ("tensor", keras.Model(frames, pooled), values[0]),
+        ("sequential", keras.Sequential([keras.Input((None, 4), name="frames"), NetVLAD(2, name="out")]), values[0]),
+    ):
+        export_saved_model(other, tmp_path / name, verify=False)
+        received = keras.layers.TFSMLayer(tmp_path / name)(inputs)
+        keras.tree.map_structure(
+            lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5), received, other(inputs)
+        )

@@ -12,7 +12,7 @@ from keras_netvlad.export import serving_signatures as signatures_module
 
 EXPORT = ROOT / "keras_netvlad" / "export"
 LEVELS = (
-    ("port", "signature", "forward", "model_signature", "serving_signatures", "metadata", "parity_file"),
+    ("port", "signature", "reason", "forward", "model_signature", "serving_signatures", "metadata", "parity_file"),
     ("verification",),
     ("saved_model", "onnx"),
     ("serving",),

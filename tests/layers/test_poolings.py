@@ -398,3 +398,15 @@ def test_both_formats_are_the_model(form, tmp_path):
     outputs = {"descriptor": layer(frames, mask=FrameMask()(num_frames, frames))}
     model = keras.Model({"frames": frames, "num_frames": num_frames}, outputs, name="pooled")
     assert all(report.ok for report in export_model(model, tmp_path / "out"))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="RaggedTensors are TensorFlow's")
+@pytest.mark.parametrize("call", [NetVLAD(2), MeanPooling(), lambda frames: FrameMask()(frames.row_lengths(), frames)])
+def test_ragged_tensors_are_refused_with_a_way_out(call):
+    import tensorflow as tf
+
+    ragged = tf.ragged.constant([[[1.0, 2.0]] * 3, [[1.0, 2.0]] * 5], ragged_rank=1)
+    with pytest.raises(TypeError, match=r"pass `x.to_tensor\(\)`.*`num_frames=x.row_lengths\(\)`.*a RaggedTensor of"):
+        call(ragged)
+    pooled = MeanPooling()(ragged.to_tensor(), mask=tf.sequence_mask(ragged.row_lengths()))
+    np.testing.assert_allclose(to_numpy(pooled), MeanPooling()(np.array([[[1.0, 2.0]]] * 2, "float32")), rtol=1e-6)

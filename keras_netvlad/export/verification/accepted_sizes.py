@@ -80,13 +80,9 @@ class _Trial:
     def accepts(self, size: Size) -> bool:
         """Returns whether the model accepts random inputs of a size."""
         generator = np.random.default_rng(0)
-        try:
-            inputs = {port.name: draw(generator, port, size) for port in self.signature.inputs}
-            if self.has_counts:
-                inputs[NUM_FRAMES] = np.array(size.num_frames, inputs[NUM_FRAMES].dtype)
-        except (ValueError, TypeError) as error:  # a dtype without random values, such as strings
-            self.reason = reason_of(error)
-            return False
+        inputs = {port.name: draw(generator, port, size) for port in self.signature.inputs}
+        if self.has_counts:
+            inputs[NUM_FRAMES] = np.array(size.num_frames, inputs[NUM_FRAMES].dtype)
         return self.accepts_values(inputs)
 
     def accepts_values(self, inputs: Mapping[str, np.ndarray]) -> bool:
@@ -109,10 +105,11 @@ class _Trial:
         shapes = self._grid(POWERS)
         if data is not None:
             shapes.append(self._shape_of(data))
-        shapes += self._grid(USUAL)
         for frames, extents in dict.fromkeys(shapes):
             for is_unit in (False, True):
                 yield self._size(1, frames, (frames,), extents, is_unit)
+        for frames, extents in self._grid(USUAL):
+            yield self._size(1, frames, (frames,), extents, is_unit=False)
 
     def shrink(self, found: Size) -> Size:
         """Returns the smallest accepted size between the last power of two that was refused and an accepted size."""

@@ -1,6 +1,6 @@
 """`ModelOutputs`: computes the outputs that an artifact is compared with."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -59,7 +59,7 @@ class ModelOutputs:
             ) from error
         for port in self.signatures[case.reference].outputs:
             values = _real(port, outputs, case)
-            if values.dtype.kind in "fV" and np.isnan(values).any():
+            if _is_nan(values).any():
                 raise ValueError(
                     "The model must not compute NaN, which cannot be compared; check its weights and `data`. "
                     f"Received for {case.name}: NaN in the output `{port.name}`"
@@ -96,12 +96,10 @@ class ModelOutputs:
         `model.predict` runs such a graph, too. Operations that are called eagerly see the sizes of one batch and may
         choose another algorithm: Keras 3.15 adds `(1, 6, 6)` and `(1, 6, 1)` as if the second were a bias of size 6.
         """
-        expected = {**_run_graph(self.signatures[case.reference], case.reference_inputs), **case.known}
-        exact = (
-            _run_graph(self.exact_signatures[case.reference], _in_float64(case.reference_inputs))
-            if self.exact_signatures
-            else {}
-        )
+        expected = {**_graph(self.signatures[case.reference])(case.reference_inputs), **case.known}
+        exact: Arrays = {}
+        if self.exact_signatures:
+            exact = _graph(self.exact_signatures[case.reference])(_in_float64(case.reference_inputs))
         return expected, exact
 
     def check_cause(self, case: Case, inputs: Arrays, expected: Arrays, received: Arrays) -> None:
@@ -110,7 +108,7 @@ class ModelOutputs:
         Args:
             case: The case.
             inputs: Inputs of the artifact, whose padding may differ from that of the model.
-            expected: The model's outputs for the case.
+            expected: The outputs for the case that `as_predicted` returns.
             received: The artifact's outputs for `inputs`.
 
         Raises:
@@ -119,33 +117,37 @@ class ModelOutputs:
         if case.signature != case.reference:
             return
         signature = self.signatures[case.signature]
+        compute = _graph(signature)
 
         def differing(one: Arrays, other: Arrays) -> str | None:
             for port in signature.outputs:
                 pair = _real(port, one, case), _real(port, other, case)
-                if pair[0].shape != pair[1].shape or np.any(np.isnan(pair[0]) != np.isnan(pair[1])):
+                if pair[0].shape != pair[1].shape or np.any(_is_nan(pair[0]) != _is_nan(pair[1])):
                     return port.name
                 difference = Comparison.of(case.signature, port.name, case.name, *map(np.nan_to_num, pair))
                 if not difference.is_within(self.tolerance):
                     return port.name
             return None
 
-        again = _run(signature, case.reference_inputs)
-        random = differing(expected, again)
+        random = differing(expected, compute(case.reference_inputs))
         if random is not None:
             raise ValueError(
                 "The model must compute the same outputs for the same inputs; remove what is random when it is called "
                 f"with `training=False`. Received: two results of the output `{random}` that differ"
             )
-        padded = _run(signature, inputs)
+        padded = compute(inputs)
         leaking = differing(expected, padded)
         if leaking is not None and differing(padded, received) is None:
+            changed = [name for name, values in inputs.items() if values is not case.reference_inputs[name]]
+            alone = {name: compute({**case.reference_inputs, name: inputs[name]}) for name in changed}
+            causes = [name for name in changed if differing(expected, alone[name]) is not None]
             has_nan = any(values.dtype.kind == "f" and np.isnan(values).any() for values in inputs.values())
             filler = "NaN (a product of NaN and a mask is NaN)" if has_nan else "other values than zeros"
             raise ValueError(
                 "Frames beyond `num_frames` must not change the outputs, because servers pad with any values; set them "
                 "to zero with `keras.ops.where(mask, frames, 0)` before other layers, or export without the check. "
-                f"Received: a model whose output `{leaking}` changes if they hold {filler}"
+                f"Received: a model whose output `{leaking}` changes if such frames of {causes or changed} hold "
+                f"{filler}"
             )
 
 
@@ -174,11 +176,21 @@ def _run(signature: Signature, inputs: Mapping[str, np.ndarray]) -> Arrays:
     return {name: np.asarray(value) for name, value in signature.compute(inputs).items()}
 
 
-def _run_graph(signature: Signature, inputs: Mapping[str, np.ndarray]) -> Arrays:
+def _graph(signature: Signature) -> Callable[[Mapping[str, np.ndarray]], Arrays]:
+    """Returns the function of a signature as a graph for any batch and length."""
     specs = {port.name: tf.TensorSpec(port.shape, port.dtype) for port in signature.inputs}
     function = tf.function(signature.compute, autograph=False).get_concrete_function(specs)
-    tensors = {name: tf.constant(inputs[name], spec.dtype) for name, spec in specs.items()}
-    return {name: np.asarray(value) for name, value in function(tensors).items()}
+
+    def compute(inputs: Mapping[str, np.ndarray]) -> Arrays:
+        outputs = function({name: tf.constant(inputs[name], spec.dtype) for name, spec in specs.items()})
+        return {name: np.asarray(value) for name, value in outputs.items()}
+
+    return compute
+
+
+def _is_nan(values: np.ndarray) -> np.ndarray:
+    """Returns which values are NaN, also of integers and strings, which never are."""
+    return np.isnan(values) if values.dtype.kind in "fV" else np.zeros(values.shape, bool)  # bfloat16 is of kind V
 
 
 def _in_float64(inputs: Mapping[str, np.ndarray]) -> Arrays:

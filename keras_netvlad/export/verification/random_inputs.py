@@ -42,6 +42,8 @@ def draw(generator: np.random.Generator, port: Port, size: Size) -> np.ndarray:
     shape += [axis if axis is not None else next(free) for axis in other_sizes(port)]
     if "int" in port.dtype:
         return generator.integers(0, LEVELS if port.dtype == "uint8" else 2, shape).astype(port.dtype)
+    if port.dtype == "string":
+        return generator.choice(np.array([b"0", b"1", b"two"], object), shape)
     if port.dtype == "bool":
         return generator.integers(0, 2, shape).astype(bool)
     if len(shape) == 2 and port.has_frames and port.shape[1] is None:

@@ -54,4 +54,5 @@ def _check_arrays(arrays: Any, signature: Signature) -> dict[str, np.ndarray]:
             "`data` must hold one batch of one row or more, with the same number of rows in every array. "
             f"Received: {num_rows}"
         )
-    return {name: values.astype(expected[name].dtype, copy=False) for name, values in arrays.items()}
+    dtypes = {name: "object" if port.dtype == "string" else port.dtype for name, port in expected.items()}
+    return {name: values.astype(dtypes[name], copy=False) for name, values in arrays.items()}

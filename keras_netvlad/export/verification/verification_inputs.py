@@ -184,7 +184,8 @@ def _pad(values: np.ndarray, num_frames: Sequence[int], padding: str) -> np.ndar
     is_real = is_real.reshape(is_real.shape + (1,) * (values.ndim - 2))
     filler: Any = {"zeros": 0, "first element": values.flat[0], "NaN": np.nan}[padding]
     if padding == "NaN" and not np.issubdtype(values.dtype, np.floating):
-        filler = np.iinfo(values.dtype).max if np.issubdtype(values.dtype, np.integer) else True
+        # Other integers may be indices of a table, which has no row 2147483647.
+        filler = {"uint8": LEVELS - 1, "bool": True}.get(values.dtype.name, 1)
     return np.where(is_real, values, np.asarray(filler, values.dtype))
 
 
