@@ -230,18 +230,19 @@ def _bare(text: str) -> str:
 
 
 def _name_graph_after_weights(path: Path) -> None:
-    """Appends a digest of the weights to the name of the graph.
+    """Appends a digest of graph and weights to the name of the graph.
 
     onnxruntime finds cached TensorRT engines by the names of the graph and its nodes, and ignores the weights
-    (onnxruntime#6455). With the same name, a new version would run on the engine and the weights of the old one.
+    (onnxruntime#6455). With the same name, a new version would run on the engine and the weights of the old one. The
+    metadata are left out, so that the same model keeps its engine.
     """
-    digest = hashlib.sha256()
-    for file_path in (path, path.with_name(f"{path.name}.data")):
-        if file_path.exists():
-            with open(file_path, "rb") as file:
-                while chunk := file.read(1 << 24):
-                    digest.update(chunk)
     proto = onnx.load(path, load_external_data=False)
+    digest = hashlib.sha256(proto.graph.SerializeToString(deterministic=True))
+    data_path = path.with_name(f"{path.name}.data")
+    if data_path.exists():
+        with open(data_path, "rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
     proto.graph.name += f"_{digest.hexdigest()[:16]}"
     path.write_bytes(proto.SerializeToString())
 

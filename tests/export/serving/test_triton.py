@@ -202,6 +202,10 @@ def test_weights_name_the_graph(model, tmp_path, threshold):
     content = file.read_bytes()
     assert content.count(weight) == 1
     file.write_bytes(content.replace(weight, weight[::-1]))
+    with open(tmp_path / "1" / "model.onnx", "ab") as appended:  # other metadata do not count
+        appended.write(
+            onnx.ModelProto(metadata_props=[onnx.StringStringEntryProto(key="a", value="b")]).SerializeToString()
+        )
     names = []
     for version in "012":
         _name_graph_after_weights(tmp_path / version / "model.onnx")
