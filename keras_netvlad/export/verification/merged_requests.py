@@ -1,6 +1,6 @@
 """`compare_merged`: compares the answers to merged requests with the answers to each request alone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +70,26 @@ def compare_merged(
                     exact = None if exact is None else on_real_frames(exact, request.inputs)
                 yield Comparison.of(signature.name, name, case, expected, received, exact)
             start += num_rows
+
+
+def check_model_of_merged(comparisons: Iterable[Comparison], tolerance: float) -> None:
+    """Raises if the model's own answer to a request changes when other requests are merged with it.
+
+    Args:
+        comparisons: Comparisons by `compare_merged` that ran the model instead of an artifact.
+        tolerance: Largest relative difference allowed.
+
+    Raises:
+        ValueError: If a comparison exceeds the tolerance.
+    """
+    differing = next((comparison for comparison in comparisons if not comparison.is_within(tolerance)), None)
+    if differing is not None:
+        raise ValueError(
+            "The answer to a video must not depend on the length of the longest video in its batch, because servers "
+            "merge requests; pass the mask of the frames on to every layer that combines frames and use `num_frames` "
+            "in place of the length of an axis, or export without the check. Received: a model whose output "
+            f"`{differing.output}` changes by {differing.absolute:.2g} when requests of other lengths are merged with it"
+        )
 
 
 def merge(requests: Sequence[Mapping[str, np.ndarray]], num_repeated: int = 1) -> Arrays:

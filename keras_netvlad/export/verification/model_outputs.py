@@ -43,6 +43,10 @@ class ModelOutputs:
                 {SERVING_DEFAULT: read_signature(copy)} if is_default_only else serving_signatures(copy)
             )
 
+    def run(self, inputs: Mapping[str, np.ndarray], signature: str) -> Arrays:
+        """Runs a signature of the model itself."""
+        return _run(self.signatures[signature], inputs)
+
     def expected(self, case: Case) -> Arrays:
         """Returns the model's outputs for a case.
 
