@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_netvlad.export.serving_signatures import serving_signatures
+from keras_netvlad.export.verification import model_outputs
 from keras_netvlad.export.verification import verify as module
 from keras_netvlad.export.verification.verify import verify_signatures
 
@@ -118,7 +119,8 @@ def verified(model, signatures, name, fault, monkeypatch):
     needed = {"serving_default", name} | ({"accumulate"} if name == "describe" else set())
     signatures = {key: signatures[key] for key in signatures if key in needed}
     monkeypatch.setattr(module, "Artefact", lambda path: FaultyArtifact(signatures, name, fault))
-    monkeypatch.setattr(module, "float64_copy", lambda model: (None, "not computed here"))
+    monkeypatch.setattr(module, "find_kind", lambda path: "onnx")  # there is no file whose signatures could be read
+    monkeypatch.setattr(model_outputs, "float64_copy", lambda model: (None, "not computed here"))
     return verify_signatures(model, signatures, "artifact")
 
 
