@@ -355,6 +355,15 @@ def test_arguments_that_do_not_parse_exit_with_2(arguments, capsys):
     assert "usage: keras-netvlad" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["train", "extract", "search"])
+def test_the_help_of_a_command_lists_the_exit_codes(command, capsys):
+    with pytest.raises(SystemExit):
+        run(command, "--help")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Exit codes: 0 done;" in printed
+    assert "130 interrupted by Ctrl-C; 143 terminated by SIGTERM." in printed
+
+
 def test_help_names_every_command_and_the_exit_codes(capsys):
     with pytest.raises(SystemExit) as caught:
         run("--help")

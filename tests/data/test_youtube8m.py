@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_netvlad import VideoClassifier
 from keras_netvlad.data import load_japanese_vowels, write_youtube8m, youtube8m
 from keras_netvlad.data.record_files import index_records
+from keras_netvlad.data.record_schemas import FrameLevel
 from keras_netvlad.layers import Dequantize
 
 SIZES = {"rgb": 8, "audio": 3}
@@ -478,3 +479,18 @@ def test_real_speech_frames_survive_the_way_through_bytes(tmp_path):
     # Half a level of 4 / 255, and float32's rounding.
     difference = np.abs(np.asarray(Dequantize()(inputs["frames"])) - train["frames"].clip(-2, 2))[is_real]
     assert difference.max() < 2 / 255 + 1e-6
+
+
+def test_a_record_of_empty_frames_takes_no_memory(tmp_path):
+    frames = tf.train.FeatureList(feature=[tf.train.Feature(bytes_list=tf.train.BytesList(value=[b""]))] * 100_000)
+    record = tf.train.SequenceExample(feature_lists=tf.train.FeatureLists(feature_list={"rgb": frames}))
+    path = str(tmp_path / "empty.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(record.SerializeToString())
+    schema = FrameLevel({"rgb": 1152}, CLASSES, "uint8", 2**31 - 1, False)
+    is_good, *_, rgb = schema.load(tf.constant([path]), tf.constant([0], tf.int64))
+    assert not is_good
+    assert rgb.shape == (1, 0, 1152)  # 115 MB for a file of 400 kB, if the frames were decoded
+    data = youtube8m(path, 1, num_classes=CLASSES, feature_sizes={"rgb": 1152}, max_frames=2**31 - 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"record 0: frame 0 of `rgb` has 0 bytes, expected 1152"):
+        next(iter(data))

@@ -6,6 +6,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from keras_netvlad.data.record_files import _masked_crc
 from keras_netvlad.export.serving.warmup import PREDICTION_LOG, read_warmup, write_warmup
 
 REQUESTS = [
@@ -162,6 +163,14 @@ def test_a_shape_that_asks_for_all_memory_takes_none(tmp_path, values):
     ((_, inputs),) = read_warmup(tmp_path / "requests")
     assert inputs["frames"].shape == (2**40,)
     assert inputs["frames"][-1] == sum(values)
+
+
+@pytest.mark.parametrize("length", [8, 2**40, 2**64 - 1])
+def test_a_record_longer_than_the_file_is_refused(tmp_path, length):
+    header = length.to_bytes(8, "little")
+    (tmp_path / "requests").write_bytes(header + _masked_crc(header).to_bytes(4, "little") + b"x" * 7)
+    with pytest.raises(ValueError, match=r"requests, record 0 \(the file ends within the record\)"):
+        read_warmup(tmp_path / "requests")
 
 
 @pytest.mark.parametrize("sizes", [[2**20, 2**20], [-1], [2, -2], [2**62, 4]])

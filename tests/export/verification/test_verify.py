@@ -17,6 +17,17 @@ def test_verification_fails_on_another_models_artefact(artefacts, model):
         assert "first at: batch 1, frames 1" in str(failed)
 
 
+def test_a_saved_model_with_other_signatures_is_not_loaded(artefacts, monkeypatch):
+    from keras_netvlad.export.verification import verify as module
+
+    loaded = []
+    monkeypatch.setattr(module, "Artefact", loaded.append)
+    renamed = VideoClassifier({"audio": FEATURE_SIZE}, 5, num_clusters=4, hidden_units=8)
+    with pytest.raises(ValueError, match=r"must be the model's"):
+        verify(renamed, artefacts[0] / "classifier" / "1")
+    assert loaded == []
+
+
 def test_verification_fails_where_padding_leaks(tmp_path):
     frames = keras.Input((None, 3), name="frames")
     num_frames = keras.Input((), dtype="int32", name="num_frames")
