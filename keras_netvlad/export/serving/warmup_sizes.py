@@ -12,7 +12,7 @@ from keras_netvlad.export.port import Port
 from keras_netvlad.export.signature import Signature
 
 # Largest inputs of one request, counted as float32. 32 videos of 300 frames of YouTube-8M take 44 MB. A backbone needs
-# about ten times the memory of its pictures: 32 videos of 300 pictures of 96 pixels took 13.4 GB.
+# about twenty times the memory of its pictures: of 96-pixel pictures, 32 x 300 took 13.4 GB, and 64 MB take 1.3 GB.
 MAX_BYTES = 64 * 2**20
 # Largest length that is chosen for the caller.
 MAX_FRAMES = 300
