@@ -412,8 +412,12 @@ def _dequantize(values):
 
 # The reasons for which an export is refused, and when each is true.
 REASONS = (
-    (r"Names of inputs and outputs must be|served model's name must", lambda c: c.description.names in IS_ODD),
+    (
+        r"Names of inputs and outputs must be|Names of inputs must start with a letter|served model's name must",
+        lambda c: c.description.names in IS_ODD,
+    ),
     (r"Frames beyond `num_frames` must not change the outputs", lambda c: c.padding_matters()),
+    (r"have no float8 values", lambda c: c.description.policy == "float8"),
     (r"must not depend on the length of the longest video", lambda c: c.length_matters()),
 )
 

@@ -183,14 +183,16 @@ class Description:
 
 NAMES = {
     "plain": ("frames", "audio", "flow"),
-    "capitals": ("RGB", "audio_2", "_flow"),
+    "capitals": ("RGB", "audio_2", "X"),
+    "reserved": ("_frames", "self", "class"),
+    "internal": ("inputs", "weight_0", "outputs"),
     "spaces": ("video frames", "audio", "flow"),
     "alphabets": ("кадры", "音声", "flöde"),
     "slashes": ("rgb/frames", "audio", "flow"),
     "signs": ("rgb-1", "audio.x", "flow:0"),
     "count": ("frames", "audio", "flow"),  # the number of frames is not called num_frames
 }
-IS_ODD = ("spaces", "alphabets", "slashes", "signs")
+IS_ODD = ("reserved", "spaces", "alphabets", "slashes", "signs")
 MASKS = {
     "none": "the pooling takes every frame",
     "frames": "FrameMask of num_frames",
@@ -387,7 +389,11 @@ def descriptions(draw):
     num_frames = draw(_choices("none", "int32", "int32", "int32", "int64")) if has_time else "none"
     head = draw(_choices("scores", "descriptor", "two", "by frame", "moe", "whitened"))
     streams = tuple(draw(_streams(kind, num_frames != "none")) for kind in kinds)
-    names = draw(_choices(*["plain"] * 14, "capitals", "spaces", "alphabets", "slashes", "signs", "count"))
+    names = draw(
+        _choices(
+            *["plain"] * 14, "capitals", "internal", "reserved", "spaces", "alphabets", "slashes", "signs", "count"
+        )
+    )
     poolings = {stream.pooling for stream in streams}  # WeightedNetVLAD computes in float32 only
     return Description(
         streams=streams,
