@@ -1,9 +1,18 @@
 """Extraction: the records hold the backbone's features, and nothing is done twice."""
 
+import contextlib
+import errno
 import json
 import multiprocessing
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,6 +21,7 @@ import tensorflow as tf
 from make_videos import clip, grey, write_video
 
 from keras_netvlad.__main__ import main
+from keras_netvlad.base import atomic_files
 from keras_netvlad.data import read_video, youtube8m
 from keras_netvlad.layers import Dequantize
 from keras_netvlad.videos import extract_features
@@ -198,6 +208,97 @@ def test_settings_may_change_until_there_are_features_in_any_folder(tmp_path):
     with pytest.raises(ValueError, match="must be made with the same settings; choose another `output`"):
         _record_settings(path, {"size": 3})
     assert json.loads(path.read_text()) == {"size": 2}
+
+
+START = """
+import signal, resource, sys
+from keras_netvlad.__main__ import main
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), -1))
+    sys.exit(main(sys.argv[2:]))
+"""
+
+
+def start(tmp_path, output, *options, file_limit=-1):
+    """Starts the command in a session of processes that can be told from all others."""
+    (tmp_path / "start.py").write_text(START)
+    arguments = ["extract", str(tmp_path / "videos"), str(output), "--backbone", "MobileNet", "--weights", "none"]
+    return subprocess.Popen(
+        [sys.executable, str(tmp_path / "start.py"), str(file_limit), *arguments, "--size", str(SIZE), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def processes_of_session(number):
+    sessions = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            sessions[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[3])
+    return [process for process, session in sessions.items() if session == number]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="lists processes in /proc")
+@pytest.mark.parametrize("sent", ["SIGTERM", "SIGKILL", "SIGINT"])
+def test_workers_end_with_the_process_that_started_them(tmp_path, sent):
+    (tmp_path / "videos").mkdir()
+    for number in range(200):
+        write_video(tmp_path / "videos" / f"{number}.mkv", [grey(10 * i) for i in range(20)])
+    command = start(tmp_path, tmp_path / "out", "--workers", "2")
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "out").glob("*.tfrecord")):
+        assert command.poll() is None, command.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(processes_of_session(command.pid)) >= 3
+    command.send_signal(signal.Signals[sent])
+    command.communicate(timeout=60)
+    assert command.returncode != 0
+    deadline = time.monotonic() + 60
+    while processes_of_session(command.pid):
+        assert time.monotonic() < deadline, "a worker is left"
+        time.sleep(0.05)
+    assert len(list((tmp_path / "out").glob("*.tfrecord"))) < 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_files_that_do_not_fit_on_the_disk_are_one_sentence(tmp_path, folder, workers):
+    # A limit on the size of files fails writes as a full disk does.
+    command = start(tmp_path, tmp_path / "out", "--workers", workers, file_limit=1000)
+    _, said = command.communicate(timeout=300)
+    assert command.returncode == 2, said
+    (sentence,) = [line for line in said.splitlines() if "keras-netvlad extract: " in line]
+    assert "The disk must have room for the output" in sentence
+    assert sentence.endswith("(File too large)")
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["extraction.json"]
+
+
+def test_a_full_disk_ends_the_extraction(tmp_path, folder, monkeypatch, capsys):
+    def full(path):
+        if path.name.endswith(".tfrecord"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic_files, "flush", full)
+    options = ["--backbone", "MobileNet", "--weights", "none", "--size", str(SIZE)]
+    assert main(["extract", str(folder), str(tmp_path / "out"), *options]) == 2
+    message = r"disk must have room .* Received: .*phone\.mp4\.tfrecord \(No space left on device\)$"
+    assert re.search(message, capsys.readouterr().err.strip())
+
+
+def test_a_name_that_leaves_no_room_for_a_suffix_fails_alone(tmp_path, folder):
+    shutil.copy(folder / "grey.mkv", folder / f"{'m' * 251}.mkv")
+    shutil.copy(folder / "grey.mkv", folder / f"{'n' * 242}.mkv")
+    results = extract_features(folder, tmp_path / "out", "MobileNet", None, size=SIZE)
+    errors = {result.video.name[0]: result.error for result in results}
+    assert "name must not be longer than the file system allows" in errors.pop("m")
+    assert errors == dict.fromkeys("pgn")
+    assert (tmp_path / "out" / f"{'n' * 242}.mkv.tfrecord").is_file()
 
 
 def test_damaged_settings_are_named(tmp_path, folder):
