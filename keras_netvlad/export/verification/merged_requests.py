@@ -88,7 +88,7 @@ def check_model_of_merged(comparisons: Iterable[Comparison], tolerance: float) -
             "The answer to a video must not depend on the length of the longest video in its batch, because servers "
             "merge requests; pass the mask of the frames on to every layer that combines frames and use `num_frames` "
             "in place of the length of an axis, or export without the check. Received: a model whose output "
-            f"`{differing.output}` changes by {differing.absolute:.2g} when requests of other lengths are merged with it"
+            f"`{differing.output}` changes by {differing.absolute:.2g} if requests of other lengths are merged with it"
         )
 
 
