@@ -126,6 +126,14 @@ def test_batch_normalized_assignment_is_the_intended_one(use_bias):
     np.testing.assert_allclose(training, inference, atol=1e-4)
 
 
+def test_without_an_offset_cosines_are_taken_around_the_mean_of_the_features():
+    frames = np.random.default_rng(1).normal(size=(8, 50, SIZE)).astype("float32") + 3.0
+    layer = adapted(frames, layer=NetVLAD(4, use_bias=False, assignment_batch_normalization=True))
+    most_assigned = to_numpy(layer.assign(frames)).reshape(-1, 4).argmax(axis=1)
+    # Measured 0.975; with cosines around zero 0.82.
+    assert np.mean(most_assigned == nearest(frames.reshape(-1, SIZE), layer.centroids.numpy())) > 0.93
+
+
 def test_one_cluster_has_nothing_to_assign():
     frames, _ = blobs()
     layer = adapted(frames, layer=NetVLAD(1), sample_size=300)

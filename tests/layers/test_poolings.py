@@ -152,6 +152,14 @@ def test_batch_statistics_leave_padding_out():
     np.testing.assert_allclose(layer.batch_normalization.moving_variance.numpy(), expected[1], rtol=1e-5)
 
 
+def test_padding_is_no_maximum_of_negative_features():
+    """Padding is set to zero, which is larger than every feature here."""
+    layer, inputs = make_layer("max"), -1.0 - np.abs(random_array(FRAMES))
+    mask = np.arange(7) < [[5], [3]]
+    expected = np.stack([row[:length].max(axis=0) for row, length in zip(inputs, (5, 3), strict=True)])
+    np.testing.assert_array_equal(to_numpy(layer(inputs, mask=mask)), expected)
+
+
 def test_spread_zero_has_the_gradient_zero():
     layer = make_layer("mean_std")
     _, gradient, _ = loss_and_gradients(layer, np.ones(FRAMES, "float32"))

@@ -659,7 +659,7 @@ MUTANTS = [
     *of(
         "layers/max_pooling",
         "layers/test_poolings",
-        ('ops.where(present, x, float("-inf"))', "x", "test_values_are_the_oracles"),
+        ('ops.where(present, x, float("-inf"))', "x", "test_padding_is_no_maximum_of_negative_features"),
         (
             'y = ops.where(ops.any(ops.isnan(x), axis=1), float("nan"), y)',
             "y = ops.where(ops.isnan(y), 0.0, y)",
@@ -726,7 +726,7 @@ MUTANTS = [
         (
             "origin = 0.0 if self.use_bias else",
             "origin = 0.0 if True else",
-            "test_batch_normalized_assignment_is_the_intended_one",
+            "test_without_an_offset_cosines_are_taken_around_the_mean_of_the_features",
         ),
     ),
     # Models, metrics, losses, search.
