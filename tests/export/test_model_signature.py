@@ -153,3 +153,10 @@ def test_an_input_of_rank_4_has_frames_only_if_num_frames_counts_them():
     )
     counted = keras.Model({"tokens": tokens, "num_frames": num_frames}, {"out": masked})
     assert axis_names(counted)["tokens"] == ("batch", "frames", None, None)
+
+
+@pytest.mark.parametrize("name", ["self", "_flow", "class"])
+def test_reserved_names_of_inputs_are_refused(name):
+    frames = keras.Input((None, 4), name=name)
+    with pytest.raises(ValueError, match=rf"must start with a letter.*Received: '{name}'"):
+        read_signature(keras.Model({name: frames}, {"out": frames * 2}))

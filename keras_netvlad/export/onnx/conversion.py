@@ -60,7 +60,8 @@ def convert_graph(
         tf.TensorSpec(weight.shape, weight.dtype, placeholder(index)) for index, weight in enumerate(weights)
     ]
     input_specs = {port.name: tf.TensorSpec(port.shape, port.dtype, port.name) for port in signature.inputs}
-    function = tf.function(lambda weights, inputs: forward(model, signature, weights, inputs), autograph=False)
+    # TensorFlow numbers the name of an input that equals the name of an argument. No input starts with an underscore.
+    function = tf.function(lambda _weights, _inputs: forward(model, signature, _weights, _inputs), autograph=False)
     with explained_tracing():
         traced = function.get_concrete_function(weight_specs, input_specs)
     in_float32 = float32_function(traced)
@@ -93,7 +94,7 @@ def convert_graph(
 
 def placeholder(index: int) -> str:
     """Returns the name of the graph's input that stands for a weight."""
-    return f"weight_{index}"
+    return f"weight.{index}"
 
 
 def infer_types(proto: onnx.ModelProto) -> onnx.ModelProto:

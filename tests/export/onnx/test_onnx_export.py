@@ -140,3 +140,10 @@ def test_onnxruntime_takes_any_batch_and_length(artefacts):
     for size, frames in ((1, 1), (2, 300), (5, 3)):
         scores = session.run(["scores"], batch(frames, (frames,) * size))[0]
         assert scores.shape == (size, 5)
+
+
+@pytest.mark.parametrize("name", ["inputs", "weights", "weight_0"])
+def test_inputs_may_be_called_as_the_converter_calls_its_own(name, tmp_path):
+    features = keras.Input((None, 4), name=name)
+    model = keras.Model({name: features}, {"out": NetVLAD(2)(features)})
+    assert export_onnx(model, tmp_path / "model.onnx").ok
