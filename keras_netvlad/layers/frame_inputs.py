@@ -17,15 +17,6 @@ RANKS = {
 }
 
 
-def check_dense(layer_name: str, inputs: Any) -> None:
-    """Raises if inputs are a `tf.RaggedTensor`, which has no dense shape."""
-    if type(inputs).__name__ == "RaggedTensor" or getattr(inputs, "ragged", False):
-        raise TypeError(
-            f"`{layer_name}` takes dense tensors; pass `x.to_tensor()` with `mask=tf.sequence_mask(x.row_lengths())`, "
-            f"or with `num_frames=x.row_lengths()` for a model. Received: a RaggedTensor of shape {tuple(inputs.shape)}"
-        )
-
-
 def check_inputs(
     layer_name: str, shape: Sequence[int | None] | None, channel_axis: int, feature_size: int | None = None
 ) -> int:

@@ -7,7 +7,6 @@ from keras import ops
 
 from keras_netvlad.base.validation import check_boolean
 from keras_netvlad.layers.frame_inputs import (
-    check_dense,
     check_inputs,
     check_mask,
     flatten_inputs,
@@ -103,3 +102,12 @@ class FramePooling(keras.Layer):
     def _check_shape(self, input_shape):
         """Returns the feature size `D`, or raises if a shape is no input of this layer."""
         return check_inputs(self.name, input_shape, self.channel_axis)
+
+
+def check_dense(layer_name: str, inputs: Any) -> None:
+    """Raises if inputs are a `tf.RaggedTensor`, which has no dense shape."""
+    if type(inputs).__name__ == "RaggedTensor" or getattr(inputs, "ragged", False):
+        raise TypeError(
+            f"`{layer_name}` takes dense tensors; pass `x.to_tensor()` with `mask=tf.sequence_mask(x.row_lengths())`, "
+            f"or with `num_frames=x.row_lengths()` for a model. Received: a RaggedTensor of shape {tuple(inputs.shape)}"
+        )

@@ -12,7 +12,8 @@ from keras_netvlad.export import serving_signatures as signatures_module
 
 EXPORT = ROOT / "keras_netvlad" / "export"
 LEVELS = (
-    ("port", "signature", "reason", "forward", "model_signature", "serving_signatures", "metadata", "parity_file"),
+    ("port", "signature", "reason", "forward", "graph_walk", "metadata", "parity_file"),
+    ("model_signature", "frame_by_frame", "padding", "serving_signatures"),
     ("verification",),
     ("saved_model", "onnx"),
     ("serving",),
