@@ -85,7 +85,7 @@ def test_options_of_a_server_reach_the_library(directory, monkeypatch, server, g
     monkeypatch.setattr(f"keras_netvlad.export.{server}", lambda *arguments, **options: received.update(options))
     options = ["--server", "triton"] if server == "publish_triton" else []
     assert run("publish", directory / "small.keras", "models", *options, *given) == 0
-    always = {"tolerance": None, "data": None, "min_agreement": None, "metadata": {}}
+    always = {"verify": True, "tolerance": None, "data": None, "min_agreement": None, "metadata": {}}
     assert received == {**always, **expected}
 
 

@@ -31,18 +31,24 @@ def float64_copy(model: keras.Model) -> tuple[keras.Model | None, str | None]:
         return None, f"weights of {num_bytes / 1e9:.1f} GB"
     if any(getattr(layer, "quantization_mode", None) for layer in model._flatten_layers()):
         return None, "quantized layers"
-    state = random.getstate()  # initializers draw their seeds from this generator
     try:
-        with _weights_of_zeros():
-            copy = type(model).from_config(_in_float64(model.get_config()))
-        for weight, original in zip(copy.weights, model.weights, strict=True):
-            weight.assign(keras.ops.cast(original, weight.dtype))
+        return rebuilt(model, _in_float64(model.get_config())), None
     except Exception as error:
         # A user's own layer may raise any exception when it is rebuilt. The report names it.
         return None, f"the model can't be made again ({type(error).__name__})"
+
+
+def rebuilt(model: keras.Model, config: Any) -> keras.Model:
+    """Returns a model made from a configuration of `model`, with the weights of `model`."""
+    state = random.getstate()  # initializers draw their seeds from this generator
+    try:
+        with _weights_of_zeros():
+            copy = type(model).from_config(config)
+        for weight, original in zip(copy.weights, model.weights, strict=True):
+            weight.assign(keras.ops.cast(original, weight.dtype))
     finally:
         random.setstate(state)
-    return copy, None
+    return copy
 
 
 @contextlib.contextmanager

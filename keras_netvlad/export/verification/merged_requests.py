@@ -1,6 +1,6 @@
 """`compare_merged`: compares the answers to merged requests with the answers to each request alone."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ def compare_merged(
     signature: Signature,
     requests: Sequence[AnsweredRequest],
     pads: bool,
+    frame_outputs: Collection[str] = (),
 ) -> Iterator[Comparison]:
     """Merges requests as TensorFlow Serving does, and compares each part of the answer with the model's answer.
 
@@ -43,13 +44,13 @@ def compare_merged(
         signature: The signature. Nothing is merged unless all its inputs and outputs have a batch of any size.
         requests: Requests of different lengths, with the model's answers.
         pads: Whether the server is told to pad. Otherwise, it merges only requests of equal shape.
+        frame_outputs: Names of outputs that have a row for every frame.
 
     Yields:
         A `Comparison` for each request and output.
     """
     if any(not port.shape or port.shape[0] is not None for port in (*signature.inputs, *signature.outputs)):
         return
-    of_frames = {port.name for port in signature.outputs if port.has_frames}
     groups: dict[tuple[tuple[int, ...], ...], list[AnsweredRequest]] = {}
     for request in [request for request in requests if _counts_own_frames(signature, request.inputs)][:REQUESTS]:
         shapes = tuple(request.inputs[port.name].shape[1:] for port in signature.inputs)
@@ -64,7 +65,7 @@ def compare_merged(
             for name, expected in request.expected.items():
                 received = outputs[name][start : start + num_rows]
                 exact = request.exact.get(name)
-                if name in of_frames:  # the answer has a row for every frame of the longest request
+                if name in frame_outputs:  # the answer has a row for every frame of the longest request
                     received = on_real_frames(received[:, : expected.shape[1]], request.inputs)
                     expected = on_real_frames(expected, request.inputs)
                     exact = None if exact is None else on_real_frames(exact, request.inputs)
@@ -85,10 +86,11 @@ def check_model_of_merged(comparisons: Iterable[Comparison], tolerance: float) -
     differing = next((comparison for comparison in comparisons if not comparison.is_within(tolerance)), None)
     if differing is not None:
         raise ValueError(
-            "The answer to a video must not depend on the length of the longest video in its batch, because servers "
-            "merge requests; pass the mask of the frames on to every layer that combines frames and use `num_frames` "
-            "in place of the length of an axis, or export without the check. Received: a model whose output "
-            f"`{differing.output}` changes by {differing.absolute:.2g} if requests of other lengths are merged with it"
+            "The answer to a video must depend neither on the other videos of its batch nor on their length, because "
+            "servers merge requests; do not combine rows, pass the mask of the frames on to every layer that combines "
+            "frames, use `num_frames` in place of the length of an axis, or export without the check. Received: a "
+            f"model whose output `{differing.output}` changes by {differing.absolute:.2g} if other requests are merged "
+            "with it"
         )
 
 

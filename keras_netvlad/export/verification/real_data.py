@@ -42,8 +42,10 @@ def _check_arrays(arrays: Any, signature: Signature) -> dict[str, np.ndarray]:
         raise ValueError(f"`data` must be a dict with an array for each of {sorted(expected)}. Received: {received}")
     arrays = {name: np.asarray(arrays[name]) for name in expected}
     for name, values in arrays.items():
-        if values.dtype.kind not in "biuf":
-            raise ValueError(f"`data[{name!r}]` must hold real numbers. Received: dtype {values.dtype}")
+        is_text = expected[name].dtype == "string"
+        if values.dtype.kind not in ("OSU" if is_text else "biuf"):
+            kind = "strings" if is_text else "real numbers"
+            raise ValueError(f"`data[{name!r}]` must hold {kind}. Received: dtype {values.dtype}")
         shape = expected[name].shape
         wanted = tuple(size or got for size, got in zip(shape, values.shape, strict=False))
         if len(values.shape) != len(shape) or wanted != values.shape:

@@ -1,7 +1,7 @@
 """`verify`: compares an artifact with its model."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import keras
 import numpy as np
@@ -121,11 +121,10 @@ def verify_signatures(
             received = _run(artifact, case, inputs)
             title = case.name if len(case.runs) == 1 else f"{case.name}, padding {padding}"
             found = _compare(case, title, frame_outputs, received, expected, exact)
-            if not all(comparison.is_within(tolerance) for comparison in found):
+            if not _are_within(tolerance, found):
                 expected, exact = outputs.as_predicted(case)
                 found = _compare(case, title, frame_outputs, received, expected, exact)
-                is_first = all(comparison.is_within(tolerance) for comparison in comparisons)
-                if is_first and not all(comparison.is_within(tolerance) for comparison in found):
+                if _are_within(tolerance, comparisons) and not _are_within(tolerance, found):
                     outputs.check_cause(case, inputs, expected, received)
             comparisons += found
             if not case.is_real and inputs is next(iter(case.runs.values())):
@@ -135,9 +134,10 @@ def verify_signatures(
                 rows += len(received[class_output])
     comparisons += compare_chunks(artifact.run, signatures, outputs.exact_signatures)
     for name, answered in requests.items():
-        merged = list(compare_merged(artifact.run, signatures[name], answered, can_pad(default)))
-        if not all(comparison.is_within(tolerance) for comparison in merged):
-            check_model_of_merged(compare_merged(outputs.run, signatures[name], answered, can_pad(default)), tolerance)
+        settings = (signatures[name], answered, can_pad(default), frame_outputs)
+        merged = list(compare_merged(artifact.run, *settings))
+        if _are_within(tolerance, comparisons) and not _are_within(tolerance, merged):
+            check_model_of_merged(compare_merged(outputs.run, *settings), tolerance)
         comparisons += merged
     return Report(
         str(path),
@@ -176,6 +176,10 @@ def _compare(
             compared = [on_real_frames(one, case.reference_inputs) for one in compared]
         comparisons.append(Comparison.of(case.signature, name, title, *compared))
     return comparisons
+
+
+def _are_within(tolerance: float, comparisons: Iterable[Comparison]) -> bool:
+    return all(comparison.is_within(tolerance) for comparison in comparisons)
 
 
 def _classes(scores: np.ndarray) -> np.ndarray:

@@ -109,7 +109,8 @@ def test_every_node_of_a_model_is_named_after_its_layer(tmp_path):
     export_onnx(make_classifier(), tmp_path / "model.onnx", verify=False)
     names = [node.name for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert len(set(names)) == len(names)
-    assert {name.split("/")[0] for name in names} == {"frames_mask", "frames_netvlad", "hidden", "scores"}
+    checks = {"frames_rows", "num_frames_of_frames_rows"}  # that `num_frames` has as many rows as the frames
+    assert {name.split("/")[0] for name in names} == {"frames_mask", "frames_netvlad", "hidden", "scores", *checks}
 
 
 def recurrent_model(*layers):

@@ -102,7 +102,7 @@ def test_a_copy_of_another_model_is_no_reference(tmp_path):
     layer.state = 3.0
     report = export_onnx(keras.Model(frames, {"out": layers.Dense(2)(layer(frames))}), tmp_path / "1.onnx")
     assert report.ok
-    assert report.judge.startswith("the copy differs from the model by ")
+    assert report.judge.startswith("a copy differs from the model by ")
 
 
 def test_the_model_is_what_predict_computes(tmp_path):
