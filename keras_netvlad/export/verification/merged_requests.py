@@ -85,10 +85,11 @@ def check_model_of_merged(comparisons: Iterable[Comparison], tolerance: float) -
     differing = next((comparison for comparison in comparisons if not comparison.is_within(tolerance)), None)
     if differing is not None:
         raise ValueError(
-            "The answer to a video must not depend on the length of the longest video in its batch, because servers "
-            "merge requests; pass the mask of the frames on to every layer that combines frames and use `num_frames` "
-            "in place of the length of an axis, or export without the check. Received: a model whose output "
-            f"`{differing.output}` changes by {differing.absolute:.2g} if requests of other lengths are merged with it"
+            "The answer to a video must not depend on the length of the longest video in its batch or on the other "
+            "videos, because servers merge requests; pass the mask of the frames on to every layer that combines "
+            "frames, use `num_frames` in place of the length of an axis, combine nothing along the axis of the batch, "
+            f"or export without the check. Received: a model whose output `{differing.output}` changes by "
+            f"{differing.absolute:.2g} if other requests are merged with it"
         )
 
 
