@@ -149,10 +149,10 @@ MUTANTS = [
             '"frame by frame": (11,),',
             "test_a_live_stream_that_is_wrong_in_chunks_differs",
         ),
-        ("taken = max(length, 1)", "taken = length", "test_every_frame_of_a_video_is_in_one_chunk"),
+        (" if length else slice(-1, None)", "", "test_every_frame_of_a_video_is_in_one_chunk"),
         (
             "np.clip(np.array(num_frames) - start, 0, length)",
-            "np.clip(np.array(num_frames) - start, 0, taken)",
+            "np.clip(np.array(num_frames) - start, 0, max(length, 1))",
             "test_every_frame_of_a_video_is_in_one_chunk",
         ),
         (
@@ -174,6 +174,15 @@ MUTANTS = [
             "[padded[-1][:1]] * num_repeated",
             "[padded[-1][:0]] * num_repeated",
             "test_requests_are_merged_as_the_server_merges_them",
+        ),
+    ),
+    *of(
+        "export/serving_signatures",
+        "export/verification/test_faulty_artifacts",
+        (
+            'Port(NUM_FRAMES, (None,), "int32", has_frames=False)',
+            'Port(NUM_FRAMES, (None,), "int32")',
+            "test_an_artifact_without_a_fault_passes",
         ),
     ),
     *of(

@@ -63,6 +63,11 @@ def changed(**changes):
     }
 
 
+def only(output, fault):
+    """A fault of one output."""
+    return lambda inputs, outputs: {**outputs, output: fault(inputs, outputs)[output]}
+
+
 FRAME_FAULTS = {
     "empty videos": in_rows(lambda counts, length: counts == 0),
     "counts below zero": in_rows(lambda counts, length: counts < 0),
@@ -81,6 +86,10 @@ FLOAT_PADDING_FAULTS = {
 }
 FAULTS = {
     **{("serving_default", kind): fault for kind, fault in {**FRAME_FAULTS, **FLOAT_PADDING_FAULTS}.items()},
+    **{
+        ("serving_default", f"{output} with padding of NaN"): only(output, FLOAT_PADDING_FAULTS["padding of NaN"])
+        for output in ("descriptor", "scores")
+    },
     **{("serve_quantized", kind): fault for kind, fault in FRAME_FAULTS.items()},
     ("serve_quantized", "padding of 255"): where_padded(lambda padding, frames: (padding == 255).all()),
     ("serve_quantized", "scores"): changed(scores=lambda values: values + 1e-3),
