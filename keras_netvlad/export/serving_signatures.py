@@ -98,8 +98,8 @@ def _serve_examples(default: Signature, streams: Sequence[Port]) -> Signature:
         }
         return {**outputs, NUM_FRAMES: num_frames}
 
-    outputs = (*default.outputs, Port(NUM_FRAMES, (None,), "int32"))
-    return Signature(SERVE_EXAMPLES, (Port(EXAMPLES, (None,), "string"),), outputs, compute)
+    outputs = (*default.outputs, Port(NUM_FRAMES, (None,), "int32", has_frames=False))
+    return Signature(SERVE_EXAMPLES, (Port(EXAMPLES, (None,), "string", has_frames=False),), outputs, compute)
 
 
 def _parse(examples: tf.Tensor, streams: Sequence[Port]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -208,7 +208,7 @@ def _sums(poolings: Sequence[PoolingCall]) -> tuple[Port, ...]:
         number = f"_{calls.index(pooling) + 1}" if len(calls) > 1 else ""
         names.append(next(iter(pooling.streams)) if is_alone else f"{pooling.layer.name}{number}")
     return tuple(
-        Port(f"{name}_{sum_name}", (None, *shape[1:]), pooling.layer.sum_dtype)
+        Port(f"{name}_{sum_name}", (None, *shape[1:]), pooling.layer.sum_dtype, has_frames=False)
         for name, pooling in zip(names, poolings, strict=True)
         for sum_name, shape in zip(
             ("first_sum", "second_sum"), pooling.layer.compute_sums_shape(pooling.frames.shape), strict=True

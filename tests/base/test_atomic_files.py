@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from keras_netvlad.base import atomic_files
 from keras_netvlad.base.atomic_files import copy_file, replaced, staged
 from keras_netvlad.base.full_disk_error import FullDiskError, write_error
+from keras_netvlad.base.locks import directory_lock
 
 
 def names(directory):
@@ -163,6 +165,22 @@ def test_a_target_that_another_process_finished_first_is_kept(tmp_path, kind):
     assert received
     assert all(text in ("second", None) for text in received.values())
     assert not any("first" in path.name or path.name.startswith(".") for path in received)
+
+
+def test_a_target_appears_only_while_its_directory_is_locked(tmp_path):
+    target = tmp_path / "model.onnx"
+
+    def write():
+        with staged(target) as path:
+            path.write_text("weights")
+
+    writer = threading.Thread(target=write)
+    with directory_lock(tmp_path):
+        writer.start()
+        writer.join(0.5)
+        assert not target.exists()
+    writer.join(60)
+    assert target.read_text() == "weights"
 
 
 def test_two_processes_are_never_both_told_that_they_wrote_a_file(tmp_path):

@@ -3,10 +3,11 @@
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from keras_netvlad.base.locks import exclusive
+from keras_netvlad.base.locks import directory_lock, exclusive
 
 HOLD = """
 import sys, time
@@ -49,3 +50,20 @@ def test_a_lock_that_is_held_raises_the_given_message_and_a_killed_process_relea
         process.communicate()
     with exclusive(path, "taken"):
         pass
+
+
+def test_a_locked_directory_is_waited_for(tmp_path):
+    entered = []
+
+    def enter():
+        with directory_lock(tmp_path):
+            entered.append("second")
+
+    second = threading.Thread(target=enter)
+    with directory_lock(tmp_path):
+        second.start()
+        second.join(0.3)
+        entered.append("first")
+    second.join(60)
+    assert entered == ["first", "second"]
+    assert list(tmp_path.iterdir()) == []

@@ -29,17 +29,33 @@ def of(file, tests, *changes):
 
 FAULTS = "test_a_fault_fails_the_verification"
 INPUTS = "test_every_signature_of_frames_sees_every_kind_of_video"
+PADDING = "test_padding_is_allowed_only_where_it_cannot_change_an_answer"
+TIES = "test_equal_scores_count_as_the_mean_over_their_orders"
+COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
     # The inputs of the verification.
     *of(
+        "export/verification/accepted_sizes",
+        "export/verification/test_verification_inputs",
+        ("Size(3, 5, (5, 0, 2), (5, 3)),", "Size(3, 5, (5, 1, 2), (5, 3)),", INPUTS),
+        ("Size(2, 9, (12, -1), (9, 2)),", "Size(2, 9, (9, -1), (9, 2)),", INPUTS),
+        ("Size(2, 9, (12, -1), (9, 2)),", "Size(2, 9, (12, 1), (9, 2)),", INPUTS),
+        ("    Size(1, 1, (1,), (1, 1)),\n", "", INPUTS),
+        ("    Size(2, 40, (40, 17), (40, 8)),\n", "", INPUTS),
+    ),
+    *of(
+        "export/verification/random_inputs",
+        "export/verification/test_verification_inputs",
+        (
+            'LEVELS if port.dtype == "uint8" else 2',
+            "2",
+            "test_quantized_requests_are_compared_with_the_model_on_floats",
+        ),
+    ),
+    *of(
         "export/verification/verification_inputs",
         "export/verification/test_verification_inputs",
-        ("Size(3, 5, (5, 0, 2)),", "Size(3, 5, (5, 1, 2)),", INPUTS),
-        ("Size(2, 9, (12, -1)),", "Size(2, 9, (9, -1)),", INPUTS),
-        ("Size(2, 9, (12, -1)),", "Size(2, 9, (12, 1)),", INPUTS),
-        ("    Size(1, 1, (1,)),\n", "", INPUTS),
-        ("    Size(2, 40, (40, 17)),\n", "", INPUTS),
         (
             '("zeros", "first element", "NaN")',
             '("zeros", "first element")',
@@ -61,18 +77,13 @@ MUTANTS = [
             "test_quantized_requests_are_compared_with_the_model_on_floats",
         ),
         (
-            'LEVELS if port.dtype == "uint8" else 2',
-            "2",
-            "test_quantized_requests_are_compared_with_the_model_on_floats",
-        ),
-        (
             "known={NUM_FRAMES: np.array(lengths)},",
             "",
             "test_records_are_compared_with_the_model_on_their_floats_and_their_numbers_of_frames",
         ),
         (
-            "np.abs(_draw(generator, port, size.batch, size.frames))",
-            "0 * _draw(generator, port, size.batch, size.frames)",
+            "np.abs(draw(generator, port, size))",
+            "0 * draw(generator, port, size)",
             "test_live_streams_go_on_from_sums_and_are_compared_with_whole_videos",
         ),
         (
@@ -81,39 +92,120 @@ MUTANTS = [
             "test_live_streams_go_on_from_sums_and_are_compared_with_whole_videos",
         ),
         (
-            "range(0, num_rows, REAL_BATCH)",
-            "range(0, num_rows, 2 * REAL_BATCH)",
+            "range(0, num_rows, batch)",
+            "range(0, num_rows, 2 * batch)",
             "test_every_row_of_real_data_is_run_once",
         ),
-        ("start : start + REAL_BATCH]", "start : start + REAL_BATCH - 1]", "test_every_row_of_real_data_is_run_once"),
+        ("start : start + batch]", "start : start + batch - 1]", "test_every_row_of_real_data_is_run_once"),
+    ),
+    *of(
+        "export/verification/accepted_sizes",
+        "export/verification/test_faulty_artifacts",
+        ("Size(2, 9, (12, -1), (9, 2)),", "Size(2, 9, (9, 1), (9, 2)),", FAULTS),
     ),
     *of(
         "export/verification/verification_inputs",
         "export/verification/test_faulty_artifacts",
-        ("Size(2, 9, (12, -1)),", "Size(2, 9, (9, 1)),", FAULTS),
         ('("zeros", "first element", "NaN")', '("zeros",)', FAULTS),
         ("known={NUM_FRAMES: np.array(lengths)},", "", FAULTS),
         (
-            "    for size in SIZES:\n        for name in signatures:",
-            "    for size in SIZES:\n        for name in [SERVING_DEFAULT]:",
+            "    for size in sizes:\n        for name in signatures:",
+            "    for size in sizes:\n        for name in [SERVING_DEFAULT]:",
             FAULTS,
         ),
     ),
     *of(
         "export/verification/verify",
         "export/verification/test_faulty_artifacts",
-        (
-            "for name, value in expected.items()\n            ]",
-            "for name, value in list(expected.items())[:1]\n            ]",
-            FAULTS,
-        ),
+        ("for name, values in expected.items():", "for name, values in list(expected.items())[:1]:", FAULTS),
         ("for padding, inputs in case.runs.items():", "for padding, inputs in list(case.runs.items())[:1]:", FAULTS),
         (
-            "Comparison.of(case.signature, name, title, value, received[name], exact.get(name))",
-            "Comparison.of(case.signature, name, title, value, received[name])",
-            "test_the_float64_copy_sees_what_model_and_artifact_share",
+            "np.asarray(received[name]), *([exact[name]] if name in exact else [])]",
+            "np.asarray(received[name])]",
+            "test_the_float64_copy_sees_errors_that_add_up",
         ),
-        ("{**_compute(signatures, case), **case.known}", "_compute(signatures, case)", FAULTS),
+    ),
+    *of(
+        "export/verification/model_outputs",
+        "export/verification/test_faulty_artifacts",
+        ("return {**outputs, **case.known}", "return outputs", FAULTS),
+    ),
+    # Videos in chunks, and requests that a server merges.
+    *of(
+        "export/verification/verify",
+        "export/verification/test_chunked_videos",
+        (
+            "    comparisons += compare_chunks(artifact.run, signatures, outputs.exact_signatures)\n",
+            "",
+            "test_the_report_lists_every_cut",
+        ),
+    ),
+    *of(
+        "export/verification/chunked_videos",
+        "export/verification/test_chunked_videos",
+        ("NUM_REAL = (11, 5, 0)", "NUM_REAL = (11, 11, 11)", "test_the_report_lists_every_cut"),
+        (
+            '"frame by frame": (1,) * 11,',
+            '"frame by frame": (11,),',
+            "test_a_live_stream_that_is_wrong_in_chunks_differs",
+        ),
+        (" if length else slice(-1, None)", "", "test_every_frame_of_a_video_is_in_one_chunk"),
+        (
+            "np.clip(np.array(num_frames) - start, 0, length)",
+            "np.clip(np.array(num_frames) - start, 0, max(length, 1))",
+            "test_every_frame_of_a_video_is_in_one_chunk",
+        ),
+        (
+            "np.clip(np.array(num_frames) - start, 0, length)",
+            "np.minimum(np.array(num_frames) - start, length)",
+            "test_every_frame_of_a_video_is_in_one_chunk",
+        ),
+    ),
+    *of(
+        "export/verification/merged_requests",
+        "export/verification/test_merged_requests",
+        ("tensor.flat[0], tensor.dtype)", "0, tensor.dtype)", "test_requests_are_merged_as_the_server_merges_them"),
+        (
+            "setdefault(() if pads else shapes, [])",
+            "setdefault(shapes, [])",
+            "test_requests_of_different_lengths_are_merged_only_if_the_server_pads",
+        ),
+        (
+            "[padded[-1][:1]] * num_repeated",
+            "[padded[-1][:0]] * num_repeated",
+            "test_requests_are_merged_as_the_server_merges_them",
+        ),
+    ),
+    *of(
+        "export/serving_signatures",
+        "export/verification/test_faulty_artifacts",
+        (
+            'Port(NUM_FRAMES, (None,), "int32", has_frames=False)',
+            'Port(NUM_FRAMES, (None,), "int32")',
+            "test_an_artifact_without_a_fault_passes",
+        ),
+    ),
+    *of(
+        "export/padding",
+        "export/verification/test_merged_requests",
+        ("        has_count\n", "        True\n", PADDING),
+        (
+            "all(None not in port.shape[1:2] or len(port.shape) >= 3 for port in signature.inputs)",
+            "True",
+            PADDING,
+        ),
+        ("all(None not in port.shape[2:] for port in signature.inputs)", "True", PADDING),
+        ("all(None not in port.shape[1:] for port in signature.outputs)", "True", PADDING),
+    ),
+    *of(
+        "export/frame_by_frame",
+        "export/test_frame_by_frame",
+        ('_names("Activation ContextGating', '_names("Activation GRU ContextGating', COMBINED),
+        ("ActivityRegularization AlphaDropout", "ActivityRegularization Attention AlphaDropout", COMBINED),
+        ("axis % rank >= 2 for axis in axes", "axis % rank >= 1 for axis in axes", COMBINED),
+        ("operation.kernel_size == operation.strides == (1,)", "operation.strides == (1,)", COMBINED),
+        ("if not mask_flow.excludes_padding or len(mask.shape) != 2:", "if len(mask.shape) != 2:", COMBINED),
+        ("return type(operation).__name__ if is_known else None", "return type(operation).__name__", COMBINED),
     ),
     *of(
         "export/verification/verify",
@@ -213,8 +305,8 @@ MUTANTS = [
             "test_a_comparison_is_strict",
         ),
         (
-            "np.max(np.abs(expected - received), initial=0.0)",
-            "np.nanmax(np.abs(expected - received), initial=0.0)",
+            "np.max(np.where(is_equal, 0.0, np.abs(expected - received)), initial=0.0)",
+            "np.nanmax(np.where(is_equal, 0.0, np.abs(expected - received)), initial=0.0)",
             "test_a_comparison_is_strict",
         ),
     ),
@@ -228,7 +320,7 @@ MUTANTS = [
             "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
         ),
         (
-            '        for path in stage.rglob("*"):\n            _flush(path)\n',
+            '            for path in stage.rglob("*"):\n                flush(path)\n',
             "",
             "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
         ),
@@ -238,19 +330,19 @@ MUTANTS = [
             "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
         ),
         (
-            "        _flush(target.parent)\n",
+            "            flush(target.parent)\n",
             "",
             "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
         ),
-        ("        _flush(part)\n", "", "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it"),
+        ("            flush(part)\n", "", "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it"),
         (
-            "        _flush(target.absolute().parent)\n",
+            "            flush(target.absolute().parent)\n",
             "",
             "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
         ),
         (
-            "        _flush(part)\n        os.replace(part, target)\n",
-            "        os.replace(part, target)\n        _flush(target)\n",
+            "            flush(part)\n            os.replace(part, target)\n",
+            "            os.replace(part, target)\n            flush(target)\n",
             "test_every_file_reaches_the_disk_before_the_rename_and_the_rename_after_it",
         ),
         (
@@ -269,15 +361,41 @@ MUTANTS = [
             "test_nothing_is_left_of_a_stage_whose_block_raises",
         ),
         (
-            "if os.path.lexists(target):",
-            "if os.path.exists(target):",
+            "os.lstat(target)",
+            "os.stat(target)",
             "test_a_target_that_exists_is_refused_before_the_block_runs",
         ),
         (
-            "if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):",
-            "if True:",
-            "test_a_directory_that_another_process_finished_first_is_kept",
+            "                _check_new(target)\n",
+            "",
+            "test_a_target_that_another_process_finished_first_is_kept",
         ),
+        (
+            "with directory_lock(target.parent):",
+            "with contextlib.nullcontext():",
+            "test_a_target_appears_only_while_its_directory_is_locked",
+        ),
+        ("        flush(target)\n", "", "test_a_copy_is_flushed_and_names_a_full_disk"),
+    ),
+    *of(
+        "base/locks",
+        "base/test_locks",
+        ("fcntl.flock(descriptor, fcntl.LOCK_EX)", "pass", "test_a_locked_directory_is_waited_for"),
+    ),
+    *of(
+        "base/full_disk_error",
+        "base/test_atomic_files",
+        (
+            "(errno.ENOSPC, errno.EDQUOT, errno.EFBIG)",
+            "(errno.ENOSPC, errno.EFBIG)",
+            "test_a_full_disk_leaves_nothing_and_is_one_sentence",
+        ),
+        (
+            "return number if number in FULL else _code_in(str(error))",
+            "return number if number in FULL else None",
+            "test_a_full_disk_leaves_nothing_and_is_one_sentence",
+        ),
+        ("named if is_elsewhere else written", "written", "test_a_full_disk_elsewhere_keeps_its_path"),
     ),
     # Videos.
     *of(
@@ -583,6 +701,20 @@ MUTANTS = [
             "test_frames_are_gated_each_and_padding_stays_out_of_batch_statistics",
         ),
     ),
+    *of(
+        "layers/batch_normalization",
+        "layers/test_batch_normalization",
+        (
+            "ops.where(is_any_real, ops.convert_to_tensor(variable), value)",
+            "ops.convert_to_tensor(variable)",
+            "test_a_batch_of_padding_leaves_the_moving_statistics_of_a_layer",
+        ),
+        (
+            "is_any_real = ops.any(",
+            "is_any_real = ops.all(",
+            "test_a_batch_of_padding_leaves_the_moving_statistics_of_a_layer",
+        ),
+    ),
     # The equations of the poolings.
     *of(
         "layers/vlad_ops",
@@ -768,6 +900,9 @@ MUTANTS = [
             "test_a_soft_label_counts_from_one_half",
         ),
         ('ops.where(has_nan, float("nan"), weights)', "weights", "test_a_nan_score_makes_the_result_nan"),
+        ("(positives * per_score - 1.0, size - 1.0)", "(positives * per_score, size)", TIES),
+        ("* per_score + 1.0 - first_rank * share", "* per_score + 1.0 - share", TIES),
+        ("per_score = ops.divide_no_nan(counts[..., 2], counts[..., 1])", "per_score = 1.0", TIES),
     ),
     *of(
         "losses/weakly_supervised_triplet_loss",
@@ -779,8 +914,8 @@ MUTANTS = [
         "retrieval/descriptor_index",
         "retrieval/test_descriptor_index",
         (
-            "        if not np.isfinite(values).all():\n",
-            "        if np.isnan(values).any():\n",
+            "is_finite = np.isfinite(part).all(axis=1)",
+            "is_finite = ~np.isnan(part).any(axis=1)",
             "test_what_can_not_be_added_is_refused_and_nothing_is_added",
         ),
     ),
@@ -866,11 +1001,11 @@ MUTANTS = [
         "export/serving/warmup",
         "export/serving/test_warmup",
         (
-            "if len(requests) > MAX_REQUESTS:",
-            "if len(requests) >= MAX_REQUESTS:",
+            "if number > MAX_REQUESTS:",
+            "if number >= MAX_REQUESTS:",
             "test_more_requests_than_a_server_takes_are_refused",
         ),
-        ("if len(requests) > MAX_REQUESTS:", "if False:", "test_more_requests_than_a_server_takes_are_refused"),
+        ("if number > MAX_REQUESTS:", "if False:", "test_more_requests_than_a_server_takes_are_refused"),
         (
             "if len(requests) == MAX_REQUESTS:",
             "if len(requests) == MAX_REQUESTS - 1:",
@@ -889,8 +1024,8 @@ MUTANTS = [
         "export/serving/warmup_requests",
         "export/serving/test_tensorflow_serving",
         (
-            "value = frames if port.name == NUM_FRAMES else 0",
-            "value = 0",
+            "frames if port.name == NUM_FRAMES else 0,",
+            "0,",
             "test_warm_up_requests_cover_every_signature_and_size",
         ),
         (
@@ -898,14 +1033,18 @@ MUTANTS = [
             'np.zeros((1, port.shape[2] or 0), "uint8")',
             "test_warm_up_requests_cover_every_signature_and_size",
         ),
+    ),
+    *of(
+        "export/serving/warmup_sizes",
+        "export/serving/test_tensorflow_serving",
         (
-            "for batch in sorted({1, max_batch_size})",
-            "for batch in [max_batch_size]",
+            "for batch in (1, largest)",
+            "for batch in (largest,)",
             "test_warm_up_requests_cover_every_signature_and_size",
         ),
         (
-            "        for frames in lengths\n",
-            "        for frames in list(lengths)[:1]\n",
+            "frames=frames)) for frames in lengths\n",
+            "frames=frames)) for frames in lengths[:1]\n",
             "test_warm_up_requests_cover_every_signature_and_size",
         ),
     ),

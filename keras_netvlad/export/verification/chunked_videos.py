@@ -84,9 +84,8 @@ def cut_video(streams: Mapping[str, np.ndarray], num_frames: Sequence[int], leng
     """
     start = 0
     for length in lengths:
-        taken = max(length, 1)
-        chunk = {name: values[:, start : start + taken] for name, values in streams.items()}
-        if length == 0:  # the last frame again, in case all frames have been sent
-            chunk = {name: values[:, -1:] for name, values in streams.items()}
+        # The last frame fills an empty chunk, because all frames may have been sent.
+        part = slice(start, start + length) if length else slice(-1, None)
+        chunk = {name: values[:, part] for name, values in streams.items()}
         yield {**chunk, NUM_FRAMES: np.clip(np.array(num_frames) - start, 0, length)}
         start += length

@@ -14,6 +14,7 @@ def test_every_frame_of_a_video_is_in_one_chunk():
         chunks = list(cut_video({"frames": frames}, [11, 5], lengths))
         assert len(chunks) == len(lengths)
         assert all(chunk["frames"].shape[1] > 0 for chunk in chunks)  # servers take no empty tensors
+        assert all(min(chunk["num_frames"]) >= 0 for chunk in chunks)
         for row, num_frames in enumerate([11, 5]):
             real = [chunk["frames"][row, : chunk["num_frames"][row]] for chunk in chunks]
             np.testing.assert_array_equal(np.concatenate(real), frames[row, :num_frames])
