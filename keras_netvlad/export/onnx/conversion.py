@@ -48,7 +48,8 @@ def convert_graph(
         The ONNX model, with named axes and types of all tensors.
 
     Raises:
-        ValueError: If ONNX has no operator for an operation of the model, or a layer is quantized to float8.
+        ValueError: If ONNX has no operator for an operation of the model, a layer is quantized to float8, or a
+            recurrent layer computes in float16.
     """
     float8 = [layer.name for layer in model._flatten_layers() if getattr(layer, "quantization_mode", None) == "float8"]
     if float8:
@@ -82,6 +83,7 @@ def convert_graph(
     proto.producer_name, proto.producer_version = "keras_netvlad", __version__
     _name_axes(proto, signature)
     check_rows(proto.graph, signature, opset)
+    _check_loops(proto.graph)
     try:
         proto = infer_types(proto)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -101,6 +103,24 @@ def infer_types(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Checks a graph and infers the types and shapes of its tensors. This is cheap while the weights are inputs."""
     onnx.checker.check_model(proto, full_check=True)
     return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+
+
+def _check_loops(graph: onnx.GraphProto) -> None:
+    """Raises if a loop computes in float16, because onnxruntime 1.32 crashes while it loads some of these files."""
+    half = onnx.TensorProto.FLOAT16
+    for node in graph.node:
+        bodies = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+        for body in bodies:
+            casts = [attribute.i for inner in body.node if inner.op_type == "Cast" for attribute in inner.attribute]
+            types = [value.type.tensor_type.elem_type for value in (*body.input, *body.output, *body.value_info)]
+            types += [tensor.data_type for tensor in body.initializer]
+            if half in (*casts, *types):
+                raise ValueError(
+                    "Recurrent layers in ONNX files must compute in float32 or bfloat16, because onnxruntime crashes "
+                    "on some loops of float16; give these layers `dtype='float32'`, or export a SavedModel. Received: "
+                    f"float16 in the layer {node.name.split('/')[0]!r}"
+                )
+            _check_loops(body)
 
 
 def _in_float32(spec: tf.TensorSpec) -> tf.TensorSpec:

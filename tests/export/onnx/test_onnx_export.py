@@ -147,3 +147,13 @@ def test_inputs_may_be_called_as_the_converter_calls_its_own(name, tmp_path):
     features = keras.Input((None, 4), name=name)
     model = keras.Model({name: features}, {"out": NetVLAD(2)(features)})
     assert export_onnx(model, tmp_path / "model.onnx").ok
+
+
+@pytest.mark.parametrize("policy", ["float16", "mixed_float16"])
+def test_a_loop_of_float16_is_refused_because_onnxruntime_crashes_on_some(tmp_path, policy):
+    frames = keras.Input((None, 3), name="frames")
+    hidden = keras.layers.GRU(2, return_sequences=True, dtype=policy, name="gru")(frames)
+    model = keras.Model(frames, {"descriptor": NetVLAD(2)(hidden)})
+    with pytest.raises(ValueError, match=r"must compute in float32 or bfloat16, .* Received: float16 in .* 'gru'$"):
+        export_onnx(model, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
