@@ -196,7 +196,8 @@ def test_a_dict_gives_each_stream_its_pooling():
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
-@pytest.mark.parametrize("make", ["encoder", pytest.param("classifier", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", ["encoder", "classifier"])
 def test_a_pooling_of_the_users_own_is_exported_and_verified(make, tmp_path):
     from keras_netvlad.export import export_onnx, export_saved_model
 

@@ -236,6 +236,7 @@ def test_a_directory_below_a_file_is_refused(records, tmp_path):
         train(records / "train*", tmp_path / "mine.txt" / "run", **SETTINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["settings.json", "state.json", "round"])
 def test_a_damaged_run_does_not_resume(finished, records, tmp_path, name):
     run = tmp_path / "run"

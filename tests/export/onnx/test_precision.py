@@ -72,6 +72,7 @@ def test_sizes(artefacts, trained):
     assert sizes["int8"] < 0.27 * sizes["float32"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", precision.PRECISIONS)
 def test_the_precision_is_recorded(artefacts, name):
     proto = onnx.load(artefacts[name][0])
@@ -79,6 +80,7 @@ def test_the_precision_is_recorded(artefacts, name):
     onnx.checker.check_model(proto, full_check=True)
 
 
+@pytest.mark.slow
 def test_float16_kernels_are_the_rounded_weights_and_all_else_is_float32(artefacts, trained):
     weights = {weight.path: np.asarray(weight) for weight in trained[0].weights}
     stored = stored_weights(artefacts["float16"][0])
@@ -88,6 +90,7 @@ def test_float16_kernels_are_the_rounded_weights_and_all_else_is_float32(artefac
         np.testing.assert_array_equal(stored[path], weight.astype(stored[path].dtype))
 
 
+@pytest.mark.slow
 def test_int8_kernels_are_within_half_a_level(artefacts, trained):
     weights = {weight.path: np.asarray(weight) for weight in trained[0].weights}
     stored = stored_weights(artefacts["int8"][0])
@@ -99,12 +102,14 @@ def test_int8_kernels_are_within_half_a_level(artefacts, trained):
         np.testing.assert_array_equal(stored[path], weights[path])
 
 
+@pytest.mark.slow
 def test_inputs_and_outputs_stay_float32(artefacts):
     signatures = [Artefact(path).signatures["serving_default"] for path, _ in artefacts.values()]
     assert signatures[0][1] == {"scores": (("batch", 9), "float32"), "descriptor": (("batch", 96 * 12), "float32")}
     assert signatures[1:] == signatures[:1] * 2
 
 
+@pytest.mark.slow
 def test_products_are_float16_and_int8_where_they_should_be(artefacts):
     for name, expected in (("float16", {"MatMul": 4, "MatMulInteger": 0}), ("int8", {"MatMul": 3, "MatMulInteger": 1})):
         ops = [node.op_type for node in onnx.load(artefacts[name][0]).graph.node]
@@ -137,6 +142,7 @@ def test_blocks_join_to_the_whole(dtype, monkeypatch):
 # What it costs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REDUCED)
 def test_real_speech_is_recognised_alike(artefacts, name):
     report = artefacts[name][1]
@@ -153,6 +159,7 @@ def test_real_speech_is_recognised_alike(artefacts, name):
     assert differences["descriptor"] < 3e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REDUCED)
 @pytest.mark.parametrize(("opset", "threshold"), [(13, 1), (15, 10**9), (17, 1), (18, 1)])
 def test_opsets_and_external_data_compute_the_same(trained, artefacts, tmp_path, name, opset, threshold):
@@ -189,6 +196,7 @@ def test_the_users_tolerance_and_agreement_fail_the_export(trained, tmp_path, na
 # What it must not change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REDUCED)
 def test_nan_stays_in_its_video(trained, artefacts, name):
     artefact = Artefact(artefacts[name][0])
@@ -203,6 +211,7 @@ def test_nan_stays_in_its_video(trained, artefacts, name):
             assert not np.isfinite(received[output][2]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REDUCED)
 def test_a_videos_answer_does_not_depend_on_its_batch(trained, artefacts, name):
     artefact = Artefact(artefacts[name][0])
@@ -230,6 +239,7 @@ def test_int8_rows_of_any_size_are_rounded_alike(tmp_path, monkeypatch, bias):
     assert np.all(np.abs(received - rows @ levels - bias) <= allowed)
 
 
+@pytest.mark.slow
 def test_int8_activations_have_seven_bits(trained, artefacts, tmp_path):
     proto = onnx.load(artefacts["int8"][0])
     (product,) = [node for node in proto.graph.node if node.op_type == "MatMulInteger"]
@@ -384,6 +394,7 @@ def test_weights_that_are_no_dense_kernels_stay_as_they_are(tmp_path, monkeypatc
     assert stored["matrices/left"].dtype == stored["matrices/each"].dtype == np.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REDUCED)
 @pytest.mark.parametrize(
     "runtime", ["reference", *(pytest.param(name, marks=pytest.mark.runtimes) for name in ("openvino", "tract"))]
