@@ -19,9 +19,10 @@ WORKERS := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $
 test: .venv/.test
 	$(WORKERS)
 
-# Many processes, kills, large models, long trainings.
+# Many processes, kills, large models, long trainings; and 400 generated models, which both workers share.
 slow: .venv/.test
-	$(WORKERS) -m "slow and not runtimes and not engines"
+	$(WORKERS) -m "slow and not runtimes and not engines" --ignore tests/export/test_generated_models.py
+	$(WORKERS:loadfile=load) -m slow tests/export/test_generated_models.py
 
 # The layers and models once more on the other two backends of Keras, and what needs torch itself.
 backends: .venv/.backends
