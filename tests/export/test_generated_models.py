@@ -41,7 +41,8 @@ def compare(number, first_seed, tmp_path, record_property):
     counts = ", ".join(f"{tally[kind]} {kind}" for kind in ("exported", "refused", "wrong"))
     record_property("summary", f"{tally.total()} generated models, seed {first_seed}: {counts}")
     assert not wrong, f"seed {first_seed}: {counts}\n" + "\n".join(wrong)
-    assert tally["exported"] > tally["refused"] > 0
+    assert tally["exported"] >= number / 3
+    assert tally["refused"] > 0
 
 
 def test_generated_models(tmp_path, record_property):
