@@ -66,14 +66,14 @@ COPIES = Copies()
 @pytest.fixture
 def flushes(monkeypatch):
     """Makes the flushes, which are no audit events, places of a kill, too."""
-    flush = atomic_files._flush
+    flush = atomic_files.flush
 
     def flush_and_copy(path):
         if COPIES.source:
             COPIES.copy(path)
         flush(path)
 
-    monkeypatch.setattr(atomic_files, "_flush", flush_and_copy)
+    monkeypatch.setattr(atomic_files, "flush", flush_and_copy)
 
 
 @pytest.fixture(scope="module")

@@ -34,8 +34,6 @@ def full_disk_named(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     try:
         yield
-    except FullDiskError:
-        raise
     except Exception as error:
         code = _code_of(error)
         if code is None:
