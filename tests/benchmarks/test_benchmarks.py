@@ -13,7 +13,7 @@ PARTS = ("layer", "classifier", "exports", "serving", "growth", "pooling", "thro
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module")
