@@ -12,17 +12,18 @@ demo: .venv/.demo
 	$(BIN)/keras-netvlad demo --output build/demo
 
 # Two workers with one thread each: with the default threads they wait for each other. A file stays with one worker, which
-# builds its fixtures once.
-WORKERS := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+# builds its fixtures once. In the order of the files, no long test comes last and keeps one worker waiting.
+WORKERS := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/pytest -n 2 \
+	--dist loadfile --no-loadscope-reorder
 
-# Every public feature, in 5.3 minutes once installed. The marks of the other selections stand next to the tests.
+# Every public feature, in seven minutes once installed. The marks of the other selections stand next to the tests.
 test: .venv/.test
 	$(WORKERS)
 
 # Many processes, kills, large models, long trainings; and 400 generated models, which both workers share.
 slow: .venv/.test
 	$(WORKERS) -m "slow and not runtimes and not engines" --ignore tests/export/test_generated_models.py
-	$(WORKERS:loadfile=load) -m slow tests/export/test_generated_models.py
+	$(subst loadfile,load,$(WORKERS)) -m slow tests/export/test_generated_models.py
 
 # The layers and models once more on the other two backends of Keras, and what needs torch itself.
 backends: .venv/.backends

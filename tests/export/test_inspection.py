@@ -30,7 +30,7 @@ def test_a_saved_model_is_described(base, model):
     description = inspect_artefact(base / "classifier" / "1")
     assert description.kind == "saved_model"
     assert description.stored == {"float32": model.count_params()}
-    assert description.num_warmup_requests == 20
+    assert description.num_warmup_requests == 18
     names = list(description.signatures)
     assert names == ["serving_default", *sorted(names[1:])]
     assert description.signatures["serving_default"] == (
@@ -43,7 +43,7 @@ def test_a_saved_model_is_described(base, model):
         f"  stores      {model.count_params():,} float32\n",
         "  trained_on  noise\n",
         "  labels      5: a, b, c, d, e\n",
-        "  warm-up     20 requests\n",
+        "  warm-up     18 requests\n",
         "    <- frames  float32 (?, ?, 6)\n",
         "    -> frames_first_sum  float32 (?, 4, 6)\n",
         "  parity      ok, ",
