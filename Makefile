@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --no-compile
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test slow backends runtimes engines lint mutants bench clean
+.PHONY: demo test slow generated backends runtimes engines lint mutants bench clean
 
 demo: .venv/.demo
 	rm -rf build/demo
@@ -20,9 +20,12 @@ WORKERS := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $
 test: .venv/.test
 	$(WORKERS)
 
-# Many processes, kills, large models, long trainings; and 400 generated models, which both workers share.
+# Many processes, kills, large models, long trainings.
 slow: .venv/.test
 	$(WORKERS) -m "slow and not runtimes and not engines" --ignore tests/export/test_generated_models.py
+
+# 400 generated models, each exported in one format and compared; both workers share them.
+generated: .venv/.test
 	$(subst loadfile,load,$(WORKERS)) -m slow tests/export/test_generated_models.py
 
 # The layers and models once more on the other two backends of Keras, and what needs torch itself.

@@ -157,3 +157,12 @@ def test_a_loop_of_float16_is_refused_because_onnxruntime_crashes_on_some(tmp_pa
     with pytest.raises(ValueError, match=r"must compute in float32 or bfloat16, .* Received: float16 in .* 'gru'$"):
         export_onnx(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_of_bfloat16_is_float32_in_the_file(tmp_path):
+    frames = keras.Input((None, 3), name="frames")
+    embedding = keras.layers.Dense(2, dtype="mixed_bfloat16")(NetVLAD(2)(frames))
+    report = export_onnx(keras.Model(frames, {"embedding": embedding}), tmp_path / "model.onnx")
+    assert report.ok
+    (output,) = onnx.load(tmp_path / "model.onnx").graph.output
+    assert output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
