@@ -211,7 +211,7 @@ MUTANTS = [
         "export/verification/verify",
         "export/verification/test_signature_check",
         (
-            "    check_signatures(signatures, artifact.signatures)\n",
+            "    check_signatures(declared, artifact.signatures)\n",
             "",
             "test_an_artefact_of_fixed_lengths_is_refused_before_it_runs",
         ),

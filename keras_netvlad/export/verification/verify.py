@@ -105,11 +105,10 @@ def verify_signatures(
         check_signatures(signatures, signatures_of(read_saved_model(path)))
     artifact = Artefact(path)
     tolerance = default_tolerance(model, artifact.precision) if tolerance is None else float(tolerance)
+    declared = signatures
     if artifact.kind == "onnx":  # the format has one signature
-        signatures = {SERVING_DEFAULT: default}
-    check_signatures(
-        {SERVING_DEFAULT: _in_onnx(default)} if artifact.kind == "onnx" else signatures, artifact.signatures
-    )
+        signatures, declared = {SERVING_DEFAULT: default}, {SERVING_DEFAULT: _in_onnx(default)}
+    check_signatures(declared, artifact.signatures)
 
     outputs = ModelOutputs(model, signatures, tolerance)
     comparisons: list[Comparison] = []
