@@ -1,4 +1,4 @@
-"""Every writer, killed at each of its calls of the file system: what is visible is complete, and writing again works.
+"""Every writer, killed at each of its calls of the file system: a visible target is complete, and writing again works.
 
 A kill leaves what the process has handed to the system so far. Each call is therefore preceded by a copy of the
 directory, which is what a kill at this place leaves. The tests of single writers, and those of `train`, kill processes.
@@ -114,7 +114,7 @@ def check_triton(root):
 
 @dataclass
 class Writer:
-    """A writer: what it writes, what of it may be visible, the check of a visible target, the calls that it makes."""
+    """A writer: its targets, the files that may be visible early, the check of a visible target, and its calls."""
 
     write: Callable[[Path, keras.Model], object]
     target: str

@@ -69,7 +69,7 @@ class PoolingCall:
 
 @dataclass(frozen=True)
 class _Flow:
-    """What is known about a tensor.
+    """The properties of a tensor that the graph proves.
 
     Attributes:
         streams: Names of the streams that it is computed from. Axis 1 of the tensor is their time axis.

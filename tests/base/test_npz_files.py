@@ -1,4 +1,4 @@
-"""`.npz` files: what NumPy writes is read, and what a file only declares takes no memory."""
+"""`.npz` files: arrays written by NumPy are read, and a declared size takes no memory before it is checked."""
 
 import io
 import zipfile
