@@ -24,7 +24,7 @@ from keras_netvlad.base.quantization import share_outside
 from keras_netvlad.base.validation import check_choice, check_integer, check_path
 from keras_netvlad.data import write_youtube8m
 from keras_netvlad.data.video import UnreadableVideoError, check_fps
-from keras_netvlad.videos.feature_extractor import BackboneError, FeatureExtractor
+from keras_netvlad.videos.feature_extractor import FeatureExtractor
 
 SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 
@@ -225,8 +225,6 @@ def _results(jobs, workers, extractor_arguments):
             "A worker process was killed, perhaps because memory ran out. Run again with fewer `workers`; finished "
             "videos are kept."
         ) from error
-    except (BackboneError, FullDiskError) as error:
-        raise type(error)(str(error)) from error
     finally:
         this_end.close()  # After an error or Ctrl-C, nobody waits for the videos that the workers have begun.
         workers_end.close()

@@ -1,4 +1,4 @@
-"""`sort_graph`, `remove_identities`, `name_graph`: the order and the names that a graph has in every process.
+"""`sort_graph`, `remove_identities`, `merge_equal_nodes`, `name_graph`: a graph that is the same in every process.
 
 tf2onnx and TensorFlow number names with counters that run as long as the process. These functions derive order and
 names from the outputs of the graph, so that the same model always gives the same file.
@@ -12,6 +12,8 @@ import onnx
 
 from keras_netvlad.export.onnx.graph_view import reads, rename_reads, subgraphs
 
+# Two nodes of these types with equal attributes give different values.
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 # TensorFlow numbers scopes that are entered again: `pool_1` is the layer `pool`.
 REPEATED_SCOPE = re.compile(r"_\d+$")
 
@@ -90,6 +92,41 @@ def remove_identities(graph: onnx.GraphProto, is_main: bool = True) -> None:
     for node in graph.node:
         rename_reads(node, names)
         node.output[:] = [renamed.get(name, name) for name in node.output]
+
+
+def merge_equal_nodes(graph: onnx.GraphProto) -> None:
+    """Keeps one of several nodes or constants that have the same value, the first in the order of the graph.
+
+    The converter keeps the first in the order of its sets, and so the names of layers would differ between two exports.
+    Nodes with subgraphs and nodes that make an output of the graph stay.
+
+    Args:
+        graph: A sorted graph, changed in place.
+    """
+    names: dict[str, str] = {}
+    outputs = {value.name for value in graph.output}
+    constants: dict[bytes, str] = {}
+    for tensor in graph.initializer:
+        nameless = onnx.TensorProto()
+        nameless.CopyFrom(tensor)
+        nameless.ClearField("name")
+        names[tensor.name] = constants.setdefault(nameless.SerializeToString(), tensor.name)
+    first: dict[tuple, onnx.NodeProto] = {}
+    nodes = []
+    for node in graph.node:
+        rename_reads(node, names)
+        for subgraph in subgraphs(node):
+            merge_equal_nodes(subgraph)
+        if not subgraphs(node) and node.op_type not in RANDOM:
+            attributes = sorted(attribute.SerializeToString() for attribute in node.attribute)
+            key = (node.domain, node.op_type, *node.input, *attributes, len(node.output))
+            kept = first.setdefault(key, node)
+            if kept is not node and not outputs.intersection(node.output):
+                names.update(zip(node.output, kept.output, strict=True))
+                continue
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def name_graph(graph: onnx.GraphProto, scopes: Collection[str], reserved: Collection[str]) -> None:

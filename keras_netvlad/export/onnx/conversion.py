@@ -8,6 +8,7 @@ import keras
 import onnx
 import tensorflow as tf
 import tf2onnx
+from tf2onnx.optimizer import _get_optimizers, optimize_graph
 
 from keras_netvlad._version import __version__
 from keras_netvlad.base.validation import check_integer
@@ -20,6 +21,9 @@ from keras_netvlad.export.reason import explained_tracing
 from keras_netvlad.export.signature import Signature
 
 OPSETS = range(13, max(tf2onnx.constants.OPSET_TO_IR_VERSION) + 1)
+
+# All optimizers but the merge of equal nodes: `merge_equal_nodes` does that in an order that is always the same.
+OPTIMIZERS = {name: factory for name, factory in _get_optimizers().items() if name != "merge_duplication"}
 
 # tf2onnx warns that it has no `LSTM` operator for weights that are inputs. It writes a `Loop`, which is as good.
 logging.getLogger("tf2onnx.tfonnx").addFilter(lambda record: not str(record.msg).startswith("rewriter"))
@@ -69,12 +73,8 @@ def convert_graph(
     if in_float32 is not None:
         function = tf.function(in_float32, autograph=False)
         weight_specs, input_specs = tf.nest.map_structure(_in_float32, (weight_specs, input_specs))
-    proto, _ = tf2onnx.convert.from_function(
-        function,
-        input_signature=[weight_specs, input_specs],
-        opset=opset,
-        custom_op_handlers={"SelectV2": (_write_where, []), "Less": (_write_less, [])},
-    )
+        traced = function.get_concrete_function(weight_specs, input_specs)
+    proto = _converted(traced, opset)
     simplify(proto.graph, opset)
     layers = {layer.name for layer in model._flatten_layers(include_self=False)}
     name_graph(proto.graph, layers, [weight.path for weight in weights])
@@ -121,6 +121,25 @@ def _check_loops(graph: onnx.GraphProto) -> None:
                     f"float16 in the layer {node.name.split('/')[0]!r}"
                 )
             _check_loops(body)
+
+
+def _converted(traced: tf.types.experimental.ConcreteFunction, opset: int) -> onnx.ModelProto:
+    """Does what `tf2onnx.convert.from_function` does, with `OPTIMIZERS`."""
+    inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (traced.inputs, traced.outputs))
+    with tf.device("/cpu:0"):
+        frozen = tf2onnx.tf_loader.from_function(traced, inputs, outputs)
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(frozen, name="")
+            converted = tf2onnx.tfonnx.process_tf_graph(
+                graph,
+                continue_on_error=True,
+                opset=opset,
+                custom_op_handlers={"SelectV2": (_write_where, []), "Less": (_write_less, [])},
+                input_names=inputs,
+                output_names=outputs,
+                tensors_to_rename=tf2onnx.convert.tensor_names_from_structed(traced, inputs, outputs),
+            )
+            return optimize_graph(converted, optimizers=OPTIMIZERS).make_model("")
 
 
 def _in_float32(spec: tf.TensorSpec) -> tf.TensorSpec:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import onnx
 
-from keras_netvlad.export.onnx.canonical_graph import remove_identities, sort_graph
+from keras_netvlad.export.onnx.canonical_graph import merge_equal_nodes, remove_identities, sort_graph
 from keras_netvlad.export.onnx.graph_view import GraphView, subgraphs
 
 # Reductions that return their input if they have no axes.
@@ -18,13 +18,16 @@ NEUTRAL_WITHOUT_AXES = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "R
 def simplify(graph: onnx.GraphProto, opset: int) -> None:
     """Applies every rule to a graph, in place, sorts it, and removes nodes and constants that no output needs.
 
-    Subgraphs, such as the body of a `Loop`, are sorted as well. Only `_plain_reductions` changes their nodes.
+    Subgraphs, such as the body of a `Loop`, are sorted and their equal nodes merged as well. Of the rules, only
+    `_plain_reductions` changes their nodes.
 
     Args:
         graph: The graph.
         opset: ONNX operator set of the graph.
     """
     remove_identities(graph)
+    sort_graph(graph)
+    merge_equal_nodes(graph)
     sort_graph(graph)
     for rule in RULES:
         rule(GraphView(graph), opset)

@@ -13,7 +13,7 @@ from small_classifier import make_classifier
 
 from keras_netvlad.export import export_onnx
 from keras_netvlad.export.onnx import precision as onnx_precision
-from keras_netvlad.export.onnx.canonical_graph import name_graph, remove_identities, sort_graph
+from keras_netvlad.export.onnx.canonical_graph import merge_equal_nodes, name_graph, remove_identities, sort_graph
 from keras_netvlad.layers import NetVLAD
 
 
@@ -103,6 +103,41 @@ def test_identities_in_a_loop_stand_where_the_second_output_is_the_first(outputs
     condition, first, second = (value.name for value in body.output)
     made = {node.output[0]: (node.op_type, node.input[0]) for node in body.node}
     assert made == {condition: ("Identity", "c"), first: ("Neg", "v"), second: ("Identity", first)}
+
+
+EQUAL_NODES = """
+graph (float[4] x, int64 n, bool go) => (float[4] y, float[4] z) <float one = {1}, float same = {1}, float two = {2}> {
+    a = Add(x, one)
+    b = Add(x, same)
+    c = Add(x, two)
+    d = Neg(b)
+    e = Neg(a)
+    f = RandomNormalLike <seed = 3.0> (x)
+    g = RandomNormalLike <seed = 3.0> (x)
+    h = LeakyRelu <alpha = 0.5> (x)
+    i = LeakyRelu <alpha = 0.25> (x)
+    j = Loop(n, go, e) <body = b (int64 k, bool l, float[4] v) => (bool m, float[4] w) {
+        m = Identity(l)
+        p = Mul(v, e)
+        q = Mul(v, d)
+        w = Add(p, q)
+    }>
+    y = Sum(c, d, e, f, g, h, i, j)
+    z = Sum(c, d, e, f, g, h, i, j)
+}
+"""
+
+
+def test_of_equal_nodes_the_first_stays():
+    graph = parse(EQUAL_NODES)
+    merge_equal_nodes(graph)
+    assert [node.output[0] for node in graph.node] == list("acdfghijyz")
+    assert list(graph.node[-1].input) == list("cddfghij")
+    loop = graph.node[-3]
+    product, total = loop.attribute[0].g.node[1:]
+    assert (loop.input[2], list(product.input), list(total.input)) == ("d", ["v", "d"], ["p", "p"])
+    sort_graph(graph)
+    assert [tensor.name for tensor in graph.initializer] == ["two", "one"]
 
 
 def test_every_node_of_a_model_is_named_after_its_layer(tmp_path):

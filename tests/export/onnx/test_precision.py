@@ -7,12 +7,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import tensorflow as tf
-import tf2onnx
 
 from keras_netvlad.data import load_japanese_vowels
 from keras_netvlad.export import Artefact, ParityError, export_onnx, inspect_artefact, verify
-from keras_netvlad.export.onnx import precision, stored_tensor
+from keras_netvlad.export.forward import forward
+from keras_netvlad.export.onnx import conversion, precision, stored_tensor
 from keras_netvlad.export.onnx.int8_kernel import column_scale, int8_kernel
 from keras_netvlad.export.verification.tolerance import REDUCED_PRECISION_TOLERANCES
 from keras_netvlad.layers import FrameMask, NetVLAD
@@ -324,18 +323,14 @@ def test_exporting_does_not_change_the_model_for_other_threads(tmp_path, monkeyp
     data = {"frames": np.random.default_rng(0).normal(size=(2, 7, 6)).astype("float32"), "num_frames": np.int32([7, 3])}
     expected = keras.ops.convert_to_numpy(model(data)["scores"])
     seen = []
-    from_function = tf2onnx.convert.from_function
 
-    def slow_conversion(function, **options):
-        def traced(*arguments):
-            thread = threading.Thread(target=lambda: seen.append(keras.ops.convert_to_numpy(model(data)["scores"])))
-            thread.start()
-            thread.join()
-            return function(*arguments)
+    def slow_forward(*arguments):
+        thread = threading.Thread(target=lambda: seen.append(keras.ops.convert_to_numpy(model(data)["scores"])))
+        thread.start()
+        thread.join()
+        return forward(*arguments)
 
-        return from_function(tf.function(traced, autograph=False), **options)
-
-    monkeypatch.setattr(tf2onnx.convert, "from_function", slow_conversion)
+    monkeypatch.setattr(conversion, "forward", slow_forward)
     export_onnx(model, tmp_path / "model.onnx", verify=False)
     assert seen
     for received in seen:
