@@ -1,7 +1,6 @@
 """`load_model`: loads a `.keras` file, or explains in one sentence why it cannot."""
 
 import concurrent.futures
-import io
 import json
 import math
 import os
@@ -13,10 +12,9 @@ import keras
 
 from keras_netvlad.base.declared_sizes import check_declared_bytes
 from keras_netvlad.base.validation import check_path
+from keras_netvlad.models.declared_weights import check_declared_weights
 
-CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-# The arrays of larger files are left to Keras, which checks them while it reads.
-MAX_CHECKED_WEIGHTS = 64 << 20
+CONFIG = "config.json"
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
@@ -68,21 +66,9 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
 
 def _check_sizes(file: Path) -> None:
     """Raises `ValueError` if the file declares far more data than it holds: as a member, an array or a layer."""
-    import h5py
-
+    check_declared_weights(file)
     with zipfile.ZipFile(file) as archive:
-        check_declared_bytes(file, sum(member.file_size for member in archive.infolist()), "members")
         config = json.loads(archive.read(CONFIG))
-        if WEIGHTS in archive.namelist() and archive.getinfo(WEIGHTS).file_size <= MAX_CHECKED_WEIGHTS:
-            num_bytes = 0
-
-            def add(_: str, item: Any) -> None:
-                nonlocal num_bytes
-                num_bytes += item.size * item.dtype.itemsize if isinstance(item, h5py.Dataset) else 0
-
-            with h5py.File(io.BytesIO(archive.read(WEIGHTS)), "r") as weights:
-                weights.visititems(add)
-            check_declared_bytes(file, num_bytes, "weights")
     # Keras keeps uninitialized variables and automatic names for each thread, so this thread leaves no trace.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         counted = pool.submit(_count_bytes, config)

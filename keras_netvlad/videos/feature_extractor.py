@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from keras_netvlad.data import read_video
 from keras_netvlad.layers import FrameEncoder
+from keras_netvlad.models.declared_weights import check_declared_weights
 from keras_netvlad.videos.read_ahead import read_ahead
 
 
@@ -52,13 +53,15 @@ class FeatureExtractor:
     ) -> None:
         self.size, self.fps, self.batch_size = size, fps, batch_size
         try:
+            if weights not in (None, "imagenet"):
+                check_declared_weights(weights)
             model = getattr(keras.applications, backbone)(
                 input_shape=(size, size, 3), include_top=False, weights=weights, pooling=pooling
             )
         except Exception as error:  # Keras raises ValueError, OSError, and plain Exception where there is no network.
             raise BackboneError(
                 f"`backbone`, `weights` and `size` must make a model. Received: backbone={backbone!r}, "
-                f"weights={weights!r}, size={size}. Keras says: {error}"
+                f"weights={weights!r}, size={size}. Reason: {error}"
             ) from error
         images = keras.Input((None, size, size, 3), dtype="uint8")
         self.model = keras.Model(images, FrameEncoder(model, backbone)(images))

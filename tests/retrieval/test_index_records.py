@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from selection import slow_except
 
 from keras_netvlad import VideoClassifier, VideoEncoder
@@ -83,6 +84,17 @@ def test_the_command_prints_the_nearest_clips_and_keeps_an_index(folder, tmp_pat
     assert "clip 13" not in printed
     assert main(["search", str(saved), "clip 13", "--count", "3"]) == 0
     assert capsys.readouterr().out == printed
+
+
+def test_an_id_that_is_no_text_is_one_sentence(folder, tmp_path):
+    record = tf.train.SequenceExample()
+    for serialized in tf.data.TFRecordDataset(str(folder[0] / "one.tfrecord")).take(1).as_numpy_iterator():
+        record.ParseFromString(serialized)
+    record.context.feature["id"].bytes_list.value[0] = b"\xff"
+    with tf.io.TFRecordWriter(str(tmp_path / "records.tfrecord")) as writer:
+        writer.write(record.SerializeToString())
+    with pytest.raises(ValueError, match=r"^The ids of records must be text in UTF-8\. Received: b'\\xff'$"):
+        index_records(tmp_path, folder[0] / "bytes.onnx")
 
 
 @pytest.mark.parametrize(

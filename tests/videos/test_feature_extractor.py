@@ -1,5 +1,6 @@
 """The backbone: batches of a video, black frames that fill a batch, and arguments that make no model."""
 
+import h5py
 import numpy as np
 import pytest
 from make_videos import grey, write_video
@@ -41,5 +42,13 @@ def test_few_shapes_are_computed(extractor, monkeypatch):
 
 
 def test_arguments_that_make_no_model_are_one_sentence():
-    with pytest.raises(BackboneError, match=r"must make a model\. Received: .*MobileNet.*size=4.* Keras says"):
+    with pytest.raises(BackboneError, match=r"must make a model\. Received: .*MobileNet.*size=4.* Reason: "):
         FeatureExtractor("MobileNet", "no.weights.h5", 4, "avg", 1, 8)
+
+
+def test_a_file_that_declares_more_weights_than_it_holds_is_refused_before_memory_is_taken(tmp_path):
+    path = tmp_path / "declares.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("conv1/kernel", (10**9,), "float32", chunks=True)  # no values are stored
+    with pytest.raises(BackboneError, match=r"weights=.*declares\.h5.* declares weights of 4,000,000,000 bytes"):
+        FeatureExtractor("MobileNet", path, 32, "avg", 1, 8)

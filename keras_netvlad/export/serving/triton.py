@@ -213,7 +213,10 @@ def _check_config(path: Path, config: str, signature: Signature) -> None:
     """Raises if a model does not fit the existing configuration. Warns if the options differ from it."""
     if not path.is_file():
         raise FileNotFoundError(f"A model's directory must hold {CONFIG}; remove it or use another `name`: {path}")
-    existing = _bare(path.read_text(encoding="utf-8"))
+    try:
+        existing = _bare(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{CONFIG} must be UTF-8 text; restore it or use another `name`. Received: {path}") from error
     ports = port_lines(signature)
     if _bare(ports) not in existing:
         raise ValueError(

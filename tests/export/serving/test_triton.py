@@ -157,6 +157,14 @@ def test_other_types_and_shapes_are_written_as_they_are():
     assert as_dict(config.instance_group[0]) == {"kind": "KIND_CPU", "count": 1}
 
 
+def test_a_configuration_that_is_no_text_is_one_sentence(model, tmp_path):
+    publish_triton(model, tmp_path, verify=False)
+    (tmp_path / "classifier" / "config.pbtxt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"^config\.pbtxt must be UTF-8 text; .*Received: .*classifier/config\.pbtxt$"):
+        publish_triton(model, tmp_path, verify=False)
+    assert sorted(path.name for path in (tmp_path / "classifier").iterdir()) == ["1", "config.pbtxt"]
+
+
 def test_versions_are_counted_and_share_the_configuration(model, tmp_path):
     repository = tmp_path / "repository"
     report = publish_triton(model, repository, max_batch_size=MAX_BATCH_SIZE)

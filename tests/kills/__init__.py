@@ -1,0 +1,1 @@
+"""Kills every writer of files in the package: `python -m tests.kills --help`."""
