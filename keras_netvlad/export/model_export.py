@@ -47,7 +47,7 @@ def export_model(
         directory: Path that does not exist yet.
         formats: Any of `"saved_model"` and `"onnx"`.
         opset: Integer, ONNX operator set, 13 to 18.
-        precision: See `export_onnx`. A SavedModel is always `"float32"`.
+        precision: See `export_onnx`. A SavedModel keeps the model's own precision.
         verify: Boolean, whether to compare the artifacts with the model before they appear.
         tolerance, data, min_agreement: See `verify`.
         metadata: See `export_saved_model`.

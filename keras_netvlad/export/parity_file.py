@@ -87,7 +87,7 @@ def write_parity(
     artifact_path: str | os.PathLike[str],
     parity: Parity | None,
     metadata: Mapping[str, Any],
-    precision: str = "float32",
+    precision: str,
 ) -> None:
     """Writes the file for an artifact.
 

@@ -97,14 +97,14 @@ def write_verified_saved_model(
     metadata = check_metadata(metadata, signatures[SERVING_DEFAULT].outputs)
     data = check_options(signatures[SERVING_DEFAULT], tolerance, data, min_agreement)
     with staged(directory) as path:
-        write_saved_model(model, signatures, path)
+        precision = write_saved_model(model, signatures, path)
         report = verify_staged(model, signatures, path, directory, tolerance, data, min_agreement) if verify else None
-        write_parity(path, None if report is None else report.as_dict(), metadata)
+        write_parity(path, None if report is None else report.as_dict(), metadata, precision)
         return report
 
 
-def write_saved_model(model: keras.Model, signatures: Mapping[str, Signature], path: Path) -> None:
-    """Writes the files of a SavedModel, without verification and without `parity.json`."""
+def write_saved_model(model: keras.Model, signatures: Mapping[str, Signature], path: Path) -> str:
+    """Writes the files of a SavedModel, without verification and without `parity.json`. Returns its precision."""
     module = tf.Module()
     # Tracked as plain variables: the session loader of TensorFlow Serving finds them, and each weight is stored once.
     # Keras's own export stores each weight twice.
@@ -122,6 +122,17 @@ def write_saved_model(model: keras.Model, signatures: Mapping[str, Signature], p
         ) from error
     except tf.errors.OpError as error:  # TensorFlow does not raise OSError on a full disk
         raise write_error(error.message, path) from error
+    return _precision(model)
+
+
+def _precision(model: keras.Model) -> str:
+    """Returns the dtype of the weights and computations, such as `"float32"`, or `"mixed_bfloat16"` if there are two."""
+    dtypes = {weight.dtype for weight in weights_of(model)}
+    for layer in model._flatten_layers(include_self=False):
+        if layer.weights and not isinstance(layer, keras.Model):
+            dtypes |= {layer.compute_dtype, getattr(layer, "product_dtype", None)}
+    floats = sorted(dtype for dtype in dtypes - {None} if "float" in dtype)
+    return floats[0] if len(floats) == 1 else "_".join(["mixed", *(dtype for dtype in floats if dtype != "float32")])
 
 
 def _resources(model: keras.Model) -> list[Any]:

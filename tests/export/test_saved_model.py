@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from small_classifier import batch
 
-from keras_netvlad.export import Artefact, export_saved_model
+from keras_netvlad.export import Artefact, export_saved_model, inspect_artefact
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
 
@@ -20,6 +20,22 @@ def test_a_saved_model_stores_each_weight_once(tmp_path):
     export_saved_model(large, tmp_path / "1")
     stored = (tmp_path / "1" / "variables" / "variables.data-00000-of-00001").stat().st_size
     assert stored < 1.01 * 4 * large.count_params()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "float32"),
+        ({"product_dtype": "bfloat16"}, "mixed_bfloat16"),
+        ({"dtype": "mixed_float16"}, "mixed_float16"),
+        ({"dtype": "float64"}, "float64"),
+    ],
+)
+def test_the_precision_of_a_saved_model_is_that_of_its_layers(tmp_path, options, expected):
+    frames = keras.Input((None, 4), name="frames", dtype="float64" if expected == "float64" else "float32")
+    model = keras.Model(frames, NetVLAD(2, name="descriptor", **options)(frames))
+    export_saved_model(model, tmp_path / "1", verify=False)
+    assert inspect_artefact(tmp_path / "1").parity["precision"] == expected
 
 
 def test_a_saved_model_loads_with_plain_tensorflow(artefacts, model):

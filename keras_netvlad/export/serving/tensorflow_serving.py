@@ -109,11 +109,11 @@ def publish(
         target = directory / str(next_version(directory) if version is None else version)
         try:
             with staged(target) as path:
-                write_saved_model(model, signatures, path)
+                precision = write_saved_model(model, signatures, path)
                 report = None
                 if verify:
                     report = verify_staged(model, signatures, path, target, tolerance, data, min_agreement)
-                write_parity(path, None if report is None else report.as_dict(), metadata)
+                write_parity(path, None if report is None else report.as_dict(), metadata, precision)
                 (path / BATCHING_FILE).write_text(parameters)
                 if requests:
                     with stage(f"running {len(requests)} warm-up requests"):
