@@ -126,7 +126,7 @@ def write_saved_model(model: keras.Model, signatures: Mapping[str, Signature], p
 
 
 def _precision(model: keras.Model) -> str:
-    """Returns the dtype of the weights and computations, such as `"float32"`, or `"mixed_bfloat16"` if there are two."""
+    """Returns the dtype of weights and computations, such as `"float32"`, or `"mixed_bfloat16"` if it is not alone."""
     dtypes = {weight.dtype for weight in weights_of(model)}
     for layer in model._flatten_layers(include_self=False):
         if layer.weights and not isinstance(layer, keras.Model):
