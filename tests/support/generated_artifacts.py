@@ -177,6 +177,8 @@ class _Comparison:
             if not self.has_time(name):
                 continue
             is_real = np.arange(array.shape[1]) < values[self.count][:, None]
+            if not array.size:  # a chunk without frames
+                continue
             fill = array.flat[0] if filler is None else filler
             if array.dtype == np.uint8 and isinstance(fill, float):
                 fill = 255
