@@ -295,8 +295,8 @@ MUTANTS = [
             "test_a_difference_of_exactly_the_tolerance_is_within",
         ),
         (
-            "is_near and (self.to_float64 is None or",
-            "is_near or (self.to_float64 is None or",
+            "self.is_near_model(tolerance) and (self.to_float64 is None or",
+            "self.is_near_model(tolerance) or (self.to_float64 is None or",
             "test_nan_from_float64_fails_a_comparison",
         ),
         (

@@ -396,6 +396,11 @@ class _Comparison:
         padded = {name: value[: len(alone[name])] for name, value in padded.items()}
         return bool(self.difference(alone, padded, "length", short[self.count], self.tolerance / 10))
 
+    def computes_nan(self):
+        """Whether the model computes NaN from finite inputs, as `UnitNormalization` does from zeros in float16."""
+        drawn = [self.draw(2, 40, [40, 17], side=8) for _ in range(5)]
+        return any(np.isnan(output).any() for values in drawn for output in self.reference(values).values())
+
 
 def _merge(arrays):
     """Merges one input of several requests as TensorFlow Serving does, which pads with the first element of each."""
@@ -412,7 +417,7 @@ def _dequantize(values):
     return (values.astype("float64") * (4 / 255) + (4 / 512 - 2)).astype("float32")
 
 
-RECURRENT = ("LSTM", "GRU", "bidirectional LSTM")
+RECURRENT = ("LSTM", "GRU", "bidirectional LSTM", "simple RNN")
 
 # The reasons for which an export is refused, and when each is true.
 REASONS = (
@@ -421,6 +426,7 @@ REASONS = (
         lambda c: c.description.names in IS_ODD,
     ),
     (r"Frames beyond `num_frames` must not change the outputs", lambda c: c.padding_matters()),
+    (r"The model must not compute NaN", lambda c: c.computes_nan()),
     (r"have no float8 values", lambda c: c.description.policy == "float8"),
     (r"must depend neither on the other videos of its batch nor on their length", lambda c: c.length_matters()),
     (

@@ -53,8 +53,11 @@ class Comparison:
 
     def is_within(self, tolerance: float) -> bool:
         """Returns whether all differences are at most `tolerance`. NaN is not."""
-        is_near = self.relative <= tolerance or self.absolute <= ABSOLUTE_FLOOR
-        return is_near and (self.to_float64 is None or self.to_float64 <= tolerance)
+        return self.is_near_model(tolerance) and (self.to_float64 is None or self.to_float64 <= tolerance)
+
+    def is_near_model(self, tolerance: float) -> bool:
+        """Returns whether the difference to the model itself is at most `tolerance`."""
+        return self.relative <= tolerance or self.absolute <= ABSOLUTE_FLOOR
 
 
 def _difference(expected: ArrayLike, received: ArrayLike) -> tuple[float, float]:

@@ -66,9 +66,10 @@ def compare_merged(
                 received = outputs[name][start : start + num_rows]
                 exact = request.exact.get(name)
                 if name in frame_outputs:  # the answer has a row for every frame of the longest request
-                    received = on_real_frames(received[:, : expected.shape[1]], request.inputs)
-                    expected = on_real_frames(expected, request.inputs)
-                    exact = None if exact is None else on_real_frames(exact, request.inputs)
+                    counts = {**request.expected, **request.inputs}  # records are answered with their `num_frames`
+                    received = on_real_frames(received[:, : expected.shape[1]], counts)
+                    expected = on_real_frames(expected, counts)
+                    exact = None if exact is None else on_real_frames(exact, counts)
                 yield Comparison.of(signature.name, name, case, expected, received, exact)
             start += num_rows
 

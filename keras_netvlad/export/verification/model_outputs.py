@@ -148,7 +148,7 @@ class ModelOutputs:
                 pair = _real(port, one, case), _real(port, other, case)
                 if pair[0].shape != pair[1].shape or np.any(_is_nan(pair[0]) != _is_nan(pair[1])):
                     return port.name
-                difference = Comparison.of(case.signature, port.name, case.name, *map(np.nan_to_num, pair))
+                difference = Comparison.of(case.signature, port.name, case.name, *map(_without_nan, pair))
                 if not difference.is_within(self.tolerance):
                     return port.name
             return None
@@ -215,6 +215,12 @@ def _graph(signature: Signature) -> Callable[[Mapping[str, np.ndarray]], Arrays]
 def _is_nan(values: np.ndarray) -> np.ndarray:
     """Returns which values are NaN, also of integers and strings, which never are."""
     return np.isnan(values) if values.dtype.kind in "fV" else np.zeros(values.shape, bool)  # bfloat16 is of kind V
+
+
+def _without_nan(values: np.ndarray) -> np.ndarray:
+    values = values.copy()
+    values[_is_nan(values)] = 0
+    return values
 
 
 def _in_float64(inputs: Mapping[str, np.ndarray]) -> Arrays:

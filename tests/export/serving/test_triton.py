@@ -33,6 +33,7 @@ from keras_netvlad.export.serving import triton
 from keras_netvlad.export.serving.triton import _name_graph_after_weights, publish_triton
 from keras_netvlad.export.serving.triton_config import triton_config
 from keras_netvlad.export.serving.warmup_sizes import warmup_sizes
+from keras_netvlad.export.verification import tolerance
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
 
@@ -306,7 +307,7 @@ def test_models_that_triton_cannot_serve_say_why(tmp_path):
 
 
 def test_a_model_that_differs_is_not_published(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_netvlad.export.verification.tolerance.FLOAT32_TOLERANCE", 0.0)
+    monkeypatch.setitem(tolerance.TOLERANCES, "float32", 0.0)
     monkeypatch.setattr("keras_netvlad.export.verification.comparison.ABSOLUTE_FLOOR", 0.0)
     with pytest.raises(ParityError, match=r"nothing was written") as caught:
         publish_triton(model, tmp_path / "repository")
