@@ -140,7 +140,10 @@ def loaded_by(statement):
     """Which heavy packages, and which packages of ours, a fresh process has loaded after a statement."""
     program = f"{statement}; import json, sys; print(json.dumps(sorted(sys.modules)))"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    modules = json.loads(finished.stdout.splitlines()[-1])
+    return heavy_and_own(json.loads(finished.stdout.splitlines()[-1]))
+
+
+def heavy_and_own(modules):
     own = {name.split(".")[1] for name in modules if name.startswith("keras_netvlad.")}
     return set(HEAVY) & set(modules), own
 
@@ -160,13 +163,39 @@ def test_the_index_searches_without_keras():
     assert loaded_by(statement)[0] == set()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("package", sorted(set(ALLOWED) - {*NO_KERAS, "extraction", "indexing", "usage"}))
-def test_a_fresh_process_loads_what_a_package_needs(package):
-    heavy, own = loaded_by(f"import keras_netvlad.{package}")
-    assert heavy <= LOADS.get(package, set()) | loaded_by("import keras")[0]
-    # Loading Keras registers what a `.keras` file may name.
-    assert own <= reachable(package) | reachable("registration")
+# Runs each statement in a copy of a process that has loaded the slow libraries once.
+FORKS = """
+import json, os, sys, traceback, {libraries}
+for statement in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            exec(statement)
+            print(json.dumps(sorted(sys.modules)), flush=True)
+        except Exception:
+            traceback.print_exc()
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def loaded_by_each(statements, libraries):
+    """`loaded_by` for each of several statements, in processes that have loaded some libraries before."""
+    program = [sys.executable, "-c", FORKS.format(libraries=libraries), *statements]
+    finished = subprocess.run(program, capture_output=True, text=True, timeout=300, check=True)
+    lines = finished.stdout.splitlines()
+    assert len(lines) == len(statements), finished.stderr
+    return [heavy_and_own(json.loads(line)) for line in lines]
+
+
+def test_each_package_loads_what_it_needs():
+    packages = sorted(set(ALLOWED) - {*NO_KERAS, "extraction", "indexing", "usage"})
+    statements = ["pass", *(f"import keras_netvlad.{package}" for package in packages)]
+    (of_keras, _), *loaded = loaded_by_each(statements, "keras")
+    for package, (heavy, own) in zip(packages, loaded, strict=True):
+        assert heavy <= LOADS.get(package, set()) | of_keras, package
+        # Loading Keras registers what a `.keras` file may name.
+        assert own <= reachable(package) | reachable("registration"), package
 
 
 REGISTERED = (
@@ -176,18 +205,10 @@ REGISTERED = (
 )
 
 
-KERAS_FIRST = pytest.param("import keras, keras_netvlad", marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("imports", ["import keras_netvlad, keras", KERAS_FIRST])
-def test_importing_the_package_registers_what_a_file_may_name(imports):
-    loaded_by(f"{imports}; {REGISTERED}")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("package", ["layers", "losses", "metrics", "models", "stream", "export", "retrieval"])
-def test_importing_any_package_registers_everything(package):
-    loaded_by(f"import keras_netvlad.{package}, keras; {REGISTERED}")
+def test_importing_any_part_registers_what_a_file_may_name():
+    packages = ["layers", "losses", "metrics", "models", "stream", "export", "retrieval"]
+    imports = ["keras_netvlad, keras", "keras, keras_netvlad", *(f"keras_netvlad.{name}, keras" for name in packages)]
+    loaded_by_each([f"import {names}; {REGISTERED}" for names in imports], "tensorflow")
 
 
 def test_names_of_the_package():

@@ -148,7 +148,7 @@ def _resources(model: keras.Model) -> list[Any]:
 def _trace(model: keras.Model, signature: Signature, state: Sequence[tf.Variable]) -> Callable[..., Any]:
     batched = [port.name for port in signature.inputs if port.shape and port.shape[0] is None]
 
-    @tf.function
+    @tf.function(autograph=False)  # as Keras traces models
     def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         if len(batched) > 1:
             # Otherwise, `num_frames` of one video would be used for all videos.

@@ -138,7 +138,9 @@ class _Trial:
             (least.frames - 1 + size.frames, [count + (least.frames - 1) * (count > 0) for count in size.num_frames]),
             (least.frames * size.frames, [least.frames * count for count in size.num_frames]),
         ]
-        same = least.frames, [max(count - size.frames, 1 - least.frames) + least.frames for count in size.num_frames]
+        # Counts as far from the length as in `size`; 0 and less are empty videos.
+        kept = [max(least.frames + count - size.frames, 1) if count > 0 else count for count in size.num_frames]
+        same = least.frames, kept
         (height, width), (h, w) = least.extents, size.extents
         extents = [(height - 1 + h, width - 1 + w), (height * min(h, 2), width * min(w, 2)), least.extents]
         pairs = itertools.product(

@@ -2,9 +2,9 @@
 
 import keras
 
-# Largest difference, relative to the largest magnitude of the output, by the dtype of the computations. The models of the
-# tests were measured in float32 at up to 6e-7; the headroom is for the matrix products of other machines. Each bfloat16
-# layer rounds at 8e-3: models of several such layers were measured at up to 2.2e-2 from their float64 copies.
+# Largest difference, relative to the largest magnitude of the output, by the dtype of the computations. The models of
+# the tests were measured in float32 at up to 6e-7; the headroom is for the matrix products of other machines. Each
+# bfloat16 layer rounds at 8e-3: models of several such layers were measured at up to 2.2e-2 from their float64 copies.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
 # Tolerances of ONNX files with reduced precision: ten times the differences that trained models showed on real frames
 # (float16: 1.5e-4, int8: 5.5e-3).

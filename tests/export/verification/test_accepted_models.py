@@ -143,6 +143,10 @@ def product_with_a_mask(frames, mask):
     return ops.sum(frames * ops.cast(mask, "float32")[..., None], axis=1)
 
 
+def product_in_bfloat16(frames, mask):
+    return layers.Dense(3, dtype="mixed_bfloat16")(product_with_a_mask(frames, mask))
+
+
 def not_a_number(frames, mask):
     return NetVLAD(2)(frames, mask=mask) * float("nan")
 
@@ -155,6 +159,7 @@ def not_a_number(frames, mask):
             product_with_a_mask,
             r"output `out` changes if such frames of \['frames'\] hold NaN \(a product of NaN and a mask is NaN\)",
         ),
+        (product_in_bfloat16, r"output `out` changes if such frames of \['frames'\] hold NaN"),
         (not_a_number, r"found no inputs that the model accepts.*NaN in the output `out`"),
     ],
 )
@@ -165,6 +170,17 @@ def test_the_cause_is_named_if_it_is_the_model(pool, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         export_onnx(model, tmp_path / "1.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_padding_of_outputs_per_frame_is_not_compared_in_records(tmp_path):
+    """Records have no input `num_frames`: what follows the last frame of a video is known from the answer."""
+    frames, num_frames = keras.Input((None, 6), name="frames"), keras.Input((), dtype="int32", name="num_frames")
+    history = ops.cumsum(frames, axis=1)
+    scores = layers.Dense(3, name="scores")(NetVLAD(2)(history, mask=FrameMask()(num_frames, frames)))
+    outputs = {"frame_scores": layers.Dense(4, name="frame_scores")(history), "scores": scores}
+    report = export_saved_model(keras.Model({"frames": frames, "num_frames": num_frames}, outputs), tmp_path / "1")
+    merged = {(c.signature, c.output) for c in report.comparisons if c.case.startswith("merged")}
+    assert ("serve_examples", "frame_scores") in merged
 
 
 def test_strings_and_tables(tmp_path):

@@ -116,3 +116,4 @@ def test_a_fixed_length_and_a_fixed_batch_are_kept():
     sizes = accepted_sizes(model_of(fixed, counts, accepts=lambda frames, num_frames: frames.shape == (2, 50, 3)))
     assert {(size.batch, size.frames, len(size.num_frames)) for size in sizes} == {(2, 50, 2)}
     assert any(0 < count < 50 for size in sizes for count in size.num_frames)
+    assert any(count == 0 for size in sizes for count in size.num_frames)
