@@ -45,6 +45,45 @@ MUTANTS = [
         ("    Size(2, 40, (40, 17), (40, 8)),\n", "", INPUTS),
     ),
     *of(
+        "export/verification/accepted_sizes",
+        "export/verification/test_accepted_sizes",
+        ("1) if count > 0 else count for", "1) for", "test_a_fixed_length_and_a_fixed_batch_are_kept"),
+    ),
+    *of(
+        "export/verification/merged_requests",
+        "export/verification/test_accepted_models",
+        (
+            "counts = {**request.expected, **request.inputs}",
+            "counts = request.inputs",
+            "test_padding_of_outputs_per_frame_is_not_compared_in_records",
+        ),
+    ),
+    *of(
+        "export/verification/model_outputs",
+        "export/verification/test_accepted_models",
+        ("*map(_without_nan, pair))", "*pair)", "test_the_cause_is_named_if_it_is_the_model"),
+    ),
+    *of(
+        "export/onnx/canonical_graph",
+        "export/onnx/test_canonical_graph",
+        ("*node.input, *attributes, len", "*node.input, len", "test_of_equal_nodes_the_first_stays"),
+        (" and node.op_type not in RANDOM", "", "test_of_equal_nodes_the_first_stays"),
+        (
+            "rename_reads(node, names)\n        for subgraph in",
+            "for subgraph in",
+            "test_of_equal_nodes_the_first_stays",
+        ),
+    ),
+    *of(
+        "export/onnx/conversion",
+        "export/onnx/test_canonical_graph",
+        (
+            ' if name != "merge_duplication"}',
+            "}",
+            "test_recurrent_layers_export_to_the_same_bytes_each_time",
+        ),
+    ),
+    *of(
         "export/verification/random_inputs",
         "export/verification/test_verification_inputs",
         (
