@@ -163,6 +163,7 @@ def test_an_artefact_of_another_model_exits_with_1(directory, tmp_path, capsys):
     assert "FAILED" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_parity_exits_with_1_and_writes_nothing(directory, tmp_path, capsys):
     options = ["--format", "onnx", "--tolerance", "0"]  # the rounding to float32 is larger
     assert run("export", directory / "small.keras", tmp_path / "out", *options) == 1

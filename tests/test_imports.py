@@ -205,6 +205,7 @@ REGISTERED = (
 )
 
 
+@pytest.mark.slow
 def test_importing_any_part_registers_what_a_file_may_name():
     packages = ["layers", "losses", "metrics", "models", "stream", "export", "retrieval"]
     imports = ["keras_netvlad, keras", "keras, keras_netvlad", *(f"keras_netvlad.{name}, keras" for name in packages)]

@@ -430,6 +430,7 @@ def test_code_in_a_pytorch_file_is_refused_and_not_run(tmp_path):
     assert trace.exists()
 
 
+@pytest.mark.slow
 def test_arrays_that_declare_more_than_their_file_holds_are_refused_before_memory_is_taken(tmp_path):
     with h5py.File(tmp_path / "weights.h5", "w") as file:
         for name, value in TFA.items():
@@ -556,6 +557,7 @@ def test_matlab_normalizations_are_those_of_the_network(tmp_path):
         from_matlab(path, layer=layer)
 
 
+@pytest.mark.slow
 def test_matlab_files_that_cannot_be_read(tmp_path):
     h5py.File(tmp_path / "new.mat", "w", userblock_size=512).close()
     header = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"

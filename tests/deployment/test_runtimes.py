@@ -198,6 +198,7 @@ def test_openvino_reads_the_saved_model_too(model, paths):
     assert worst_difference(openvino(str(paths / "saved_model")), model) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_weights_in_a_second_file_are_found(runtime, model, paths):
     path = paths / "external.onnx"

@@ -77,6 +77,7 @@ def play(tmp_path):
     return play
 
 
+@pytest.mark.slow
 def test_every_fault_gets_its_result(play):
     stale, results, _ = play(
         ("x < 3", "x < 4", "test_limit"),

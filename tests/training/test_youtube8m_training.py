@@ -68,6 +68,14 @@ def finished(records, tmp_path_factory):
     return output, report
 
 
+def test_a_short_run_trains_and_publishes(records, tmp_path):
+    options = {**SETTINGS, "preset": "gated_netvlad", "epochs": 1, "save_every": None, "ema_momentum": None}
+    report = train(records / "train0.tfrecord", tmp_path / "run", **options)
+    assert report.ok
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["rounds"] == 1
+    assert load_model(tmp_path / "run" / "model.keras").num_classes == 3
+
+
 @pytest.mark.slow
 def test_what_a_run_leaves(finished, records):
     output, report = finished
@@ -141,6 +149,7 @@ def test_killed_and_started_again_it_comes_to_the_same_weights(finished, records
     assert json.loads((output / "state.json").read_text()) == json.loads((whole / "state.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_or_had_other_settings_stays_as_it_is(finished, records, tmp_path):
     output, _ = finished
     before = files_below(output)

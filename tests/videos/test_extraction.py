@@ -154,6 +154,7 @@ def test_a_backbone_that_can_not_be_made_is_one_sentence(tmp_path, folder, worke
     assert len(extract_features(folder, tmp_path / "out", "MobileNet", None, size=SIZE)) == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_video_is_reported_and_the_others_are_extracted(tmp_path, folder, weights, capsys):
     (folder / "broken.mp4").write_bytes(b"no video at all")
     options = ["--backbone", "MobileNet", "--weights", weights[1], "--size", str(SIZE)]
@@ -291,6 +292,7 @@ def test_a_full_disk_ends_the_extraction(tmp_path, folder, monkeypatch, capsys):
     assert re.search(message, capsys.readouterr().err.strip())
 
 
+@pytest.mark.slow
 def test_a_name_that_leaves_no_room_for_a_suffix_fails_alone(tmp_path, folder):
     shutil.copy(folder / "grey.mkv", folder / f"{'m' * 251}.mkv")
     shutil.copy(folder / "grey.mkv", folder / f"{'n' * 242}.mkv")

@@ -303,6 +303,7 @@ def test_bfloat16_layers_are_nodes_of_float32(tmp_path):
     assert nodes[0] == nodes[1] == nodes[2]
 
 
+@pytest.mark.slow
 def test_loops_of_bfloat16_are_written_in_float32(tmp_path):
     frames = keras.Input((None, 6), name="frames")
     hidden = keras.layers.SimpleRNN(2, return_sequences=True, dtype="mixed_bfloat16")(frames)
@@ -318,6 +319,7 @@ def test_float8_is_refused_in_a_sentence(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_exporting_does_not_change_the_model_for_other_threads(tmp_path, monkeypatch):
     model = VideoClassifier({"frames": 6}, 5, num_clusters=4, hidden_units=8, product_dtype="bfloat16")
     data = {"frames": np.random.default_rng(0).normal(size=(2, 7, 6)).astype("float32"), "num_frames": np.int32([7, 3])}

@@ -190,6 +190,7 @@ def test_versions_are_counted_and_share_the_configuration(model, tmp_path):
     np.testing.assert_allclose(received["scores"], expected["scores"], atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_large_weights_lie_beside_the_model(model, tmp_path):
     publish_triton(model, tmp_path, external_data_threshold=1, opset=17)
     version = tmp_path / "classifier" / "1"
@@ -200,6 +201,7 @@ def test_large_weights_lie_beside_the_model(model, tmp_path):
     assert Artefact(version / "model.onnx").run(batch())["scores"].shape == (2, NUM_CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", slow_except([1, 100_000_000], 1))
 def test_weights_name_the_graph(model, tmp_path, threshold):
     """TensorRT's engines are cached by that name, and by names of nodes, which are the same for other weights."""
@@ -242,6 +244,7 @@ def test_a_model_of_other_inputs_or_outputs_is_no_further_version(model, tmp_pat
     assert [path.name for path in tmp_path.glob("classifier/[0-9]*")] == ["1"]
 
 
+@pytest.mark.slow
 def test_what_is_there_is_left_alone(model, tmp_path):
     repository = tmp_path / "repository"
     publish_triton(model, repository, version=3)
@@ -306,6 +309,7 @@ def test_models_that_triton_cannot_serve_say_why(tmp_path):
     assert "dims: [300, 300, 3] zero_data" in (tmp_path / "maps" / "config.pbtxt").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_that_differs_is_not_published(model, tmp_path, monkeypatch):
     monkeypatch.setitem(tolerance.TOLERANCES, "float32", 0.0)
     monkeypatch.setattr("keras_netvlad.export.verification.comparison.ABSOLUTE_FLOOR", 0.0)

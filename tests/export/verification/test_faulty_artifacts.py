@@ -177,6 +177,7 @@ def test_the_float64_copy_sees_what_model_and_artifact_share(tmp_path):
     assert not (tmp_path / "model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_the_float64_copy_sees_errors_that_add_up(model, signatures, monkeypatch):
     """The model is off by less than the tolerance, and the artifact by as much again."""
 
