@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import sys
 import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -81,7 +82,16 @@ def read_npz(path: str | os.PathLike[str], names: Collection[str] | None = None)
     if missing:
         raise ValueError(f"the file has no array `{missing[0]}`; it has {sorted(found)}")
     with _value_errors(), np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in (found if names is None else names)}
+        return {name: _whole_text(name, arrays[name]) for name in (found if names is None else names)}
+
+
+def _whole_text(name: str, array: NDArray) -> NDArray:
+    """Returns an array, or raises if it is text with a character that Unicode does not have."""
+    if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
+        codes = np.ascontiguousarray(array).reshape(-1).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
+        if codes.max() > sys.maxunicode:
+            raise ValueError(f"`{name}` holds text with a character above U+{sys.maxunicode:X}")
+    return array
 
 
 @contextmanager

@@ -60,6 +60,8 @@ TERABYTE = (2**38,)
         ({"a": member("<U0", TERABYTE)}, "declares arrays of"),
         ({"a": member("|O", (1,), b"pickle")}, "`a` holds Python objects"),
         ({"a": member("<f4", (1,), bytes(4), b"\x03\x00")}, r"`a` is of version \(3, 0\)"),
+        ({"a": member("<U1", (2,), b"a\0\0\0\xff\xff\x11\0")}, r"`a` holds text with a character above U\+10FFFF"),
+        ({"a": member(">U1", (1,), b"\0\x11\0\0")}, r"`a` holds text with a character above U\+10FFFF"),
         ({"a": b"\x93NUMPY\x01\x00\x76\x00" + b"-" * 118}, "header"),
         ({"a": b""}, "EOF"),
         ({}, "has no array `a`"),

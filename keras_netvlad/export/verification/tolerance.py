@@ -18,7 +18,7 @@ def default_tolerance(model: keras.Model, precision: str) -> float:
         model: A Keras model.
         precision: Precision of the artifact: `"float32"`, `"float16"` or `"int8"`.
     """
-    dtypes = {"float32"}
+    dtypes: set[str | None] = {"float32"}
     for layer in model._flatten_layers():
         dtypes |= {layer.compute_dtype, getattr(layer, "product_dtype", None)}
     largest = max(tolerance for dtype, tolerance in TOLERANCES.items() if dtype in dtypes)
