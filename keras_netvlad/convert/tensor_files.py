@@ -64,10 +64,12 @@ def read_h5(path: Path) -> Readers:
         raise missing_library("h5py", "a .h5 file", "'keras_netvlad[convert]'") from error
     datasets: Readers = {}
 
-    def visit(name: str, item: Any) -> None:
+    def visit(name: str | bytes, item: Any) -> None:
         # A virtual or external dataset would read another file of this machine.
         if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
-            datasets[name] = partial(_h5_array, path, name)
+            # h5py gives names that are not UTF-8 as bytes.
+            text = name if isinstance(name, str) else name.decode(errors="backslashreplace")
+            datasets[text] = partial(_h5_array, path, name, text)
 
     try:
         with h5py.File(path, "r") as file:
@@ -246,14 +248,14 @@ def _checkpoint_array(path: Path, reader: Any, name: str) -> Any:
         raise unreadable(path, f"a whole TensorFlow checkpoint with a tensor `{name}`", error) from error
 
 
-def _h5_array(path: Path, name: str) -> Any:
+def _h5_array(path: Path, name: str | bytes, text: str) -> Any:
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
             dataset = file[name]
             # A dataset without a single stored value reads as zeros of its declared shape.
-            check_declared_bytes(path, dataset.size * max(dataset.dtype.itemsize, 1), f"`{name}`")
+            check_declared_bytes(path, dataset.size * max(dataset.dtype.itemsize, 1), f"`{text}`")
             return dataset[()]
     except Exception as error:
-        raise unreadable(path, f"a whole HDF5 file whose `{name}` is a numeric array", error) from error
+        raise unreadable(path, f"a whole HDF5 file whose `{text}` is a numeric array", error) from error

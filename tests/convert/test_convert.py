@@ -20,6 +20,7 @@ from paths import ROOT
 
 from keras_netvlad import NetVLAD
 from keras_netvlad.convert import from_arrays, from_loupe, from_matlab, from_pytorch, from_tfa, reorder_rows
+from keras_netvlad.convert.tensor_files import read_h5
 
 # Small, and different, so that no exchanged axes go unnoticed.
 B, N, D, K, H = 2, 6, 5, 3, 4
@@ -760,3 +761,11 @@ def test_the_example_migrates_with_the_same_scores(tmp_path, monkeypatch, capsys
     difference = re.search(r"largest difference to the old model's: (\S+)", capsys.readouterr().out)[1]
     assert float(difference) < TOLERANCE
     assert (tmp_path / "migrated.keras").is_file()
+
+
+def test_names_in_hdf5_files_that_are_no_text_are_read(tmp_path):
+    with h5py.File(tmp_path / "bytes.h5", "w") as file:
+        file.create_dataset(b"kernel\xff", data=[1.0, 2.0])
+    ((name, read),) = read_h5(tmp_path / "bytes.h5").items()
+    assert name == r"kernel\xff"
+    assert read().tolist() == [1.0, 2.0]
