@@ -82,11 +82,11 @@ def read_npz(path: str | os.PathLike[str], names: Collection[str] | None = None)
     if missing:
         raise ValueError(f"the file has no array `{missing[0]}`; it has {sorted(found)}")
     with _value_errors(), np.load(path, allow_pickle=False) as arrays:
-        return {name: _whole_text(name, arrays[name]) for name in (found if names is None else names)}
+        return {name: _checked_text(name, arrays[name]) for name in (found if names is None else names)}
 
 
-def _whole_text(name: str, array: NDArray) -> NDArray:
-    """Returns an array, or raises if it is text with a character that Unicode does not have."""
+def _checked_text(name: str, array: NDArray) -> NDArray:
+    """Returns an array, or raises if it is text with a code point beyond Unicode, from which Python makes no string."""
     if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
         codes = np.ascontiguousarray(array).reshape(-1).view(np.dtype("u4").newbyteorder(array.dtype.byteorder))
         if codes.max() > sys.maxunicode:

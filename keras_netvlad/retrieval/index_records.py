@@ -94,18 +94,18 @@ def index_records(
                 feeds[name] = values
             for port in lengths:
                 feeds[port.name] = inputs[NUM_FRAMES].astype("int64" if "int64" in port.type else "int32")
-            index.add([_text(name) for name in inputs["id"]], session.run([DESCRIPTOR], feeds)[0])
+            index.add([_text(name, records) for name in inputs["id"]], session.run([DESCRIPTOR], feeds)[0])
     except tf.errors.InvalidArgumentError as error:
         reasons = [line for line in str(error).splitlines() if "ValueError: " in line]
         raise ValueError(reasons[0].split("ValueError: ", 1)[1] if reasons else str(error)) from error
     return index
 
 
-def _text(name: bytes) -> str:
+def _text(name: bytes, records: Any) -> str:
     try:
         return name.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"The ids of records must be text in UTF-8. Received: {name!r}") from error
+        raise ValueError(f"The ids of records must be text in UTF-8. Received: {name!r} in {records}") from error
 
 
 def _extracted_dtype(records: Any) -> Any:

@@ -93,7 +93,7 @@ def test_an_id_that_is_no_text_is_one_sentence(folder, tmp_path):
     record.context.feature["id"].bytes_list.value[0] = b"\xff"
     with tf.io.TFRecordWriter(str(tmp_path / "records.tfrecord")) as writer:
         writer.write(record.SerializeToString())
-    with pytest.raises(ValueError, match=r"^The ids of records must be text in UTF-8\. Received: b'\\xff'$"):
+    with pytest.raises(ValueError, match=r"^The ids of records must be text in UTF-8\. Received: b'\\xff' in .+"):
         index_records(tmp_path, folder[0] / "bytes.onnx")
 
 

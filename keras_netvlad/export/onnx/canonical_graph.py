@@ -97,7 +97,8 @@ def remove_identities(graph: onnx.GraphProto, is_main: bool = True) -> None:
 def merge_equal_nodes(graph: onnx.GraphProto) -> None:
     """Keeps one of several nodes or constants that have the same value, the first in the order of the graph.
 
-    The converter keeps the first in the order of its sets, and so the names of layers would differ between two exports.
+    tf2onnx's own merge is switched off: it keeps the first node in the order of a Python set, so two exports of a model
+    would name different layers.
     Nodes with subgraphs and nodes that make an output of the graph stay.
 
     Args:

@@ -124,7 +124,7 @@ def _check_loops(graph: onnx.GraphProto) -> None:
 
 
 def _converted(traced: tf.types.experimental.ConcreteFunction, opset: int) -> onnx.ModelProto:
-    """Does what `tf2onnx.convert.from_function` does, with `OPTIMIZERS`."""
+    """Converts a traced function as `tf2onnx.convert.from_function` does, but with `OPTIMIZERS` only."""
     inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (traced.inputs, traced.outputs))
     with tf.device("/cpu:0"):
         frozen = tf2onnx.tf_loader.from_function(traced, inputs, outputs)

@@ -173,7 +173,7 @@ def test_the_cause_is_named_if_it_is_the_model(pool, message, tmp_path):
 
 
 def test_padding_of_outputs_per_frame_is_not_compared_in_records(tmp_path):
-    """Records have no input `num_frames`: what follows the last frame of a video is known from the answer."""
+    """Records have no input `num_frames`, so the verification takes the number of real frames from the answer."""
     frames, num_frames = keras.Input((None, 6), name="frames"), keras.Input((), dtype="int32", name="num_frames")
     history = ops.cumsum(frames, axis=1)
     scores = layers.Dense(3, name="scores")(NetVLAD(2)(history, mask=FrameMask()(num_frames, frames)))
