@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from keras_netvlad.__main__ import main
+from keras_netvlad.base.stages import LOGGER, stage
 from keras_netvlad.cli import stage_lines
 from keras_netvlad.export.serving.warmup import read_warmup
 from keras_netvlad.layers import NetVLAD
@@ -433,3 +435,15 @@ def test_a_module_is_imported_that_registers_layers(tmp_path, monkeypatch, capsy
     assert run("publish", "own.keras", "served", "--import", "own_layers", "--no-verify") == 0
     assert capsys.readouterr().out == "served/own: written, not verified\n"
     assert run("verify", "own.keras", "out/model.onnx", "served/own/1", "--import", "own_layers") == 0
+
+
+def test_the_handlers_of_other_libraries_print_no_stages(capsys):
+    handler = logging.StreamHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        with stage_lines.stage_lines("export"), stage("writing the SavedModel"):
+            pass
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert "SavedModel" not in capsys.readouterr().err
+    assert LOGGER.propagate

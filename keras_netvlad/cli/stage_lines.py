@@ -45,12 +45,14 @@ class StageLines(logging.Handler):
 def stage_lines(command: str) -> Iterator[None]:
     """Prints the long stages of the calls in a block."""
     handler = StageLines(command)
-    level = LOGGER.level
+    level, propagates = LOGGER.level, LOGGER.propagate
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.DEBUG)
+    LOGGER.propagate = False  # Libraries may give the root logger a handler, which would print every stage again.
     try:
         yield
     finally:
         handler.cancel()
         LOGGER.removeHandler(handler)
         LOGGER.setLevel(level)
+        LOGGER.propagate = propagates
