@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_netvlad.base.stages import stage
 from keras_netvlad.cli.errors import DIFFERS, DONE, UNREADABLE
+from keras_netvlad.cli.progress import extraction_bar
 
 TRITON_OPTIONS = (
     "device",
@@ -22,6 +23,19 @@ TRITON_OPTIONS = (
     "tensorrt",
     "profile_frames",
     "engine_cache",
+)
+# Options of `train` for one of its two kinds of data.
+OWN_OPTIONS = ("pooling", "num_clusters", "hidden_units", "dropout", "adapt", "class_weights", "baseline")
+PRESET_OPTIONS = (
+    "validation_files",
+    "preset",
+    "num_classes",
+    "feature_sizes",
+    "overrides",
+    "learning_rate_decay",
+    "decay_examples",
+    "save_every",
+    "errors",
 )
 
 
@@ -79,35 +93,41 @@ def publish(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Trains a preset on YouTube-8M's records and publishes it."""
-    from keras_netvlad.training import train
+    """Trains a classifier of the user's own classes, or a preset on YouTube-8M's records."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    for name in ("command", "command_name", "debug", "features", "train_files", "output"):
+        given.pop(name, None)
+    if (options.features is None) == (options.train_files is None):
+        raise ValueError(
+            "`train` takes FEATURES, which `extract --labels` wrote, or `--train` with YouTube-8M's records. "
+            f"Received: {'neither' if options.features is None else 'both'}"
+        )
+    wrong = PRESET_OPTIONS if options.train_files is None else OWN_OPTIONS
+    if unknown := [name for name in wrong if name in given]:
+        kind = "a preset, with --train" if options.train_files is None else "your own FEATURES"
+        raise ValueError(f"These options are for {kind}; leave them out. Received: {_flags(unknown)}")
 
-    return _write(
-        options,
-        lambda: [
-            train(
-                options.train,
-                options.output,
-                preset=options.preset,
-                validation_files=options.validation,
-                num_classes=options.num_classes,
-                feature_sizes=options.feature_sizes,
-                overrides=options.overrides,
-                epochs=options.epochs,
-                batch_size=options.batch_size,
-                max_frames=options.max_frames,
-                learning_rate=options.learning_rate,
-                learning_rate_decay=options.learning_rate_decay,
-                decay_examples=options.decay_examples,
-                ema_momentum=options.ema,
-                mixed_precision=options.mixed_precision,
-                patience=options.patience,
-                save_every=options.save_every,
-                errors=options.errors,
-                seed=options.seed,
-            )
-        ],
-    )
+    def write():
+        if options.train_files is not None:
+            from keras_netvlad.training import train
+
+            return [train(options.train_files, options.output, **given)]
+        from keras_netvlad.videos import train as train_classes
+
+        results = train_classes(options.features, options.output, **given)
+        return [results, f"wrote {Path(options.output, 'predictor')}"]
+
+    return _write(options, write)
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Prints the best classes of video files."""
+    from keras_netvlad.videos.predict import PREDICTOR, run
+
+    directory = Path(options.run)
+    if (directory / PREDICTOR).is_dir():
+        directory /= PREDICTOR
+    return UNREADABLE if run(directory, options) else DONE
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -132,37 +152,34 @@ def inspect(options: argparse.Namespace) -> int:
 
 def extract(options: argparse.Namespace) -> int:
     """Writes the frame features of a folder of videos."""
-    import keras
-
     from keras_netvlad.videos import extract_features
+    from keras_netvlad.videos.features_folder import count_table
 
-    bar = None
-
-    def progress(result, total):
-        nonlocal bar
-        bar = bar or keras.utils.Progbar(total, unit_name="video")
-        bar.add(1)
-        if result.error:
-            print(f"\nkeras-netvlad extract: {result.error}", file=sys.stderr)  # cli
-
-    results = extract_features(
-        options.folder,
-        options.output,
-        options.backbone,
-        None if options.weights == "none" else options.weights,
-        options.size,
-        options.fps,
-        None if options.pooling == "none" else options.pooling,
-        options.dtype,
-        workers=options.workers,
-        progress=progress,
-    )
+    with extraction_bar() as progress:
+        results = extract_features(
+            options.folder,
+            options.output,
+            options.backbone,
+            None if options.weights == "none" else options.weights,
+            options.size,
+            options.fps,
+            None if options.pooling == "none" else options.pooling,
+            options.dtype,
+            workers=options.workers,
+            progress=progress,
+            labels=options.labels,
+            split=options.split,
+            seed=options.seed,
+            max_seconds=options.max_seconds,
+        )
     failed = sum(result.error is not None for result in results)
     num_frames = sum(result.num_frames for result in results)
     print(f"{len(results) - failed} videos extracted, {num_frames} frames; {failed} could not be read")  # cli
     clipped = sum(result.clipped * result.num_frames for result in results) / max(num_frames, 1)
     if clipped:
         print(f"{clipped:.1%} of the values lie outside -2 to 2 and were clipped; --dtype float16 keeps them")  # cli
+    if options.labels is not None:
+        print(count_table(options.output))  # cli
     return UNREADABLE if failed else DONE
 
 

@@ -5,6 +5,8 @@ import json
 from typing import Any
 
 from keras_netvlad.cli import commands
+from keras_netvlad.videos.predict import add_options
+from keras_netvlad.videos.splits import FRACTIONS
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 an artifact differs from its model, or a video could not be read; 2 wrong use; 3 internal "
@@ -22,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="print the stack trace of an error")
     subparsers = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
-    for add in (_demo, _export, _publish, _train, _verify, _inspect, _extract, _search):
+    for add in (_extract, _train, _predict, _search, _export, _publish, _verify, _inspect, _demo):
         subparser = add(subparsers)
         subparser.epilog = EXIT_CODES
         # Without a default here, the value that was parsed before the command stays.
@@ -122,33 +124,63 @@ def _publish(subparsers):
 
 def _train(subparsers):
     train = subparsers.add_parser(
-        "train", help="train a preset on YouTube-8M's records and publish it; a killed run resumes"
+        "train",
+        help="train on extracted features, or a preset on YouTube-8M's records; a killed run resumes",
+        description="Trains a classifier of your own classes on FEATURES, which `extract --labels` wrote, and writes a "
+        "predictor; or, with --train, a preset on YouTube-8M's records, and publishes it. A killed run resumes.",
     )
-    train.add_argument("--preset", default="gated_netvlad", help="published model to train (default %(default)s)")
-    train.add_argument("--train", nargs="+", required=True, metavar="FILES", help="files or quoted patterns")
-    train.add_argument("--validation", nargs="+", metavar="FILES", help="the same, for GAP after each epoch")
+    train.add_argument("features", nargs="?", metavar="FEATURES", help="directory that `extract --labels` wrote")
     train.add_argument("--output", required=True, metavar="DIR", help="directory of the run, new or to resume")
-    train.add_argument("--num-classes", type=int, default=3862, help="number of classes (default %(default)s)")
-    train.add_argument("--feature-sizes", type=_json_object, metavar="JSON", help='default {"rgb": 1024, "audio": 128}')
-    train.add_argument(
+    # The defaults are those of the library, so that options which were given can be told.
+    train.add_argument("--epochs", type=int, help="most epochs (default 100; 5 for a preset)")
+    train.add_argument("--batch-size", type=int, help="videos per batch (default 16; 80 for a preset)")
+    train.add_argument("--max-frames", type=int, help="most frames of a video in training (default 300)")
+    train.add_argument("--learning-rate", type=float, help="of Adam (default 1e-3; 2e-4 for a preset)")
+    train.add_argument("--ema", type=float, dest="ema_momentum", metavar="MOMENTUM", help="use a moving average")
+    train.add_argument("--mixed-precision", action="store_true", default=None, help="compute in bfloat16")
+    train.add_argument("--patience", type=int, help="stop after this many validations without a better one")
+    train.add_argument("--seed", type=int, help="default 0")
+    own = train.add_argument_group("options for FEATURES")
+    own.add_argument("--pooling", help="pooling of VideoClassifier (default netvlad)")
+    own.add_argument("--num-clusters", type=int, metavar="K", help="clusters (default 8)")
+    own.add_argument("--hidden-units", type=int, metavar="UNITS", help="width of a hidden layer (default: none)")
+    own.add_argument("--dropout", type=float, help="share of the descriptor that training drops (default 0.5)")
+    own.add_argument("--no-adapt", dest="adapt", action="store_false", default=None, help="start without k-means")
+    own.add_argument(
+        "--class-weights",
+        action=argparse.BooleanOptionalAction,
+        help="weigh rare classes more in the loss (default: if classes are unbalanced)",
+    )
+    own.add_argument(
+        "--no-baseline", dest="baseline", action="store_false", default=None, help="do not train mean pooling as well"
+    )
+    preset = train.add_argument_group("options for YouTube-8M's records")
+    preset.add_argument("--train", nargs="+", dest="train_files", metavar="FILES", help="files or quoted patterns")
+    preset.add_argument(
+        "--validation", nargs="+", dest="validation_files", metavar="FILES", help="the same, for GAP after each epoch"
+    )
+    preset.add_argument("--preset", help="published model to train (default gated_netvlad)")
+    preset.add_argument("--num-classes", type=int, help="number of classes (default 3862)")
+    preset.add_argument(
+        "--feature-sizes", type=_json_object, metavar="JSON", help='default {"rgb": 1024, "audio": 128}'
+    )
+    preset.add_argument(
         "--overrides", type=_json_object, metavar="JSON", help='arguments of VideoClassifier, as {"hidden_units": 512}'
     )
-    train.add_argument("--epochs", type=int, default=5, help="default %(default)s")
-    train.add_argument("--batch-size", type=int, default=80, help="videos per batch (default %(default)s)")
-    train.add_argument("--max-frames", type=int, default=300, help="most frames per video (default %(default)s)")
-    train.add_argument("--learning-rate", type=float, default=2e-4, help="initial rate (default %(default)s)")
-    train.add_argument(
-        "--learning-rate-decay", type=float, default=0.8, help="factor every --decay-examples (default %(default)s)"
-    )
-    train.add_argument("--decay-examples", type=int, default=4_000_000, help="videos (default %(default)s)")
-    train.add_argument("--ema", type=float, metavar="MOMENTUM", help="publish the moving average of the weights")
-    train.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16")
-    train.add_argument("--patience", type=int, help="stop after this many validations without a better GAP")
-    train.add_argument("--save-every", type=int, metavar="BATCHES", help="write a checkpoint (default: every epoch)")
-    train.add_argument("--errors", choices=["raise", "skip"], default="raise", help="bad records (default %(default)s)")
-    train.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    preset.add_argument("--learning-rate-decay", type=float, help="factor every --decay-examples (default 0.8)")
+    preset.add_argument("--decay-examples", type=int, help="videos (default 4000000)")
+    preset.add_argument("--save-every", type=int, metavar="BATCHES", help="write a checkpoint (default: every epoch)")
+    preset.add_argument("--errors", choices=["raise", "skip"], help="what to do with bad records (default raise)")
     train.set_defaults(command=commands.train)
     return train
+
+
+def _predict(subparsers):
+    predict = subparsers.add_parser("predict", help="print the best classes of video files")
+    predict.add_argument("run", metavar="RUN", help="directory of a run of `train`, or a predictor")
+    add_options(predict)
+    predict.set_defaults(command=commands.predict)
+    return predict
 
 
 def _verify(subparsers):
@@ -172,12 +204,31 @@ def _extract(subparsers):
     extract = subparsers.add_parser("extract", help="write frame features of a folder of videos as YouTube-8M records")
     extract.add_argument("folder", metavar="FOLDER", help="directory of videos, searched with its subdirectories")
     extract.add_argument("output", metavar="DIR", help="directory of the records; existing records are kept")
-    extract.add_argument("--backbone", default="MobileNetV2", help="model of keras.applications (default %(default)s)")
+    extract.add_argument(
+        "--labels",
+        metavar="folders|FILE.csv",
+        help="folders: the class of a video is its top folder; or a CSV file with the columns path and label (several "
+        "separated by ;), and optionally split and group",
+    )
+    extract.add_argument(
+        "--split",
+        type=_shares,
+        default=FRACTIONS,
+        metavar="TRAIN,VALIDATION,TEST",
+        help="shares of the videos of each class (default 0.7,0.15,0.15)",
+    )
+    extract.add_argument("--seed", type=int, default=0, help="of the split (default %(default)s)")
+    extract.add_argument(
+        "--backbone",
+        default="MobileNetV2",
+        help="model of keras.applications, a .keras file, or a preset of keras-hub (default %(default)s)",
+    )
     extract.add_argument(
         "--weights", default="imagenet", help="imagenet, a file of weights without top, or none (default %(default)s)"
     )
     extract.add_argument("--size", type=int, default=224, help="height and width of images (default %(default)s)")
     extract.add_argument("--fps", type=float, default=1.0, help="frames per second (default %(default)s)")
+    extract.add_argument("--max-seconds", type=float, metavar="SECONDS", help="read the beginning of each video only")
     extract.add_argument(
         "--pooling",
         choices=["avg", "max", "none"],
@@ -203,6 +254,13 @@ def _search(subparsers):
     search.add_argument("--count", type=int, default=5, help="clips to print (default %(default)s)")
     search.set_defaults(command=commands.search)
     return search
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(share) for share in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be three numbers, such as 0.8,0.1,0.1. Received: {text}") from None
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_netvlad.base.validation import check_integer, check_number
-from keras_netvlad.data.video import UnreadableVideoError, check_reading, decode, sample, to_array
+from keras_netvlad.base.video_decoding import UnreadableVideoError, decode, sample, to_array
+from keras_netvlad.data.video import check_reading
 
 # The byte of no motion, and the number of levels in each direction.
 STILL, STEPS = 128, 127

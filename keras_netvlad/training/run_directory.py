@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -18,12 +18,6 @@ from keras_netvlad.base.locks import exclusive
 from keras_netvlad.base.npz_files import read_npz
 
 SETTINGS, STATE, LOCK, MODEL, SERVED = "settings.json", "state.json", "lock", "model.keras", "served"
-STATE_SCHEMA = {
-    "rounds": int,
-    "weights": (str, None),
-    "best": ({"gap": float, "weights": str}, None),
-    "waited": int,
-}
 CHECKPOINT = re.compile(r"round[1-9][0-9]*\.npz")
 
 
@@ -60,18 +54,18 @@ def run_directory(output: Path) -> Iterator[None]:
             raise
 
 
-def check_settings(output: Path, settings: Mapping[str, Any], name: str) -> None:
+def check_settings(output: Path, settings: Mapping[str, Any], result: Path) -> None:
     """Writes the settings of a new run, or compares them with those of the run that is resumed.
 
     Args:
         output: Directory of the run.
         settings: Dict of JSON values.
-        name: Name under which the finished model is published.
+        result: Path of what the run writes last.
 
     Raises:
         ValueError: If the run has ended, its settings file is damaged, or it had other settings.
     """
-    if (output / SERVED / name / "1").exists():
+    if result.exists():
         raise ValueError(f"The run in `output` has ended; choose another directory for a new one. Received: {output}")
     path = output / SETTINGS
     if not path.exists():
@@ -93,19 +87,32 @@ class Rounds(keras.callbacks.Callback):
 
     Args:
         output: Directory of the run.
-        patience: Number of validations without a better GAP after which training stops, or `None`.
+        patience: Number of validations without a better one after which training stops, or `None`.
         skipped: Dict to which the reader adds the records that it skips.
+        monitor: Name of the metric of the validation that tells which is better: `"gap"`, or `"loss"`, which is better
+            if it is smaller.
 
     Raises:
         ValueError: If `output` holds a damaged checkpoint.
     """
 
-    def __init__(self, output: Path, patience: int | None, skipped: Mapping[tuple[str, int], str]) -> None:
+    def __init__(
+        self,
+        output: Path,
+        patience: int | None,
+        skipped: Mapping[tuple[str, int], str],
+        monitor: Literal["gap", "loss"] = "gap",
+    ) -> None:
         super().__init__()
-        self.output, self.patience, self.skipped = output, patience, skipped
-        self.state: dict[str, Any] = {"rounds": 0, "weights": None, "best": None, "waited": 0}
+        self.output, self.patience, self.skipped, self.monitor = output, patience, skipped, monitor
+        self.state: dict[str, Any] = {"rounds": 0, "weights": None, "best": None, "waited": 0, "history": []}
         if (output / STATE).exists():
-            self.state = _read_state(output / STATE)
+            self.state = _read_state(output / STATE, monitor)
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The metrics of each round, those before a resume included."""
+        return self.state["history"]
 
     @property
     def has_ended(self) -> bool:
@@ -128,13 +135,15 @@ class Rounds(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Writes the checkpoint of a round and removes checkpoints that are no longer needed."""
         name = f"round{epoch + 1}.npz"
-        state = {**self.state, "rounds": epoch + 1, "weights": name}
-        gap = (logs or {}).get("val_gap", (logs or {}).get("val_scores_gap"))
-        if gap is not None:
-            is_better = state["best"] is None or gap > state["best"]["gap"]
+        metrics = {metric.replace("scores_", ""): float(value) for metric, value in (logs or {}).items()}
+        state = {**self.state, "rounds": epoch + 1, "weights": name, "history": [*self.history, metrics]}
+        value = metrics.get(f"val_{self.monitor}")
+        if value is not None:
+            best = None if state["best"] is None else state["best"][self.monitor]
+            is_better = best is None or (value < best if self.monitor == "loss" else value > best)
             state["waited"] = 0 if is_better else state["waited"] + 1
             if is_better:
-                state["best"] = {"gap": float(gap), "weights": name}
+                state["best"] = {self.monitor: value, "weights": name}
         with replaced(self.output / name) as part, open(part, "wb") as file:
             np.savez(file, **{f"{n}": keras.ops.convert_to_numpy(v) for n, v in enumerate(_variables(self.model))})
         with replaced(self.output / STATE) as part:
@@ -168,8 +177,16 @@ def _load(model, path):
         variable.assign(values[name])
 
 
-def _read_state(path):
-    state = _read(path, STATE_SCHEMA)
+def _read_state(path, monitor):
+    schema = {
+        "rounds": int,
+        "weights": (str, None),
+        "best": ({monitor: float, "weights": str}, None),
+        "waited": int,
+        "history": ([{}], None),
+    }
+    state = _read(path, schema)
+    state["history"] = state["history"] or []  # Runs of earlier releases have none.
     names = [state["weights"], state["best"] and state["best"]["weights"]]
     is_consistent = (
         state["rounds"] >= 0

@@ -167,7 +167,7 @@ def train(
     with run_directory(output):
         # The JSON values that `settings.json` will hold.
         settings = json.loads(json.dumps(settings, default=keras.saving.serialize_keras_object))
-        check_settings(output, settings, model.name)
+        check_settings(output, settings, output / SERVED / model.name / "1")
         round_steps = save_every or num_steps
         num_rounds = -(-epochs * num_steps // round_steps)
         rounds = Rounds(output, patience, skipped)

@@ -1,5 +1,6 @@
 """`extract_features`: frame features of a folder of videos, as records."""
 
+import collections
 import concurrent.futures
 import functools
 import json
@@ -7,26 +8,44 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import keras
+import numpy as np
+from numpy.typing import NDArray
 
-from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.base.atomic_files import replaced
 from keras_netvlad.base.full_disk_error import FullDiskError
 from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.names import EXTRACTION_FILE
 from keras_netvlad.base.quantization import share_outside
+from keras_netvlad.base.stages import stage
 from keras_netvlad.base.validation import check_choice, check_integer, check_path
 from keras_netvlad.data import write_youtube8m
-from keras_netvlad.data.video import UnreadableVideoError, check_fps
+from keras_netvlad.data.video import check_fps, check_seconds
+from keras_netvlad.videos.encoder_file import EncoderFile, digest, write_encoder
 from keras_netvlad.videos.feature_extractor import FeatureExtractor
+from keras_netvlad.videos.features_folder import (
+    ENCODER_FILE,
+    LABELS_FILE,
+    SUFFIX,
+    VIDEOS_FILE,
+    read_labels_file,
+    read_videos_file,
+    record_path,
+    write_labels_file,
+    write_videos_file,
+)
+from keras_netvlad.videos.labels import LabeledVideo, class_names, read_labels
+from keras_netvlad.videos.splits import FRACTIONS, assign_splits, check_fractions
 
 SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+# Videos whose features are waiting to be written.
+WAITING = 8
 
 
 @dataclass(frozen=True)
@@ -61,6 +80,7 @@ class _Job:
         video: Path of the video.
         target: Path of its record file.
         name: Path of the video within the folder, its `id` in the record.
+        labels: Numbers of its classes.
         stream: Name of the feature list.
         dtype: `"uint8"` or `"float16"`.
     """
@@ -68,14 +88,38 @@ class _Job:
     video: Path
     target: Path
     name: str
+    labels: tuple[int, ...]
     stream: str
     dtype: Literal["uint8", "float16"]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How frames are read and encoded, the same for all videos.
+
+    Attributes:
+        encoder: Path of the exported encoder.
+        fps: Frames per second, or `None` for every frame.
+        max_seconds: Seconds of each video, or `None`.
+        batch_size: Number of frames to encode at once.
+        num_threads: Processor threads of the encoder; 0 for one per core.
+    """
+
+    encoder: Path
+    fps: float | None
+    max_seconds: float | None
+    batch_size: int
+    num_threads: int = 0
+
+    def extractor(self) -> FeatureExtractor:
+        encoder = EncoderFile(self.encoder, self.num_threads)
+        return FeatureExtractor(encoder.encode, encoder.size, self.fps, self.max_seconds, self.batch_size)
 
 
 def extract_features(
     folder: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    backbone: str = "MobileNetV2",
+    backbone: str | os.PathLike[str] = "MobileNetV2",
     weights: str | os.PathLike[str] | None = "imagenet",
     size: int = 224,
     fps: float | None = 1,
@@ -85,34 +129,56 @@ def extract_features(
     workers: int = 1,
     batch_size: int = 32,
     progress: Callable[[Extracted, int], object] | None = None,
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    split: Sequence[float] = FRACTIONS,
+    seed: int = 0,
+    max_seconds: float | None = None,
 ) -> list[Extracted]:
     """Writes the frame features of every video in a folder as TFRecord files in YouTube-8M's frame-level schema.
 
-    `keras_netvlad.data.youtube8m` reads the records, and `VideoClassifier` trains on them. The video `a/b.mp4` becomes
-    the file `output/a/b.mp4.tfrecord` with one `SequenceExample`: its context holds `id`, the path of the video within
-    the folder, and its feature list `stream` holds one bytes feature per frame. With `pooling=None` every position of
-    the feature maps becomes a row, `T * H * W` of them per video, ordered by time, height and width.
+    `keras_netvlad.data.youtube8m` reads the records, `keras_netvlad.videos.train` and `VideoClassifier` train on them.
+    The video `a/b.mp4` becomes the file `a/b.mp4.tfrecord` with one `SequenceExample`: its context holds `id`, the path
+    of the video within the folder, and `labels`; its feature list `stream` holds one bytes feature per frame. With
+    `pooling=None` every position of the feature maps becomes a row, `T * H * W` of them per video, ordered by time,
+    height and width.
 
-    Each file appears only when it is complete, and existing files are kept. After a crash, calling the function again
-    extracts the remaining videos. `output/extraction.json` records the settings; a call with other settings is refused.
-    Calls in several threads are independent of each other.
+    `output` receives
+
+    - `encoder.onnx`: the backbone with its preprocessing, verified. onnxruntime computes the features with it;
+    - `extraction.json`: the settings, and the SHA-256 of the encoder;
+    - the records: without `labels` in the folders of the videos; with `labels` in `train/`, `validation/` and `test/`;
+    - with `labels`: `labels.txt`, the names of the classes, and `videos.csv`, the labels, split and group of each
+      video.
+
+    Each file appears only when it is complete, and existing records are kept. After a crash, calling the function again
+    extracts the remaining videos. So does a call after videos were added; the others keep their split. A call with
+    other settings is refused. Calls in several threads are independent of each other.
 
     Needs PyAV: `pip install 'keras_netvlad[video]'`.
 
     Args:
         folder: Directory that is searched, with all its subdirectories, for files with the suffix of a video.
         output: Directory to write to.
-        backbone: Name of a model of `keras.applications`.
-        weights: `"imagenet"`, the path of a weights file of the backbone without its top, or `None` for random weights.
+        backbone: Name of a model of `keras.applications`, a `.keras` file, or a preset of keras-hub (extra `hub`). See
+            `keras_netvlad.videos.picture_encoder.make_picture_encoder`.
+        weights: For a model of `keras.applications`: `"imagenet"`, the path of a weights file of the backbone without
+            its top, or `None` for random weights.
         size: Integer, height and width of the images, cropped to a square.
         fps: Number of frames per second, or `None` for every frame of a file.
         pooling: `"avg"` or `"max"` for one feature vector per frame; `None` for the backbone's last feature maps.
         dtype: `"uint8"` for bytes as `Dequantize` reads them, which hold -2 to 2, or `"float16"`.
         stream: Name of the feature list.
-        workers: Integer, number of processes that share the videos. 1 works in the calling process. They end with the
-            calling process, also if it is killed.
-        batch_size: Integer, number of frames that the backbone computes at once.
+        workers: Integer, number of processes that share the videos. 1 works in the calling process, with one thread
+            per core for the encoder. They end with the calling process, also if it is killed.
+        batch_size: Integer, number of frames that the encoder computes at once.
         progress: Function of an `Extracted` and the number of videos, called after each video; or `None`.
+        labels: `"folders"`, the path of a CSV file, or `None` for records without labels. See
+            `keras_netvlad.videos.labels.read_labels`.
+        split: Shares of training, validation and test, for labels without a column `split`. Every class is divided by
+            these shares, and a group is not divided.
+        seed: Integer of 0 or more, for the split.
+        max_seconds: Seconds to read from the beginning of each video, or `None` for whole videos.
 
     Returns:
         List of `Extracted`, one for each video without a record before the call.
@@ -132,20 +198,19 @@ def extract_features(
     ...     file.mux(stream.encode())
     >>> [video] = extract_features(folder, os.path.join(folder, "features"), "MobileNet", weights=None, size=32)
     >>> video.num_frames, sorted(os.listdir(os.path.join(folder, "features")))
-    (1, ['extraction.json', 'one_second.mp4.tfrecord'])
+    (1, ['encoder.onnx', 'encoder.onnx.parity.json', 'extraction.json', 'one_second.mp4.tfrecord'])
 
     Raises:
-        ValueError: If an argument is invalid, the folder holds no videos, Keras cannot make the backbone, or `output`
-            holds features of other settings.
+        ValueError: If an argument is invalid, the folder holds no videos, the backbone cannot be made, labels and
+            videos do not belong together, or `output` holds features of other settings or labels. Nothing is computed.
         TypeError: If `folder`, `output` or `weights` is not a path.
         NotADirectoryError: If `folder` is not a directory.
-        FileNotFoundError: If the weights file does not exist.
+        FileNotFoundError: If a weights file, `.keras` file or CSV file does not exist.
         FullDiskError: If the disk of `output` is full. Finished videos are kept.
         RuntimeError: If a worker process was killed.
     """
     folder, output = check_path("folder", folder), check_path("output", output)
-    if not callable(getattr(keras.applications, str(backbone), None)):
-        raise ValueError(f"`backbone` must be the name of a model of `keras.applications`. Received: {backbone!r}")
+    backbone = os.fspath(check_path("backbone", backbone))
     if weights is not None and weights != "imagenet" and not check_path("weights", weights).is_file():
         raise FileNotFoundError(
             "`weights` must be 'imagenet', an existing file, or None for random weights. "
@@ -159,30 +224,97 @@ def extract_features(
     if not isinstance(stream, str) or stream in ("", "id", "labels"):
         raise ValueError(f"`stream` must be a name other than 'id' and 'labels'. Received: stream={stream!r}")
     workers, batch_size = check_integer("workers", workers, 1), check_integer("batch_size", batch_size, 1)
-    if not folder.is_dir():
-        raise NotADirectoryError(f"`folder` must be a directory of videos. Received: {folder}")
-    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not videos:
-        raise ValueError(f"`folder` must hold video files, such as .mp4. Received: {folder}")
-    settings = {"backbone": backbone, "weights": str(weights), "size": size, "pooling": pooling, "dtype": dtype}
-    _record_settings(output / EXTRACTION_FILE, {**settings, "fps": fps, "stream": stream})
-    names = [video.relative_to(folder) for video in videos]
-    jobs = [
-        _Job(video, output / name.with_name(f"{name.name}.tfrecord"), str(name), stream, dtype)
-        for video, name in zip(videos, names, strict=True)
-    ]
+    fractions, seed = check_fractions(split), check_integer("seed", seed, 0)
+    max_seconds = check_seconds(max_seconds)
+    names = _find_videos(folder, output)
+    labeled = None if labels is None else _label(labels, names, output, fractions, seed)
+    settings = {
+        "backbone": backbone,
+        "weights": str(weights),
+        "size": size,
+        "pooling": pooling,
+        "dtype": dtype,
+        "fps": fps,
+        "max_seconds": max_seconds,
+        "stream": stream,
+        "labels": labels is not None,
+    }
+    with stage("exporting the encoder"):
+        _prepare(folder, output, settings, lambda path: write_encoder(path, backbone, weights, size, pooling))
+    if labeled is None:
+        jobs = [_Job(folder / name, record_path(output, name, None), name, (), stream, dtype) for name in names]
+    else:
+        videos, classes = labeled
+        _write_labels(output, videos, classes)
+        jobs = [
+            _Job(
+                folder / video.name,
+                record_path(output, video.name, video.split),
+                video.name,
+                tuple(classes.index(label) for label in video.labels),
+                stream,
+                dtype,
+            )
+            for video in videos
+        ]
     # `os.path.exists` returns `False` for a name that is too long, where `Path.exists` raises.
     jobs = [job for job in jobs if not os.path.exists(job.target)]
     results = []
-    for result in _results(jobs, workers, (backbone, weights, size, pooling, fps, batch_size)):
+    for result in _results(jobs, workers, _Reading(output / ENCODER_FILE, fps, max_seconds, batch_size)):
         results.append(result)
         if progress is not None:
             progress(result, len(jobs))
     return results
 
 
-def _record_settings(path, settings):
-    """Writes the settings of the features, or raises if the directory holds features of other settings."""
+def _find_videos(folder: Path, output: Path) -> list[str]:
+    """Returns the paths of the videos within their folder, sorted. Files in `output` are not videos of the user."""
+    if not folder.is_dir():
+        raise NotADirectoryError(f"`folder` must be a directory of videos. Received: {folder}")
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    names = sorted(path.relative_to(folder).as_posix() for path in paths if output not in path.parents)
+    if not names:
+        raise ValueError(f"`folder` must hold video files, such as .mp4. Received: {folder}")
+    return names
+
+
+def _label(
+    labels: str | os.PathLike[str], names: Sequence[str], output: Path, fractions: Sequence[float], seed: int
+) -> tuple[list[LabeledVideo], list[str]]:
+    """Returns the labeled videos with their splits, and the classes; raises if earlier records have other labels."""
+    earlier, classes = {}, []
+    if (output / VIDEOS_FILE).exists():
+        earlier = {video.name: video for video in read_videos_file(output / VIDEOS_FILE)}
+        classes = read_labels_file(output / LABELS_FILE)
+    splits = {name: video.split for name, video in earlier.items() if video.split is not None}
+    videos = assign_splits(read_labels(labels, names), fractions, seed, splits)
+    for video in videos:
+        before = earlier.get(video.name, video)
+        if (before.labels, before.split) != (video.labels, video.split):
+            record = record_path(output, before.name, before.split)
+            if record.exists():
+                raise ValueError(
+                    "Labels and split of a video that was extracted must stay; remove its record to extract it again. "
+                    f"Received: {video.name} with {list(video.labels)} in {video.split}, where {record} has "
+                    f"{list(before.labels)} in {before.split}"
+                )
+    kept = [
+        video
+        for name, video in earlier.items()
+        if name not in names and record_path(output, name, video.split).exists()
+    ]
+    return [*videos, *kept], class_names(videos, classes)
+
+
+def _write_labels(output: Path, videos: Sequence[LabeledVideo], classes: Sequence[str]) -> None:
+    """Writes `labels.txt` and `videos.csv` before the first record, so that a killed run resumes with its splits."""
+    write_labels_file(output / LABELS_FILE, classes)
+    write_videos_file(output / VIDEOS_FILE, videos)
+
+
+def _prepare(folder: Path, output: Path, settings: dict[str, Any], write: Callable[[Path], None]) -> None:
+    """Writes the encoder and the settings, or raises if the directory holds features of other settings."""
+    path, encoder = output / EXTRACTION_FILE, output / ENCODER_FILE
     if path.exists():
         try:
             before = read_json_object(path)
@@ -190,34 +322,44 @@ def _record_settings(path, settings):
             raise ValueError(
                 f"The settings in `output` are damaged; choose another `output`. Received: {path} ({error})"
             ) from error
-        if before == settings:
+        changed = {name: before.get(name) for name in settings if before.get(name) != settings[name]}
+        if not changed and encoder.is_file() and digest(encoder) == before.get("encoder"):
             return
-        if any(path.parent.rglob("*.tfrecord")):
+        if any(output.rglob(f"*{SUFFIX}")):
+            if not changed:
+                raise ValueError(
+                    "All features in `output` must be made with the encoder next to them; choose another `output`. "
+                    f"Received: {encoder}, which is missing or was changed"
+                )
             raise ValueError(
-                "All features in `output` must be made with the same settings; choose another `output`. "
-                f"Received: {settings}, but {path} says {before}"
+                "All features in `output` must be made with the same settings; choose another `output`. Received: "
+                f"{ {name: settings[name] for name in changed} }, but {path} says {changed}"
             )
         path.unlink()  # The earlier call wrote no features.
-    with staged(path) as file:
-        file.write_text(json.dumps(settings, indent=2) + "\n")
+    for leftover in output.glob(f"{ENCODER_FILE}*"):
+        leftover.unlink()  # of a call that ended before it wrote the settings
+    write(encoder)
+    recorded = {**settings, "encoder": digest(encoder), "videos": os.path.abspath(folder)}
+    with replaced(path) as file:
+        file.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
 
 
-def _results(jobs, workers, extractor_arguments):
+def _results(jobs: Sequence[_Job], workers: int, reading: _Reading) -> Iterator[Extracted]:
     """Yields the results of the jobs as they are done, from this process or from several."""
     if not jobs:
         return
     if workers == 1:
-        extractor = FeatureExtractor(*extractor_arguments)
-        for job in jobs:
-            yield _extract(job, extractor)
+        yield from _results_here(jobs, reading)
         return
     # TensorFlow does not survive a fork.
     context = multiprocessing.get_context("spawn")
     # The system closes this end when the process ends or is killed, and then the workers end as well.
     workers_end, this_end = context.Pipe(duplex=False)
+    num_threads = max(1, (os.cpu_count() or 1) // workers)
+    reading = _Reading(reading.encoder, reading.fps, reading.max_seconds, reading.batch_size, num_threads)
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (workers_end,))
     try:
-        futures = [pool.submit(_extract_in_worker, job, extractor_arguments) for job in jobs]
+        futures = [pool.submit(_extract_in_worker, job, reading) for job in jobs]
         for future in concurrent.futures.as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
@@ -229,6 +371,21 @@ def _results(jobs, workers, extractor_arguments):
         this_end.close()  # After an error or Ctrl-C, nobody waits for the videos that the workers have begun.
         workers_end.close()
         pool.shutdown(cancel_futures=True)
+
+
+def _results_here(jobs: Sequence[_Job], reading: _Reading) -> Iterator[Extracted]:
+    """Yields the results of the jobs in order. One thread decodes, this one encodes, and one writes."""
+    extractor = reading.extractor()
+    waiting: collections.deque[concurrent.futures.Future[Extracted]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(1) as writer:
+        for number, features in extractor.extract(job.video for job in jobs):
+            waiting.append(writer.submit(_write, jobs[number], features))
+            while waiting[0].done() or len(waiting) > WAITING:
+                yield waiting.popleft().result()
+                if not waiting:
+                    break
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _start_worker(connection: Connection) -> None:
@@ -243,24 +400,24 @@ def _start_worker(connection: Connection) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _extract_in_worker(job, extractor_arguments):
-    return _extract(job, _extractor_of_worker(*extractor_arguments))
+def _extract_in_worker(job: _Job, reading: _Reading) -> Extracted:
+    [(_, features)] = _extractor_of_worker(reading).extract([job.video])
+    return _write(job, features)
 
 
 @functools.lru_cache(maxsize=1)
-def _extractor_of_worker(*arguments):
-    """Makes the backbone once per worker process, with its first video."""
-    return FeatureExtractor(*arguments)
+def _extractor_of_worker(reading: _Reading) -> FeatureExtractor:
+    """Loads the encoder once per worker process, with its first video."""
+    return reading.extractor()
 
 
-def _extract(job, extractor):
-    try:
-        features = extractor.extract(job.video)
-    except (UnreadableVideoError, OSError) as error:
-        return Extracted(job.video, error=str(error))
+def _write(job: _Job, features: NDArray[np.floating] | Exception) -> Extracted:
+    if isinstance(features, Exception):
+        return Extracted(job.video, error=str(features))
     rows = features.reshape(-1, features.shape[-1])
+    video = {"id": job.name, "labels": list(job.labels), job.stream: rows}
     try:
-        write_youtube8m(job.target, [{"id": job.name, "labels": [], job.stream: rows}], feature_dtype=job.dtype)
+        write_youtube8m(job.target, [video], feature_dtype=job.dtype)
     except FileExistsError:  # Another process wrote the record in the meantime.
         return Extracted(job.video)
     except FullDiskError:  # The other videos would fail as well.

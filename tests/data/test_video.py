@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from make_videos import clip, grey, write_sound, write_video
 
+from keras_netvlad.base.video_decoding import decode, sample
 from keras_netvlad.data import read_video
-from keras_netvlad.data.video import check_fps, decode, sample
+from keras_netvlad.data.video import check_fps
 
 # MPEG-4 at these sizes leaves a flat grey within 3 levels (measured); steps between frames are larger.
 LEVELS = 4

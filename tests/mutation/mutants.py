@@ -438,7 +438,7 @@ MUTANTS = [
     ),
     # Videos.
     *of(
-        "data/video",
+        "base/video_decoding",
         "data/test_video",
         ("turn[0] % 2 else (height, width)", "False else (height, width)", "test_a_rotated_video_is_cropped_upright"),
         (

@@ -1,7 +1,7 @@
 """`convert_graph`: a Keras model as an ONNX graph whose weights are inputs."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -125,9 +125,16 @@ def _check_loops(graph: onnx.GraphProto) -> None:
 
 def _converted(traced: tf.types.experimental.ConcreteFunction, opset: int) -> onnx.ModelProto:
     """Converts a traced function as `tf2onnx.convert.from_function` does, but with `OPTIMIZERS` only."""
+    # Tensors that a layer holds besides its weights, such as the mean of `keras.layers.Normalization`.
+    constants = {
+        symbol.name: value for value, symbol in traced.graph.captures if isinstance(value, tf.__internal__.EagerTensor)
+    }
+    constants = {name: value.numpy() for name, value in constants.items() if value.dtype != tf.resource}
     inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (traced.inputs, traced.outputs))
     with tf.device("/cpu:0"):
         frozen = tf2onnx.tf_loader.from_function(traced, inputs, outputs)
+        _set_constants(frozen, constants)
+        inputs = [name for name in inputs if name not in constants]
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(frozen, name="")
             converted = tf2onnx.tfonnx.process_tf_graph(
@@ -140,6 +147,18 @@ def _converted(traced: tf.types.experimental.ConcreteFunction, opset: int) -> on
                 tensors_to_rename=tf2onnx.convert.tensor_names_from_structed(traced, inputs, outputs),
             )
             return optimize_graph(converted, optimizers=OPTIMIZERS).make_model("")
+
+
+def _set_constants(graph: tf.compat.v1.GraphDef, constants: Mapping[str, Any]) -> None:
+    """Replaces placeholders of a graph, given by the names of their tensors, by constants."""
+    values = {name.split(":")[0]: value for name, value in constants.items()}
+    for node in graph.node:
+        if node.name in values:
+            dtype = node.attr["dtype"].type
+            node.op = "Const"
+            node.attr.clear()
+            node.attr["dtype"].type = dtype
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values[node.name], dtype))
 
 
 def _in_float32(spec: tf.TensorSpec) -> tf.TensorSpec:
