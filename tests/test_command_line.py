@@ -55,6 +55,23 @@ def test_one_format_alone(directory, tmp_path):
     assert names == ["model.onnx", "model.onnx.parity.json"]
 
 
+def test_signatures_of_onnx_files(directory, tmp_path, capsys):
+    small, options = directory / "small.keras", ["--format", "onnx", "--signatures"]
+    assert run("export", small, tmp_path / "all", *options, "all") == 0
+    names = ["accumulate.onnx", "describe.onnx", "model.onnx", "serve_quantized.onnx"]
+    assert sorted(path.name for path in (tmp_path / "all").glob("*.onnx")) == names
+    assert capsys.readouterr().out.count("onnx  ") == 4
+    assert run("export", small, tmp_path / "live", *options, "accumulate", "describe") == 0
+    assert sorted(path.name for path in (tmp_path / "live").glob("*.onnx")) == names[:2]
+    capsys.readouterr()
+    assert run("verify", small, tmp_path / "live" / "describe.onnx") == 0
+    assert "  describe   scores " in capsys.readouterr().out
+    assert run("inspect", tmp_path / "live") == 0
+    printed = capsys.readouterr().out
+    assert "\n  accumulate\n    <- " in printed
+    assert "\n  describe\n    <- frames_first_sum  float32 (batch, 2, 4)\n" in printed
+
+
 def test_long_stages_are_printed_to_standard_error(directory, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stage_lines, "SECONDS", 0.0)
     assert run("export", directory / "small.keras", tmp_path / "out", "--format", "onnx") == 0
@@ -193,6 +210,10 @@ def test_a_model_that_reads_the_padding_exits_with_2_and_writes_nothing(tmp_path
         (["export", "absent.keras", "out"], "must be a .keras file written by model.save()"),
         (["export", "small.keras", "out", "--format", "tflite"], "`formats` must be some of"),
         (["export", "small.keras", "out", "--opset", "99"], "`opset` must be an integer from 13 to 18"),
+        (
+            ["export", "small.keras", "out", "--signatures", "all", "describe"],
+            "`onnx_signatures` must be 'all' or some",
+        ),
         (["export", "small.keras", "small.keras"], "must not exist yet"),
         (["export", "small.keras", "small.keras/out"], "must be one that can be written to"),
         (["verify", "small.keras", "absent.onnx"], "An artifact is a directory"),

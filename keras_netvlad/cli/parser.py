@@ -52,6 +52,14 @@ def _export(subparsers):
         metavar="FORMAT",
         help="saved_model (to DIR/NAME/1/), onnx (to DIR/model.onnx), or both, the default",
     )
+    export.add_argument(
+        "--signatures",
+        nargs="+",
+        default=["serving_default"],
+        metavar="NAME",
+        help="signatures to write in ONNX: all, or some of serving_default (to DIR/model.onnx, the default), "
+        "serve_quantized, accumulate and describe (to DIR/NAME.onnx); a SavedModel contains all",
+    )
     export.add_argument("--opset", type=int, default=18, help="ONNX operator set, 13 to 18 (default %(default)s)")
     _add_precision(export)
     _add_checks(export)

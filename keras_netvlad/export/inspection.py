@@ -135,9 +135,10 @@ def _read_onnx(path: Path) -> Contents:
         for tensor in proto.graph.initializer:
             stored[onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name] += math.prod(tensor.dims)
         (opset,) = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+        name = {entry.key: entry.value for entry in proto.metadata_props}.get("signature", SERVING_DEFAULT)
     except (DecodeError, ValueError, KeyError) as error:
         raise _damaged(path, "an ONNX model") from error
-    return f"{proto.producer_name} {proto.producer_version}, opset {opset}", {SERVING_DEFAULT: signature}, dict(stored)
+    return f"{proto.producer_name} {proto.producer_version}, opset {opset}", {name: signature}, dict(stored)
 
 
 def _value_infos(values: Iterable[onnx.ValueInfoProto]) -> Ports:

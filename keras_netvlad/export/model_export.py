@@ -1,7 +1,8 @@
 """`export_model`: writes a model in every format into one directory."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,14 @@ from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
 from keras_netvlad.export.onnx.precision import check_precision
 from keras_netvlad.export.saved_model import write_verified_saved_model
 from keras_netvlad.export.serving.model_versions import check_model_name
-from keras_netvlad.export.serving_signatures import serving_signatures
+from keras_netvlad.export.serving_signatures import (
+    ACCUMULATE,
+    ONNX_SIGNATURES,
+    OnnxSignature,
+    check_offered,
+    live_stream_obstacle,
+    serving_signatures,
+)
 from keras_netvlad.export.signature import SERVING_DEFAULT
 from keras_netvlad.export.verification.parity_error import ParityError
 from keras_netvlad.export.verification.real_data import RealData
@@ -35,12 +43,13 @@ def export_model(
     data: RealData | None = None,
     min_agreement: float | None = None,
     metadata: Mapping[str, Any] | None = None,
+    onnx_signatures: Sequence[OnnxSignature] | Literal["all"] = ("serving_default",),
 ) -> list[Report]:
     """Writes a model in several formats into a new directory and verifies every format.
 
     The SavedModel is written to `<directory>/<model's name>/1/`, the layout of TensorFlow Serving, and the ONNX model
-    to `<directory>/model.onnx`. The directory appears when all formats are verified. For a directory that a server
-    polls, use `publish` or `publish_triton`.
+    to `<directory>/model.onnx`. Other signatures in ONNX are written to `<directory>/<signature>.onnx`. The directory
+    appears when all files are verified. For a directory that a server polls, use `publish` or `publish_triton`.
 
     Args:
         model: A functional or Sequential Keras model with named inputs.
@@ -51,9 +60,12 @@ def export_model(
         verify: Boolean, whether to compare the artifacts with the model before they appear.
         tolerance, data, min_agreement: See `verify`.
         metadata: See `export_saved_model`.
+        onnx_signatures: Names of the signatures to write in ONNX, each to its own file; see `export_onnx`. `"all"`
+            writes those that the model offers. A SavedModel contains all signatures. `precision` does not apply to
+            `accumulate`, which has no dense layers behind the pooling.
 
     Returns:
-        A list with one `Report` for each format. Empty if `verify` is `False`.
+        A list with one `Report` for the SavedModel and for each ONNX file. Empty if `verify` is `False`.
 
     Example:
 
@@ -70,7 +82,7 @@ def export_model(
 
     Raises:
         TypeError: If `model` is not a functional or Sequential Keras model.
-        ValueError: If the model cannot be exported or an argument is invalid.
+        ValueError: If the model cannot be exported, does not offer a signature, or an argument is invalid.
         ParityError: If an artifact does not compute what the model computes. Nothing is written.
         OSError: If the directory exists or cannot be written.
     """
@@ -85,16 +97,29 @@ def export_model(
         )
     check_precision(precision)
     check_opset(opset)
-    signatures = serving_signatures(model) if "saved_model" in formats else {SERVING_DEFAULT: read_signature(model)}
+    names = _check_names(onnx_signatures)
+    is_default = names == [SERVING_DEFAULT]
+    if "onnx" not in formats and not is_default:
+        raise ValueError(
+            "A SavedModel contains all signatures; `onnx_signatures` are for ONNX, with 'onnx' in `formats`. "
+            f"Received: onnx_signatures={onnx_signatures!r}"
+        )
+    if "saved_model" not in formats and is_default:
+        signatures = {SERVING_DEFAULT: read_signature(model)}
+    else:
+        signatures = serving_signatures(model)
+    if onnx_signatures == "all":
+        names = [one for one in names if one in signatures]
+    for offered in names:
+        check_offered(model, signatures, offered)
     if "saved_model" in formats:
         check_model_name(model.name)  # It becomes a directory.
     directory = Path(directory)
     with staged(directory) as stage:
         stage.mkdir()
         try:
-            reports = []
-            for name in formats:
-                relative = Path(model.name, "1") if name == "saved_model" else Path("model.onnx")
+            reports: list[Report] = []
+            for relative, name in _files(formats, model.name, names):
                 options: dict[str, Any] = {
                     "verify": verify,
                     "tolerance": tolerance,
@@ -102,14 +127,38 @@ def export_model(
                     "min_agreement": min_agreement,
                     "metadata": metadata,
                 }
-                if name == "saved_model":
+                if name is None:
                     report = write_verified_saved_model(model, signatures, stage / relative, **options)
                 else:
-                    report = write_verified_onnx(
-                        model, signatures[SERVING_DEFAULT], stage / relative, opset, precision=precision, **options
-                    )
+                    options["precision"] = "float32" if name == ACCUMULATE else precision
+                    report = write_verified_onnx(model, signatures, stage / relative, opset, name=name, **options)
                 if report is not None:
+                    if onnx_signatures == "all" and name == SERVING_DEFAULT:
+                        report = replace(report, no_live_stream=live_stream_obstacle(model, signatures[name]))
                     reports.append(report.at(directory / relative))
         except ParityError as error:
             raise ParityError(error.report.at(directory / Path(error.report.path).relative_to(stage))) from error
         return reports
+
+
+def _check_names(onnx_signatures: Sequence[OnnxSignature] | Literal["all"]) -> list[OnnxSignature]:
+    """Returns the signatures to write in ONNX, or raises if there is none or an unknown one."""
+    names = list(ONNX_SIGNATURES if onnx_signatures == "all" else dict.fromkeys(onnx_signatures))
+    unknown = [name for name in names if name not in ONNX_SIGNATURES]
+    if (isinstance(onnx_signatures, str) and onnx_signatures != "all") or unknown or not names:
+        raise ValueError(
+            f"`onnx_signatures` must be 'all' or some of {list(ONNX_SIGNATURES)}. Received: {onnx_signatures!r}"
+        )
+    return names
+
+
+def _files(
+    formats: Sequence[str], model_name: str, names: Sequence[OnnxSignature]
+) -> Iterator[tuple[Path, OnnxSignature | None]]:
+    """Yields the relative path of each artifact, and the signature of each ONNX file. A SavedModel has `None`."""
+    for file_format in formats:
+        if file_format == "saved_model":
+            yield Path(model_name, "1"), None
+            continue
+        for name in names:
+            yield Path("model.onnx" if name == SERVING_DEFAULT else f"{name}.onnx"), name

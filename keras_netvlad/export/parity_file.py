@@ -56,6 +56,7 @@ SCHEMA = {
     "producer": (str, None),
     "created": (str, None),
     "precision": (str, None),
+    "signature": (str, None),
     "metadata": ({"labels": ([str], None)}, None),
     "parity": (
         {
@@ -88,6 +89,7 @@ def write_parity(
     parity: Parity | None,
     metadata: Mapping[str, Any],
     precision: str,
+    signature: str | None = None,
 ) -> None:
     """Writes the file for an artifact.
 
@@ -96,11 +98,13 @@ def write_parity(
         parity: Result of the verification, or `None` if the artifact was not verified.
         metadata: The user's metadata, validated by `check_metadata`.
         precision: Precision of the artifact.
+        signature: Name of the signature of an ONNX file, or `None` for a SavedModel, which has several.
     """
     content = {
         "producer": f"keras_netvlad {__version__}, keras {keras.__version__}, tensorflow {tf.__version__}",
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "precision": precision,
+        **({} if signature is None else {"signature": signature}),
         "metadata": metadata,
         "parity": parity,
     }
@@ -114,7 +118,8 @@ def read_parity(artifact_path: str | os.PathLike[str]) -> dict[str, Any]:
         artifact_path: Path of the artifact.
 
     Returns:
-        The content: `producer`, `created`, `precision`, `metadata` and `parity`. Empty if there is no such file.
+        The content: `producer`, `created`, `precision`, `signature`, `metadata` and `parity`. Empty if there is no
+        such file.
 
     Raises:
         ValueError: If the file is damaged.

@@ -12,7 +12,7 @@ All of them compute with the same Keras model and the same weights:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import tensorflow as tf
@@ -23,12 +23,15 @@ from keras_netvlad.export.frame_by_frame import CombinesFrames, PoolingCall, fin
 from keras_netvlad.export.graph_walk import evaluate
 from keras_netvlad.export.model_signature import name_outputs, read_signature, symbolic_inputs
 from keras_netvlad.export.port import Port
-from keras_netvlad.export.signature import Signature
+from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.layers import Dequantize
 
 SERVE_QUANTIZED, SERVE_EXAMPLES = "serve_quantized", "serve_examples"
 ACCUMULATE, DESCRIBE = "accumulate", "describe"
 EXAMPLES = "examples"
+# The signatures that an ONNX file can hold. Runtimes have no operators that parse the records of `serve_examples`.
+OnnxSignature = Literal["serving_default", "serve_quantized", "accumulate", "describe"]
+ONNX_SIGNATURES: tuple[OnnxSignature, ...] = get_args(OnnxSignature)
 
 
 def serving_signatures(model: keras.Model) -> dict[str, Signature]:
@@ -130,7 +133,9 @@ def _parse(examples: tf.Tensor, streams: Sequence[Port]) -> tuple[dict[str, tf.T
 def _floats(values: Mapping[str, Any], streams: Sequence[Port]) -> dict[str, Any]:
     """Returns the inputs with every stream dequantized to the dtype that the model takes."""
     dequantized = {
-        port.name: Dequantize(dtype=port.dtype)(values[port.name]) for port in streams if port.dtype != "uint8"
+        port.name: Dequantize(dtype=port.dtype, name=f"{port.name}_dequantize")(values[port.name])
+        for port in streams
+        if port.dtype != "uint8"
     }
     return {**values, **dequantized}
 
@@ -146,29 +151,60 @@ def _live_stream(model: keras.Model, default: Signature, streams: Sequence[Port]
     arguments = [tensor for pooling in poolings for tensor in (pooling.frames, pooling.mask)]
     sums = _sums(poolings)
 
+    # Scopes, as Keras opens them: they name the nodes of the graph, and the first one of a graph has stricter rules.
     def accumulate(values: Mapping[str, Any]) -> dict[str, Any]:
         given = {id(tensor): ops.convert_to_tensor(values[name], dtype=tensor.dtype) for name, tensor in inputs.items()}
-        chunks = evaluate(arguments, given)
-        added = [
-            total
-            for pooling, frames, mask in zip(poolings, chunks[::2], chunks[1::2], strict=True)
-            for total in pooling.layer.aggregate(frames, mask=mask)
-        ]
-        return {port.name: values[port.name] + total for port, total in zip(sums, added, strict=True)}
+        added: list[Any] = []
+        with tf.name_scope(model.name):
+            chunks = evaluate(arguments, given)
+            for pooling, frames, mask in zip(poolings, chunks[::2], chunks[1::2], strict=True):
+                with tf.name_scope(pooling.layer.name):
+                    added += pooling.layer.aggregate(frames, mask=mask)
+            return {port.name: values[port.name] + total for port, total in zip(sums, added, strict=True)}
 
     def describe(values: Mapping[str, Any]) -> dict[str, Any]:
         totals = [values[port.name] for port in sums]
-        descriptors = {
-            id(pooling.output): pooling.layer.describe(first, second)
-            for pooling, first, second in zip(poolings, totals[::2], totals[1::2], strict=True)
-        }
-        answers = keras.tree.pack_sequence_as(model.output, evaluate(outputs, descriptors))
+        descriptors = {}
+        with tf.name_scope(model.name):
+            for pooling, first, second in zip(poolings, totals[::2], totals[1::2], strict=True):
+                with tf.name_scope(pooling.layer.name):
+                    descriptors[id(pooling.output)] = pooling.layer.describe(first, second)
+            answers = keras.tree.pack_sequence_as(model.output, evaluate(outputs, descriptors))
         return name_outputs(default.outputs, answers)
 
     return [
         Signature(ACCUMULATE, (*default.inputs, *sums), sums, accumulate),
         Signature(DESCRIBE, sums, default.outputs, describe),
     ]
+
+
+def check_offered(model: keras.Model, signatures: Mapping[str, Signature], name: str) -> None:
+    """Raises if a model does not offer a signature.
+
+    Args:
+        model: A functional or Sequential Keras model.
+        signatures: Its signatures, as `serving_signatures` returns them.
+        name: Name of a signature.
+
+    Raises:
+        ValueError: If `name` is not one of `signatures`. The message gives the reason.
+    """
+    if name in signatures:
+        return
+    default = signatures[SERVING_DEFAULT]
+    streams = frame_streams(default)
+    if not streams:
+        reason = f"its inputs are not streams (batch, frames, features) and `{NUM_FRAMES}`"
+    elif name in (ACCUMULATE, DESCRIBE):
+        reason = live_stream_obstacle(model, default) or "it has no sums"
+    elif name == SERVE_QUANTIZED:
+        reason = f"its streams are bytes already, in `{SERVING_DEFAULT}`"
+    else:
+        reason = "there is no such signature"
+    raise ValueError(
+        f"The signature must be one that the model offers, {list(signatures)}. Received: `{name}`, which the model "
+        f"{model.name!r} does not offer because {reason}"
+    )
 
 
 def live_stream_obstacle(model: keras.Model, default: Signature) -> str | None:

@@ -28,8 +28,10 @@ LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
     [
         (lambda model, path: export_saved_model(model, path / "1"), 1, 0),
         (lambda model, path: export_onnx(model, path / "model.onnx"), 0, 1),
+        (lambda model, path: export_onnx(model, path / "model.onnx", signature="describe"), 1, 0),
         (lambda model, path: export_model(model, path / "out"), 1, 0),
         (lambda model, path: export_model(model, path / "out", formats=["onnx"]), 0, 1),
+        (lambda model, path: export_model(model, path / "out", formats=["onnx"], onnx_signatures="all"), 1, 0),
         (lambda model, path: publish(model, path), 1, 0),
         (lambda model, path: publish_triton(model, path / "repository"), 0, 1),
         (lambda model, path: verify(model, path / "made.onnx"), 1, 0),
@@ -37,8 +39,10 @@ LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
     ids=[
         "export_saved_model",
         "export_onnx",
+        "export_onnx describe",
         "export_model",
         "export_model onnx",
+        "export_model onnx all",
         "publish",
         "publish_triton",
         "verify",

@@ -148,7 +148,7 @@ MUTANTS = [
         ('("zeros", "first element", "NaN")', '("zeros",)', FAULTS),
         ("known={NUM_FRAMES: np.array(lengths)},", "", FAULTS),
         (
-            "    for size in sizes:\n        for name in signatures:",
+            "    for size in sizes:\n        for name in names:",
             "    for size in sizes:\n        for name in [SERVING_DEFAULT]:",
             FAULTS,
         ),
@@ -169,12 +169,59 @@ MUTANTS = [
         "export/verification/test_faulty_artifacts",
         ("return {**outputs, **case.known}", "return outputs", FAULTS),
     ),
+    # ONNX files of one signature.
+    *of(
+        "export/verification/verify",
+        "export/onnx/test_onnx_signatures",
+        (
+            "artifact.run(inputs, name) if name in declared else outputs.run(inputs, name)",
+            "outputs.run(inputs, name)",
+            "test_a_file_with_another_weight_fails_its_verification",
+        ),
+        (
+            "answers = [outputs.run(sums, DESCRIBE) for sums in answers]",
+            "continue",
+            "test_real_data_is_compared_through_every_signature",
+        ),
+    ),
+    *of(
+        "export/verification/artefact",
+        "export/onnx/test_onnx_signatures",
+        (
+            'metadata.get("signature", "serving_default")',
+            '"serving_default"',
+            "test_a_file_is_verified_by_the_name_that_it_stores",
+        ),
+    ),
+    *of(
+        "export/onnx/file_metadata",
+        "export/onnx/test_onnx_signatures",
+        ("    entries.pop(SIGNATURE, None)\n", "", "test_metadata_of_the_user_do_not_change_the_name_of_the_signature"),
+    ),
+    *of(
+        "export/onnx/row_check",
+        "export/onnx/test_onnx_signatures",
+        (
+            "is_live or len(port.shape) == 1",
+            "len(port.shape) == 1",
+            "test_inputs_of_different_numbers_of_rows_are_refused",
+        ),
+    ),
+    *of(
+        "export/model_export",
+        "export/onnx/test_onnx_signatures",
+        (
+            '"float32" if name == ACCUMULATE else precision',
+            "precision",
+            "test_describe_holds_kernels_of_reduced_precision",
+        ),
+    ),
     # Videos in chunks, and requests that a server merges.
     *of(
         "export/verification/verify",
         "export/verification/test_chunked_videos",
         (
-            "    comparisons += compare_chunks(artifact.run, signatures, outputs.exact_signatures)\n",
+            "    comparisons += compare_chunks(run, signatures, outputs.exact_signatures, name=live)\n",
             "",
             "test_the_report_lists_every_cut",
         ),

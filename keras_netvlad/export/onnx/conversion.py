@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -18,7 +19,8 @@ from keras_netvlad.export.onnx.float32_function import float32_function
 from keras_netvlad.export.onnx.graph_rules import name_positions, simplify
 from keras_netvlad.export.onnx.row_check import check_rows
 from keras_netvlad.export.reason import explained_tracing
-from keras_netvlad.export.signature import Signature
+from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
+from keras_netvlad.export.verification.artefact import PAST
 
 OPSETS = range(13, max(tf2onnx.constants.OPSET_TO_IR_VERSION) + 1)
 
@@ -44,7 +46,7 @@ def convert_graph(
 
     Args:
         model: The Keras model.
-        signature: Its signature `serving_default`.
+        signature: One of its signatures.
         weights: Its weights, in the order of `weights_of`.
         opset: ONNX operator set.
 
@@ -55,6 +57,7 @@ def convert_graph(
         ValueError: If ONNX has no operator for an operation of the model, a layer is quantized to float8, or a
             recurrent layer computes in float16.
     """
+    signature = _in_one_namespace(signature)
     float8 = [layer.name for layer in model._flatten_layers() if getattr(layer, "quantization_mode", None) == "float8"]
     if float8:
         raise ValueError(
@@ -78,7 +81,7 @@ def convert_graph(
     simplify(proto.graph, opset)
     layers = {layer.name for layer in model._flatten_layers(include_self=False)}
     name_graph(proto.graph, layers, [weight.path for weight in weights])
-    proto.graph.name = model.name
+    proto.graph.name = model.name if signature.name == SERVING_DEFAULT else f"{model.name}_{signature.name}"
     proto.graph.doc_string = ""  # the converter writes a name of TensorFlow that is different each time
     proto.producer_name, proto.producer_version = "keras_netvlad", __version__
     _name_axes(proto, signature)
@@ -103,6 +106,18 @@ def infer_types(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Checks a graph and infers the types and shapes of its tensors. This is cheap while the weights are inputs."""
     onnx.checker.check_model(proto, full_check=True)
     return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+
+
+def _in_one_namespace(signature: Signature) -> Signature:
+    """Returns a signature whose inputs have other names than its outputs, with the prefix `PAST` where needed."""
+    outputs = {port.name for port in signature.outputs}
+    names = {port.name: f"{PAST}{port.name}" if port.name in outputs else port.name for port in signature.inputs}
+
+    def compute(values: Mapping[str, Any]) -> dict[str, Any]:
+        return signature.compute({name: values[in_file] for name, in_file in names.items()})
+
+    inputs = tuple(replace(port, name=names[port.name]) for port in signature.inputs)
+    return replace(signature, inputs=inputs, compute=compute)
 
 
 def _check_loops(graph: onnx.GraphProto) -> None:

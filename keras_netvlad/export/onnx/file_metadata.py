@@ -10,9 +10,12 @@ import onnx
 from keras_netvlad.export.parity_file import Parity
 from keras_netvlad.export.signature import Signature
 
+# The entry with the name of the signature that a file computes.
+SIGNATURE = "signature"
+
 
 def append_metadata(
-    path: Path, signature: Signature, precision: str, metadata: Mapping[str, Any], parity: Parity | None
+    path: Path, default: Signature, precision: str, metadata: Mapping[str, Any], parity: Parity | None
 ) -> None:
     """Appends metadata to an ONNX file without reading it.
 
@@ -20,13 +23,14 @@ def append_metadata(
 
     Args:
         path: Path of the ONNX file.
-        signature: The model's signature, for the entry `feature_sizes`.
+        default: The model's signature `serving_default`, for the entry `feature_sizes`.
         precision: Precision of the file, for the entry `precision`.
-        metadata: The user's metadata; one entry for each key.
+        metadata: The user's metadata; one entry for each key but `signature`, which names the signature of the file.
         parity: Result of the verification, for the entry `parity`: the largest relative difference of each output.
     """
-    feature_sizes = {port.name: port.shape[-1] for port in signature.inputs if len(port.shape) > 1}
+    feature_sizes = {port.name: port.shape[-1] for port in default.inputs if len(port.shape) > 1}
     entries = {"precision": precision, "feature_sizes": feature_sizes, **metadata}
+    entries.pop(SIGNATURE, None)
     if parity is not None:
         entries["parity"] = {
             f"{row['signature']}:{row['output']}": row["max_relative_difference"] for row in parity["outputs"]

@@ -1,4 +1,4 @@
-"""`export_onnx`: writes a model as an ONNX file."""
+"""`export_onnx`: writes a signature of a model as an ONNX file."""
 
 import os
 from collections.abc import Mapping
@@ -9,15 +9,23 @@ import keras
 
 from keras_netvlad.base.atomic_files import staged
 from keras_netvlad.base.stages import stage
+from keras_netvlad.base.validation import check_choice
 from keras_netvlad.export.forward import weights_of
 from keras_netvlad.export.metadata import check_metadata
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset, convert_graph, infer_types, placeholder
-from keras_netvlad.export.onnx.file_metadata import append_metadata
+from keras_netvlad.export.onnx.file_metadata import SIGNATURE, append_metadata
 from keras_netvlad.export.onnx.precision import check_precision, graph_precision, reduce_precision
 from keras_netvlad.export.onnx.stored_tensor import stored_tensor
 from keras_netvlad.export.onnx.weights import attach_weights, read_weights
 from keras_netvlad.export.parity_file import write_parity
+from keras_netvlad.export.serving_signatures import (
+    ACCUMULATE,
+    DESCRIBE,
+    ONNX_SIGNATURES,
+    check_offered,
+    serving_signatures,
+)
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.options import check_options
 from keras_netvlad.export.verification.real_data import RealData
@@ -39,12 +47,13 @@ def export_onnx(
     data: RealData | None = None,
     min_agreement: float | None = None,
     metadata: Mapping[str, Any] | None = None,
+    signature: Literal["serving_default", "serve_quantized", "accumulate", "describe"] = "serving_default",
 ) -> Report | None:
-    """Writes a model as an ONNX file and verifies it before it appears.
+    """Writes a signature of a model as an ONNX file and verifies it before it appears.
 
     Inputs and outputs have the model's own names. The dynamic axes are called `batch` and `frames`. The weights are
     copied from the Keras variables into the file without passing through the converter, so that large models need
-    little extra time and memory.
+    little extra time and memory. A file contains only the weights that its signature uses.
 
     Args:
         model: A functional or Sequential Keras model with named inputs.
@@ -63,7 +72,12 @@ def export_onnx(
         tolerance: See `verify`. The default is at least 2e-3 for float16 and 5e-2 for int8.
         data, min_agreement: See `verify`. Real data shows what a reduced precision costs.
         metadata: See `export_saved_model`. It is stored in `<path>.parity.json`, and in the metadata of the ONNX file
-            together with `precision`, `feature_sizes` and the largest differences (`parity`).
+            together with `precision`, `feature_sizes`, `signature` and the largest differences (`parity`).
+        signature: The function that the file computes. `"serving_default"` is the model itself. `"serve_quantized"`
+            takes its streams as `uint8`. `"accumulate"` and `"describe"`, in two files, serve live streams of any
+            length: `accumulate` adds a chunk of frames to the sums so far, `describe` computes the outputs from the
+            sums. ONNX has one namespace for inputs and outputs, so `accumulate` takes the sums so far as
+            `past.NAME` and returns the new ones as `NAME`, which are the inputs of `describe`.
 
     Returns:
         The `Report` of the verification, or `None` if `verify` is `False`.
@@ -81,8 +95,8 @@ def export_onnx(
 
     Raises:
         TypeError: If `model` is not a functional or Sequential Keras model.
-        ValueError: If the model cannot be exported, has no kernel to which `precision` applies, or an argument is
-            invalid.
+        ValueError: If the model cannot be exported, does not offer `signature`, has no kernel to which `precision`
+            applies, or an argument is invalid.
         ParityError: If the artifact does not compute what the model computes. Nothing is written.
         OSError: If the file exists or cannot be written.
     """
@@ -90,9 +104,21 @@ def export_onnx(
     check_precision(precision)
     if Path(path).suffix != ".onnx":
         raise ValueError(f"`path` must end in .onnx. Received: {str(path)!r}")
+    check_choice("signature", signature, ONNX_SIGNATURES)
+    if signature == ACCUMULATE and precision != "float32":
+        raise ValueError(
+            f"`precision` applies to dense layers behind the pooling, which `{DESCRIBE}` contains; export "
+            f"`{ACCUMULATE}` with precision='float32'. Received: precision={precision!r}"
+        )
+    signatures: Mapping[str, Signature]
+    if signature == SERVING_DEFAULT:
+        signatures = {SERVING_DEFAULT: read_signature(model)}
+    else:
+        signatures = serving_signatures(model)
+        check_offered(model, signatures, signature)
     return write_verified_onnx(
         model,
-        read_signature(model),
+        signatures,
         path,
         opset,
         verify,
@@ -102,12 +128,13 @@ def export_onnx(
         data=data,
         min_agreement=min_agreement,
         metadata=metadata,
+        name=signature,
     )
 
 
 def write_verified_onnx(
     model: keras.Model,
-    signature: Signature,
+    signatures: Mapping[str, Signature],
     path: str | os.PathLike[str],
     opset: int = 18,
     verify: bool = True,
@@ -118,21 +145,25 @@ def write_verified_onnx(
     data: RealData | None = None,
     min_agreement: float | None = None,
     metadata: Mapping[str, Any] | None = None,
+    name: str = SERVING_DEFAULT,
 ) -> Report | None:
-    """Does the work of `export_onnx` with valid arguments and a signature that the caller has read."""
-    metadata = check_metadata(metadata, signature.outputs)
-    data = check_options(signature, tolerance, data, min_agreement)
+    """Does the work of `export_onnx` with valid arguments and signatures that the caller has computed.
+
+    `name` is the signature to write. For `serving_default`, this signature is enough.
+    """
+    default = signatures[SERVING_DEFAULT]
+    metadata = check_metadata(metadata, default.outputs)
+    data = check_options(default, tolerance, data, min_agreement)
     if tolerance is None:
         tolerance = default_tolerance(model, precision)
     with staged(path) as stage:
-        stored_precision = write_onnx(model, signature, stage, opset, external_data_threshold, precision)
+        stored_precision = write_onnx(model, signatures[name], stage, opset, external_data_threshold, precision)
         report = None
         if verify:
-            signatures = {SERVING_DEFAULT: signature}
             report = verify_staged(model, signatures, stage, path, tolerance, data, min_agreement)
         parity = None if report is None else report.as_dict()
-        append_metadata(stage, signature, stored_precision, metadata, parity)
-        write_parity(stage, parity, metadata, stored_precision)
+        append_metadata(stage, default, stored_precision, metadata, parity)
+        write_parity(stage, parity, metadata, stored_precision, name)
         return report
 
 
@@ -144,7 +175,7 @@ def write_onnx(
     external_data_threshold: int,
     precision: str = "float32",
 ) -> str:
-    """Writes the files of an ONNX model, without verification, metadata and `parity.json`.
+    """Writes the files of an ONNX model, without verification, `parity.json` and metadata but the signature's name.
 
     Returns:
         `precision`; or the model's own precision, as `graph_precision` names it, if `precision` is `"float32"`.
@@ -164,5 +195,6 @@ def write_onnx(
         proto = infer_types(proto)
     with stage("writing the weights of the ONNX file"):
         attach_weights(proto, tensors, path, external_data_threshold)
+        proto.metadata_props.add(key=SIGNATURE, value=signature.name)
         path.write_bytes(proto.SerializeToString())
     return precision

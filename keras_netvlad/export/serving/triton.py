@@ -25,7 +25,7 @@ from keras_netvlad.export.onnx.precision import check_precision
 from keras_netvlad.export.serving.model_versions import check_model_name, next_version
 from keras_netvlad.export.serving.triton_config import check_profile, port_lines, triton_config
 from keras_netvlad.export.serving.warmup_sizes import warmup_sizes
-from keras_netvlad.export.signature import Signature
+from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.options import check_options
 from keras_netvlad.export.verification.parity_error import ParityError
 from keras_netvlad.export.verification.real_data import RealData
@@ -180,7 +180,7 @@ def publish_triton(
                 try:
                     report = write_verified_onnx(
                         model,
-                        signature,
+                        {SERVING_DEFAULT: signature},
                         path,
                         opset,
                         verify,

@@ -15,6 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+# ONNX has one namespace for inputs and outputs. An input that has the name of an output, such as the sums that
+# `accumulate` takes and returns, has this prefix in the file. The names in a signature contain no dots.
+PAST = "past."
 # Dict from the name of an input or output to its shape and dtype.
 Ports = dict[str, tuple[tuple[int | str | None, ...], str]]
 # NumPy's names of onnxruntime's types.
@@ -102,8 +105,8 @@ class Artefact:
     Attributes:
         kind: `"saved_model"` or `"onnx"`.
         signatures: Dict from the name of each signature to a pair of dicts, inputs and outputs, from a name to
-            `(shape, dtype)`. Dynamic dimensions are `None` in a SavedModel and names in an ONNX model, which has one
-            signature, `"serving_default"`.
+            `(shape, dtype)`. Dynamic dimensions are `None` in a SavedModel and names in an ONNX model. The latter has
+            one signature, whose name is in its metadata. Its inputs `past.NAME` are called `NAME`, as in a SavedModel.
         precision: `"float32"`, `"float16"`, `"int8"`, `"mixed_float16"` or `"float64"`, as recorded in an ONNX model's
             metadata. `"float32"` for a SavedModel.
         load_seconds: Time that loading took.
@@ -147,16 +150,18 @@ class Artefact:
             ) from error
         self.load_seconds = time.perf_counter() - start
 
-    def run(self, inputs: Mapping[str, ArrayLike], signature: str = "serving_default") -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, ArrayLike], signature: str | None = None) -> dict[str, np.ndarray]:
         """Runs one signature.
 
         Args:
             inputs: Dict from input name to array.
-            signature: Name of the signature.
+            signature: Name of the signature. The default is `"serving_default"`, or the signature of the ONNX model.
 
         Returns:
             Dict from output name to array.
         """
+        if signature is None:
+            signature = "serving_default" if self.kind == "saved_model" else next(iter(self.signatures))
         return self._run({name: inputs[name] for name in self.signatures[signature][0]}, signature)
 
     @property
@@ -193,14 +198,22 @@ class Artefact:
         session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
 
         def ports(values: Any) -> Ports:
-            return {value.name: (tuple(value.shape), ONNX_DTYPES.get(value.type, value.type)) for value in values}
+            return {
+                value.name.removeprefix(PAST): (tuple(value.shape), ONNX_DTYPES.get(value.type, value.type))
+                for value in values
+            }
 
-        self.precision = session.get_modelmeta().custom_metadata_map.get("precision", self.precision)
-        self.signatures = {"serving_default": (ports(session.get_inputs()), ports(session.get_outputs()))}
-        output_names = list(self.signatures["serving_default"][1])
+        metadata = session.get_modelmeta().custom_metadata_map
+        self.precision = metadata.get("precision", self.precision)
+        # Older files have no such entry.
+        name = metadata.get("signature", "serving_default")
+        self.signatures = {name: (ports(session.get_inputs()), ports(session.get_outputs()))}
+        output_names = list(self.signatures[name][1])
+        input_names = {value.name.removeprefix(PAST): value.name for value in session.get_inputs()}
 
         def run(inputs: Mapping[str, Any], _: str) -> dict[str, np.ndarray]:
-            return dict(zip(output_names, session.run(output_names, inputs), strict=True))
+            feeds = {input_names[key]: value for key, value in inputs.items()}
+            return dict(zip(output_names, session.run(output_names, feeds), strict=True))
 
         self._run = run
 

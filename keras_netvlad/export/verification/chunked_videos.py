@@ -8,7 +8,7 @@ from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.export.serving_signatures import ACCUMULATE, DESCRIBE, frame_streams
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.comparison import Comparison
-from keras_netvlad.export.verification.verification_inputs import Arrays
+from keras_netvlad.export.verification.verification_inputs import Arrays, empty_sums
 
 # Numbers of frames of the chunks. 0 stands for a chunk of one frame that is not real.
 CUTS = {
@@ -26,14 +26,16 @@ def compare_chunks(
     signatures: Mapping[str, Signature],
     exact_signatures: Mapping[str, Signature],
     seed: int = 0,
+    name: str = DESCRIBE,
 ) -> Iterator[Comparison]:
     """Cuts videos into chunks, sends them through `accumulate` and `describe`, and compares with `serving_default`.
 
     Args:
-        run: Function that runs a signature of the artifact.
+        run: Function that runs a signature of the artifact, or of the model if the artifact does not offer it.
         signatures: The model's signatures. Without `accumulate`, there is nothing to compare.
         exact_signatures: The signatures of the model's float64 copy. Empty if there is no copy.
         seed: Seed of the random frames.
+        name: Name of the signature that the comparisons name.
 
     Yields:
         A `Comparison` for each cut and output.
@@ -51,23 +53,20 @@ def compare_chunks(
         videos[port.name] = (values if is_float else np.clip(64 * values + 128, 0, 255)).astype(port.dtype)
     count_dtype = next(port.dtype for port in default.inputs if port.name == NUM_FRAMES)
     whole = {**videos, NUM_FRAMES: np.array(NUM_REAL, count_dtype)}
-    expected = {name: np.asarray(value) for name, value in default.compute(whole).items()}
+    expected = {output: np.asarray(value) for output, value in default.compute(whole).items()}
     exact: Arrays = {}
     if exact_signatures:
-        floats = {name: values.astype("float64") for name, values in whole.items() if values.dtype.kind == "f"}
+        floats = {stream: values.astype("float64") for stream, values in whole.items() if values.dtype.kind == "f"}
         outputs = exact_signatures[SERVING_DEFAULT].compute({**whole, **floats})
-        exact = {name: np.asarray(value) for name, value in outputs.items()}
+        exact = {output: np.asarray(value) for output, value in outputs.items()}
     for cut, lengths in CUTS.items():
-        sums = {
-            port.name: np.zeros([len(NUM_REAL), *(size or 0 for size in port.shape[1:])], port.dtype)
-            for port in accumulate.outputs
-        }
+        sums = empty_sums(accumulate, len(NUM_REAL))
         for chunk in cut_video(videos, NUM_REAL, lengths):
             sums = run({**chunk, NUM_FRAMES: chunk[NUM_FRAMES].astype(count_dtype), **sums}, ACCUMULATE)
         received = run(sums, DESCRIBE)
         case = f"videos of {list(NUM_REAL)} frames {cut}"
-        for name, value in expected.items():
-            yield Comparison.of(DESCRIBE, name, case, value, received[name], exact.get(name))
+        for output, value in expected.items():
+            yield Comparison.of(name, output, case, value, received[output], exact.get(output))
 
 
 def cut_video(streams: Mapping[str, np.ndarray], num_frames: Sequence[int], lengths: Sequence[int]) -> Iterator[Arrays]:

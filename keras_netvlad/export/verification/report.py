@@ -26,8 +26,8 @@ class Report:
             there is no copy.
         agreement: `Agreement` on the user's data, or `None` without data.
         min_agreement: Fraction of rows that must agree, or `None`.
-        no_live_stream: The reason why a SavedModel of streams and `num_frames` has no signatures for live streams, or
-            `None`.
+        no_live_stream: The reason why a model of streams and `num_frames` has no signatures for live streams, if all
+            signatures were to be written, as to a SavedModel. Otherwise `None`.
 
     Example:
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_netvlad.base.names import NUM_FRAMES
-from keras_netvlad.base.quantization import LEVELS, dequantize
+from keras_netvlad.base.quantization import LEVELS, dequantize, quantize
 from keras_netvlad.data.sequence_example import serialize_example
 from keras_netvlad.export.serving_signatures import (
     ACCUMULATE,
@@ -52,7 +52,10 @@ class Case:
 
 
 def make_cases(
-    signatures: Mapping[str, Signature], data: Mapping[str, np.ndarray] | None = None, seed: int = 0
+    signatures: Mapping[str, Signature],
+    data: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+    names: Collection[str] | None = None,
 ) -> Iterator[Case]:
     """Generates batches of several sizes and lengths for every signature, and batches of the user's data.
 
@@ -64,24 +67,28 @@ def make_cases(
         signatures: Dict from name to `Signature`, as `serving_signatures` returns it.
         data: Dict of real inputs by name with the batch first, or `None`.
         seed: Seed of the random inputs.
+        names: Names of the signatures that the artifact offers. The default is all of `signatures`.
 
     Yields:
-        A `Case` for every size and signature, then one for every 32 rows of `data`.
+        A `Case` for every size and signature, then one for every 32 rows of `data`. The latter are cases of
+        `serving_default`, or of the only signature of the artifact.
 
     Raises:
         ValueError: If the model accepts no inputs that were tried.
     """
     generator = np.random.default_rng(seed)
     default = signatures[SERVING_DEFAULT]
+    names = list(signatures if names is None else names)
     sizes = accepted_sizes(default, data)
-    if not sizes and len(signatures) > 1:
+    others = [name for name in names if name != SERVING_DEFAULT]
+    if not sizes and others:
         raise ValueError(
             "The check found no random inputs that the model accepts, with which it could compare the signatures "
-            f"{list(signatures)[1:]}; export to ONNX, which has no such signatures, or without the check, with "
-            "`verify=False` (`--no-verify`)."
+            f"{others}; export `{SERVING_DEFAULT}` alone, to ONNX, or without the check, with `verify=False` "
+            "(`--no-verify`)."
         )
     for size in sizes:
-        for name in signatures:
+        for name in names:
             make = {SERVE_EXAMPLES: _records, ACCUMULATE: _chunk, DESCRIBE: _sums}.get(name, _frames)
             yield make(generator, signatures, name, size)
     if data is not None:
@@ -90,9 +97,20 @@ def make_cases(
         batch = next((port.shape[0] for port in default.inputs if port.shape and port.shape[0]), REAL_BATCH)
         for start in range(0, num_rows, batch):
             rows = {port.name: data[port.name][start : start + batch] for port in default.inputs}
-            yield Case(
-                SERVING_DEFAULT, f"real data from row {start}", {"as given": rows}, SERVING_DEFAULT, rows, is_real=True
-            )
+            real = SERVING_DEFAULT if SERVING_DEFAULT in names else names[0]
+            yield _real_rows(signatures, real, rows, f"real data from row {start}")
+
+
+def empty_sums(accumulate: Signature, batch: int) -> Arrays:
+    """Returns the sums with which a live stream starts.
+
+    Args:
+        accumulate: The signature `accumulate` of a model.
+        batch: Number of videos.
+    """
+    return {
+        port.name: np.zeros([batch, *(size or 0 for size in port.shape[1:])], port.dtype) for port in accumulate.outputs
+    }
 
 
 def _frames(generator: np.random.Generator, signatures: Mapping[str, Signature], name: str, size: Size) -> Case:
@@ -144,11 +162,31 @@ def _chunk(generator: np.random.Generator, signatures: Mapping[str, Signature], 
 def _sums(generator: np.random.Generator, signatures: Mapping[str, Signature], name: str, size: Size) -> Case:
     """Makes the sums of whole videos. `describe` must compute from them what the model computes from the videos."""
     whole = _frames(generator, signatures, SERVING_DEFAULT, size)
-    accumulate = signatures[ACCUMULATE]
-    shapes = {port.name: [size.batch, *(length or 0 for length in port.shape[1:])] for port in accumulate.outputs}
-    empty = {port.name: np.zeros(shapes[port.name], port.dtype) for port in accumulate.outputs}
-    sums = {key: np.asarray(value) for key, value in accumulate.compute({**whole.reference_inputs, **empty}).items()}
+    sums = _sums_of(signatures[ACCUMULATE], whole.reference_inputs, size.batch)
     return Case(name, whole.name, {"none": sums}, SERVING_DEFAULT, whole.reference_inputs)
+
+
+def _sums_of(accumulate: Signature, videos: Arrays, batch: int) -> Arrays:
+    """Returns the sums that the model computes of whole videos."""
+    sums = accumulate.compute({**videos, **empty_sums(accumulate, batch)})
+    return {name: np.asarray(value) for name, value in sums.items()}
+
+
+def _real_rows(signatures: Mapping[str, Signature], name: str, rows: Arrays, title: str) -> Case:
+    """Makes a case of a signature from rows of the user's data, which are inputs of `serving_default`."""
+    batch = len(next(iter(rows.values())))
+    inputs, reference, expected = rows, SERVING_DEFAULT, rows
+    if name == SERVE_QUANTIZED:
+        is_bytes = {port.name: port.dtype == "uint8" for port in signatures[name].inputs}
+        # Padding may hold NaN, which has no byte.
+        inputs = {key: quantize(np.nan_to_num(values)) if is_bytes[key] else values for key, values in rows.items()}
+        expected = _as_floats(inputs, signatures[SERVING_DEFAULT])
+    elif name == ACCUMULATE:
+        inputs = expected = {**rows, **empty_sums(signatures[name], batch)}
+        reference = ACCUMULATE
+    elif name == DESCRIBE:
+        inputs = _sums_of(signatures[ACCUMULATE], rows, batch)
+    return Case(name, title, {"as given": inputs}, reference, expected, is_real=True)
 
 
 def _counts(signature: Signature, num_frames: Sequence[int]) -> np.ndarray:

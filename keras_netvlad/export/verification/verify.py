@@ -11,7 +11,13 @@ from keras_netvlad.base.names import SCORES
 from keras_netvlad.base.stages import stage
 from keras_netvlad.export.padding import can_pad
 from keras_netvlad.export.reason import reason_of
-from keras_netvlad.export.serving_signatures import live_stream_obstacle, serving_signatures
+from keras_netvlad.export.serving_signatures import (
+    ACCUMULATE,
+    DESCRIBE,
+    check_offered,
+    live_stream_obstacle,
+    serving_signatures,
+)
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.agreement import Agreement
 from keras_netvlad.export.verification.artefact import Artefact, find_kind, read_saved_model, signatures_of
@@ -51,6 +57,9 @@ def verify(
     equal shape. Live streams are run in chunks, cut in several ways. Artifact and model are also compared with a
     float64 copy of the model, unless the model is quantized or has more than 1 GB of weights. The report says if there
     is no copy.
+
+    An ONNX file holds one signature, whose name is in its metadata. In the live streams of a file of `accumulate`, the
+    model computes `describe` from the sums of the file; in those of a file of `describe`, it computes the sums.
 
     Args:
         model: The Keras model, functional or Sequential, with named inputs.
@@ -97,7 +106,10 @@ def verify_signatures(
     data: RealData | None = None,
     min_agreement: float | None = None,
 ) -> Report:
-    """Does the work of `verify` with signatures that the caller has computed. For ONNX, `serving_default` is enough."""
+    """Does the work of `verify` with signatures that the caller has computed.
+
+    For an ONNX file of `serving_default`, this signature is enough.
+    """
     default = signatures[SERVING_DEFAULT]
     arrays = check_options(default, tolerance, data, min_agreement)
     if find_kind(path) == "saved_model":
@@ -107,7 +119,10 @@ def verify_signatures(
     tolerance = default_tolerance(model, artifact.precision) if tolerance is None else float(tolerance)
     declared = signatures
     if artifact.kind == "onnx":  # the format has one signature
-        signatures, declared = {SERVING_DEFAULT: default}, {SERVING_DEFAULT: _in_onnx(default)}
+        (name,) = artifact.signatures
+        check_offered(model, signatures, name)
+        declared = {name: _in_onnx(signatures[name])}
+        signatures = {key: signatures[key] for key in _references(name)}
     check_signatures(declared, artifact.signatures)
 
     outputs = ModelOutputs(model, signatures, tolerance)
@@ -116,7 +131,7 @@ def verify_signatures(
     same = rows = 0
     class_output = next((port.name for port in default.outputs if port.name == SCORES), default.outputs[0].name)
     frame_outputs = {port.name for port in default.outputs if port.has_frames}
-    for case in make_cases(signatures, arrays):
+    for case in make_cases(signatures, arrays, names=declared):
         expected = outputs.expected(case)
         exact = outputs.exact(case, expected)
         for padding, inputs in case.runs.items():
@@ -132,9 +147,18 @@ def verify_signatures(
             if not case.is_real and inputs is next(iter(case.runs.values())):
                 requests.setdefault(case.signature, []).append(AnsweredRequest(inputs, expected, exact))
             if case.is_real:
-                same += int(np.sum(_classes(expected[class_output]) == _classes(received[class_output])))
-                rows += len(received[class_output])
-    comparisons += compare_chunks(artifact.run, signatures, outputs.exact_signatures)
+                answers = [expected, received]
+                if case.signature == ACCUMULATE:
+                    answers = [outputs.run(sums, DESCRIBE) for sums in answers]
+                classes = [_classes(answer[class_output]) for answer in answers]
+                same += int(np.sum(classes[0] == classes[1]))
+                rows += len(classes[0])
+
+    def run(inputs: Arrays, name: str) -> Arrays:
+        return artifact.run(inputs, name) if name in declared else outputs.run(inputs, name)
+
+    live = DESCRIBE if DESCRIBE in declared else ACCUMULATE
+    comparisons += compare_chunks(run, signatures, outputs.exact_signatures, name=live)
     for name, answered in requests.items():
         settings = (signatures[name], answered, can_pad(default), frame_outputs)
         merged = list(compare_merged(artifact.run, *settings))
@@ -178,6 +202,12 @@ def _compare(
             compared = [on_real_frames(one, case.reference_inputs) for one in compared]
         comparisons.append(Comparison.of(case.signature, name, title, *compared))
     return comparisons
+
+
+def _references(name: str) -> list[str]:
+    """Returns the signatures of a model that the verification of one of them runs, `serving_default` first."""
+    others = (ACCUMULATE, DESCRIBE) if name in (ACCUMULATE, DESCRIBE) else (name,)
+    return list(dict.fromkeys((SERVING_DEFAULT, *others)))
 
 
 def _in_onnx(signature: Signature) -> Signature:

@@ -19,13 +19,15 @@ LIVE = {"accumulate", "describe"}
 class FaultyArtifact:
     """An artifact that computes with the model's own signatures, and then changes the outputs of one signature."""
 
-    kind, precision, num_bytes, load_seconds = "saved_model", "float32", 0, 0.0
+    precision, num_bytes, load_seconds = "float32", 0, 0.0
 
-    def __init__(self, signatures, name, fault):
+    def __init__(self, signatures, name, fault, kind="saved_model"):
         self.computed, self.name, self.fault, self.num_changed = signatures, name, fault, 0
+        self.kind = kind
         self.signatures = {
             key: tuple({port.name: (port.shape, port.dtype) for port in ports} for ports in (s.inputs, s.outputs))
             for key, s in signatures.items()
+            if kind == "saved_model" or key == name
         }
 
     def run(self, inputs, name):
@@ -132,11 +134,14 @@ def remembered(signature):
     return compute
 
 
-def verified(model, signatures, name, fault, monkeypatch):
-    """Verifies an artifact of `serving_default` and the signatures that `name` needs, without the float64 copy."""
+def verified(model, signatures, name, fault, monkeypatch, kind="saved_model"):
+    """Verifies an artifact without the float64 copy.
+
+    A SavedModel has `serving_default` and the signatures that `name` needs, an ONNX file only `name`.
+    """
     needed = {"serving_default", name} | (LIVE if name in LIVE else set())
     signatures = {key: signatures[key] for key in signatures if key in needed}
-    monkeypatch.setattr(module, "Artefact", lambda path: FaultyArtifact(signatures, name, fault))
+    monkeypatch.setattr(module, "Artefact", lambda path: FaultyArtifact(signatures, name, fault, kind))
     monkeypatch.setattr(module, "find_kind", lambda path: "onnx")  # there is no file whose signatures could be read
     monkeypatch.setattr(model_outputs, "float64_copy", lambda model: (None, "not computed here"))
     return verify_signatures(model, signatures, "artifact")
@@ -154,6 +159,23 @@ def test_a_fault_fails_the_verification(model, signatures, monkeypatch, name, ki
     failing = {c.signature for c in report.comparisons if not c.is_within(report.tolerance)}
     assert name in failing
     assert failing <= {name, *(["describe"] if name == "accumulate" else [])}  # which computes with its sums
+
+
+IN_ONNX = {key: fault for key, fault in FAULTS.items() if key[0] in ("serve_quantized", "accumulate", "describe")}
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in IN_ONNX}))
+def test_an_onnx_file_of_one_signature_without_a_fault_passes(model, signatures, monkeypatch, name):
+    report = verified(model, signatures, name, lambda inputs, outputs: outputs, monkeypatch, "onnx")
+    assert report.ok
+    assert {comparison.signature for comparison in report.comparisons} == {name}
+
+
+@pytest.mark.parametrize(("name", "kind"), IN_ONNX)
+def test_a_fault_of_an_onnx_file_of_one_signature_fails(model, signatures, monkeypatch, name, kind):
+    report = verified(model, signatures, name, IN_ONNX[name, kind], monkeypatch, "onnx")
+    assert not report.ok
+    assert {c.signature for c in report.comparisons if not c.is_within(report.tolerance)} == {name}
 
 
 @keras.saving.register_keras_serializable("faulty_artifacts")
