@@ -32,7 +32,7 @@ ALLOWED = {
     "registration": {"layers", "losses", "metrics", "models"},
     "export": BASE | {"layers", "models", "data"},
     "training": BASE | {"data", "metrics", "models", "export"},
-    "videos": BASE | {"data", "layers", "models", "retrieval", "export"},
+    "videos": BASE | {"data", "layers", "metrics", "models", "retrieval", "export", "training"},
     "demo": BASE | {"data", "layers", "models", "plot", "export"},
     # Names of earlier releases.
     "extraction": {"videos"},

@@ -41,6 +41,7 @@ from keras_netvlad.videos.features_folder import (
     write_videos_file,
 )
 from keras_netvlad.videos.labels import LabeledVideo, class_names, read_labels
+from keras_netvlad.videos.picture_encoder import check_backbone
 from keras_netvlad.videos.splits import FRACTIONS, assign_splits, check_fractions
 
 SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
@@ -211,6 +212,7 @@ def extract_features(
     """
     folder, output = check_path("folder", folder), check_path("output", output)
     backbone = os.fspath(check_path("backbone", backbone))
+    check_backbone(backbone)
     if weights is not None and weights != "imagenet" and not check_path("weights", weights).is_file():
         raise FileNotFoundError(
             "`weights` must be 'imagenet', an existing file, or None for random weights. "

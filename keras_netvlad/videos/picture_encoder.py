@@ -1,6 +1,6 @@
 """`make_picture_encoder`: an image model, with its preprocessing, as one model from pictures to features."""
 
-import importlib
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +62,7 @@ def make_picture_encoder(
     """
     images = keras.Input((size, size, 3), dtype="uint8", name=IMAGES)
     name = os.fspath(backbone)
+    check_backbone(name)
     pictures = ops.cast(images, "float32")
     if is_application(name):
         features = _of_application(name, weights, size, pictures)
@@ -90,6 +91,23 @@ def is_application(backbone: str) -> bool:
     return callable(getattr(keras.applications, backbone, None))
 
 
+def check_backbone(backbone: str) -> None:
+    """Raises if a backbone can be found nowhere, before anything else is done.
+
+    Raises:
+        FileNotFoundError: If the `.keras` file does not exist.
+        ImportError: If the backbone is neither a model of `keras.applications` nor a `.keras` file, and keras-hub is
+            not installed.
+    """
+    if is_application(backbone):
+        return
+    if backbone.endswith(".keras"):
+        if not Path(backbone).is_file():
+            raise FileNotFoundError(f"`backbone` must be {IN_KERAS_HUB}. Received: {backbone!r}, which is no file")
+    elif importlib.util.find_spec("keras_hub") is None:
+        raise ImportError(f"`backbone` must be {IN_KERAS_HUB}. Received: {backbone!r}")
+
+
 def _of_application(name: str, weights: Any, size: int, pictures: keras.KerasTensor) -> Any:
     try:
         if weights not in (None, "imagenet"):
@@ -107,8 +125,6 @@ def _of_application(name: str, weights: Any, size: int, pictures: keras.KerasTen
 
 
 def _of_file(name: str, size: int, pictures: keras.KerasTensor) -> Any:
-    if not Path(name).is_file():
-        raise FileNotFoundError(f"`backbone` must be {IN_KERAS_HUB}. Received: {name}, which is not a file")
     model = load_model(name)
     try:
         return model(pictures, training=False)
@@ -121,10 +137,8 @@ def _of_file(name: str, size: int, pictures: keras.KerasTensor) -> Any:
 
 
 def _of_preset(name: str, size: int, pictures: keras.KerasTensor) -> Any:
-    try:
-        import keras_hub
-    except ImportError as error:
-        raise ImportError(f"`backbone` must be {IN_KERAS_HUB}. Received: {name!r}") from error
+    import keras_hub
+
     try:
         model = keras_hub.models.Backbone.from_preset(name)
         converter = keras_hub.layers.ImageConverter.from_preset(name)

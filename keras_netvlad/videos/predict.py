@@ -63,6 +63,15 @@ class Predictor:
         labels: Names of the classes.
         has_live_stream: Whether running answers are computed from sums over frames, in constant memory.
 
+    Example:
+
+    >>> from keras_netvlad.videos import Predictor
+    >>> try:
+    ...     Predictor("no/such/run")
+    ... except FileNotFoundError as error:
+    ...     print(error)
+    A predictor is a directory with predictor.json, which `keras-netvlad train` writes. Received: no/such/run
+
     Raises:
         FileNotFoundError: If a file of the predictor is missing.
         ValueError: If a file is damaged or was exchanged.
@@ -139,13 +148,14 @@ class Predictor:
             return
         names = [port.name for port in self.accumulate.get_outputs()]
         shapes = {port.name: port.shape for port in self.accumulate.get_inputs()}
-        sums = {
-            name: np.zeros([size if isinstance(size, int) else 1 for size in shapes[name]], "float32") for name in names
+        past = {
+            f"past.{name}": [size if isinstance(size, int) else 1 for size in shapes[f"past.{name}"]] for name in names
         }
+        sums = [np.zeros(shape, "float32") for shape in past.values()]
         for features in chunks:
-            totals = self.accumulate.run(names, {**self._inputs(features), **sums})
-            sums = dict(zip(names, totals, strict=True))
-            yield self.describe.run(["scores"], sums)[0][0]
+            inputs = {**self._inputs(features), **dict(zip(past, sums, strict=True))}
+            sums = self.accumulate.run(names, inputs)
+            yield self.describe.run(["scores"], dict(zip(names, sums, strict=True)))[0][0]
 
     def _seconds(self, num_features: int) -> float:
         fps = self.settings["fps"]

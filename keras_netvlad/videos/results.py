@@ -37,6 +37,18 @@ class Results:
         num_videos: Dict from the name of a split to its number of videos.
         classes: List with a dict for each class: `name`, its number of videos in each split, and for each pooling its
             recall or average precision on the test videos, or `None`.
+
+    Example:
+
+    >>> from keras_netvlad.videos import Results
+    >>> from keras_netvlad.videos.evaluation import Estimate
+    >>> counts = {"train": 8, "validation": 2, "test": 2}
+    >>> rows = [{"name": name, **counts, "netvlad": recall} for name, recall in (("cat", 1.0), ("dog", 0.5))]
+    >>> print(Results("netvlad", True, {"netvlad": Estimate(0.75, 0.5, 1.0)}, counts, rows))
+    test accuracy of netvlad    0.750 (0.500 to 1.000), 95% confidence
+    class  train  validation  test  recall, netvlad
+    cat        8           2     2            1.000
+    dog        8           2     2            0.500
     """
 
     pooling: str

@@ -103,6 +103,34 @@ def train(
     Returns:
         The `Results`. They print as a table.
 
+    Example:
+
+    >>> import os, tempfile
+    >>> import av, keras, numpy as np
+    >>> from keras_netvlad.videos import Predictor, extract_features, train
+    >>> folder = tempfile.mkdtemp()
+    >>> for number in range(12):
+    ...     shade = ("dark", "light")[number % 2]
+    ...     os.makedirs(os.path.join(folder, "videos", shade), exist_ok=True)
+    ...     with av.open(os.path.join(folder, "videos", shade, f"{number}.mp4"), "w") as file:
+    ...         stream = file.add_stream("mpeg4", rate=2)
+    ...         stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+    ...         for level in range(8):
+    ...             picture = np.full((32, 32, 3), 128 * (number % 2) + 4 * number + 8 * level, "uint8")
+    ...             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+    ...         file.mux(stream.encode())
+    >>> layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 127.5, -1), keras.layers.Conv2D(8, 8, strides=8)]
+    >>> backbone = os.path.join(folder, "backbone.keras")
+    >>> keras.Sequential(layers).save(backbone)
+    >>> features, run = os.path.join(folder, "features"), os.path.join(folder, "run")
+    >>> videos = extract_features(os.path.join(folder, "videos"), features, backbone, size=32, labels="folders")
+    >>> results = train(features, run, num_clusters=2, epochs=2, verbose=0)
+    >>> sorted(results.test), results.num_videos
+    (['mean', 'netvlad'], {'train': 8, 'validation': 2, 'test': 2})
+    >>> predictor = Predictor(os.path.join(run, "predictor"))
+    >>> predictor.labels, predictor.predict(os.path.join(folder, "videos", "dark", "0.mp4")).scores.shape
+    (['dark', 'light'], (2,))
+
     Raises:
         ValueError: If an argument is invalid, the features are damaged or have no labels, or the run in `output` has
             ended, is damaged, or had other settings or features. Nothing is overwritten.
