@@ -291,15 +291,14 @@ class AnswerFile:
             file.write(text)
 
     def _resume(self) -> set[str]:
-        with open(self.path, encoding="utf-8", newline="") as file:
-            lines = file.read().splitlines(keepends=True)
-        lines = [line for line in lines if line.endswith("\n")]
-        header = lines[:1] if self.is_csv else []
-        if header and next(csv.reader(header)) != list(COLUMNS):
-            raise ValueError(f"The file must hold answers of this command; give another one. Received: {self.path}")
         try:
+            with open(self.path, encoding="utf-8", newline="") as file:
+                lines = [line for line in file.read().splitlines(keepends=True) if line.endswith("\n")]
+            header = lines[:1] if self.is_csv else []
+            if header and next(csv.reader(header)) != list(COLUMNS):
+                raise ValueError("other columns")
             videos = [self._video_of(line) for line in lines[len(header) :]]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, csv.Error) as error:
             raise ValueError(
                 f"The file must hold answers of this command; give another one. Received: {self.path}"
             ) from error
