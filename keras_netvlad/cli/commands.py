@@ -14,6 +14,7 @@ from typing import Any
 from keras_netvlad.base.stages import stage
 from keras_netvlad.cli.errors import DIFFERS, DONE, UNREADABLE
 from keras_netvlad.cli.progress import extraction_bar
+from keras_netvlad.videos.predict import predictor_directory
 
 TRITON_OPTIONS = (
     "device",
@@ -123,12 +124,9 @@ def train(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Prints the best classes of video files."""
-    from keras_netvlad.videos.predict import PREDICTOR, run
+    from keras_netvlad.videos.predict import run
 
-    directory = Path(options.run)
-    if (directory / PREDICTOR).is_dir():
-        directory /= PREDICTOR
-    return UNREADABLE if run(directory, options) else DONE
+    return UNREADABLE if run(predictor_directory(options.run), options) else DONE
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -188,22 +186,50 @@ def search(options: argparse.Namespace) -> int:
     """Prints the clips whose descriptors are most similar to that of a given clip."""
     from keras_netvlad.retrieval import DescriptorIndex, index_records
 
-    if options.model is None and not Path(options.clips).is_file():
+    if options.run is not None and options.model is not None:
+        raise ValueError("A run has its own model; give `--run` or `--model`. Received: both")
+    directory = None if options.run is None else predictor_directory(options.run)
+    model = options.model if directory is None else directory / "classifier.onnx"
+    is_saved = Path(options.clips).is_file() and (model is None or options.clips.endswith(".npz"))
+    if model is None and not is_saved:
         raise ValueError(
-            "Records need --model, an ONNX file that computes their descriptors. A saved index needs no "
-            f"model. Received: {options.clips}"
+            "Records need --run, a run of `train`, or --model, an ONNX file that computes their descriptors. A saved "
+            f"index needs neither. Received: {options.clips}"
         )
-    if options.model is None:
+    if is_saved:
         index = DescriptorIndex.load(options.clips)
     else:
-        index = index_records(options.clips, options.model)
+        index = index_records(options.clips, model)
+        if directory is not None:
+            index.source["run"] = os.path.abspath(options.run)
     if options.save_index is not None:
         index.save(options.save_index)
-    ids, similarities = index.search(index.descriptor(options.id)[None], options.count + 1)
-    nearest = [pair for pair in zip(ids[0], similarities[0], strict=True) if pair[0] != options.id]
+    if options.clip in index.ids or not os.path.isfile(options.clip):
+        query = index.descriptor(options.clip)
+    else:
+        query = _describe(options.clip, index, directory)
+    ids, similarities = index.search(query[None], options.count + 1)
+    nearest = [pair for pair in zip(ids[0], similarities[0], strict=True) if pair[0] != options.clip]
     for name, similarity in nearest[: options.count]:
         print(f"{similarity:7.4f}  {name}")  # cli
     return DONE
+
+
+def _describe(clip: str, index: Any, directory: Path | None) -> Any:
+    """Returns the descriptor of a video file, computed by the run that made the index."""
+    from keras_netvlad.videos.predict import Predictor
+
+    if directory is None:
+        if "run" not in index.source or not Path(index.source["run"]).is_dir():
+            raise ValueError(
+                f"A video file needs --run, the run of `train` that made the index. Received: {clip}, which is not the "
+                "id of a clip in the index"
+            )
+        directory = predictor_directory(index.source["run"])
+    predictor = Predictor(directory)
+    files = predictor.settings["files"]
+    index.check_source({"model": files["classifier.onnx"], "encoder": files["encoder.onnx"]})
+    return predictor.descriptor(clip)
 
 
 def _write(options: argparse.Namespace, write: Callable[[], Iterable[object]]) -> int:

@@ -253,11 +253,16 @@ def _search(subparsers):
     search = subparsers.add_parser("search", help="find the clips whose descriptors are nearest to that of a clip")
     search.add_argument(
         "clips",
-        metavar="RECORDS",
-        help="directory or pattern of YouTube-8M records, as extract writes them; without --model, a saved index",
+        metavar="RECORDS|INDEX",
+        help="directory or pattern of YouTube-8M records, as extract writes them; or a saved index",
     )
-    search.add_argument("id", metavar="ID", help="the clip to search for, by the id in its record")
-    search.add_argument("--model", metavar="MODEL.onnx", help="model that computes the descriptors of the records")
+    search.add_argument(
+        "clip", metavar="CLIP", help="the clip to search for: the id in its record, or a video file that --run encodes"
+    )
+    search.add_argument("--run", metavar="RUN", help="run of `train` that computes the descriptors")
+    search.add_argument(
+        "--model", metavar="MODEL.onnx", help="other model that computes the descriptors of the records"
+    )
     search.add_argument("--save-index", metavar="NPZ", help="file to save the descriptors to, for later searches")
     search.add_argument("--count", type=int, default=5, help="clips to print (default %(default)s)")
     search.set_defaults(command=commands.search)

@@ -1,15 +1,16 @@
 """`DescriptorIndex`: stores descriptors and finds the nearest ones."""
 
 import difflib
+import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_netvlad.base.atomic_files import staged
-from keras_netvlad.base.npz_files import read_npz
+from keras_netvlad.base.npz_files import check_npz, read_npz
 from keras_netvlad.base.validation import check_integer, check_path
 
 # Vectors shorter than 1e-12 are treated as zero, as in PyTorch's `normalize`.
@@ -26,6 +27,13 @@ class DescriptorIndex:
     Each query is compared with every descriptor, block by block, so that memory holds little more than the descriptors
     in float32. `add` normalizes the descriptors. A descriptor of zeros has the similarity 0 to all others.
 
+    Args:
+        source: Dict of strings that tell what made the descriptors, such as the digests of the model and of the encoder
+            of the frames; or `None`. It is saved with the index.
+
+    Attributes:
+        source: The dict, empty if it was `None`.
+
     Example:
 
     >>> import numpy as np
@@ -37,7 +45,8 @@ class DescriptorIndex:
     ([['north', 'east']], [[0.800000011920929, 0.6000000238418579]])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, source: Mapping[str, str] | None = None) -> None:
+        self.source = dict(source or {})
         self._ids: list[str] = []
         self._numbers: dict[str, int] = {}
         self._parts: list[NDArray[np.float32]] = []
@@ -119,6 +128,22 @@ class DescriptorIndex:
             raise ValueError(f"The index has no descriptor of that id; ids like it are {alike}. Received: {name!r}")
         return self._joined()[self._numbers[name]]
 
+    def check_source(self, source: Mapping[str, str]) -> None:
+        """Checks that queries come from the model and the encoder that made the descriptors.
+
+        Args:
+            source: Dict with the values of the queries. Names that the index does not have are not compared.
+
+        Raises:
+            ValueError: If a value differs. The similarities would mean nothing.
+        """
+        different = [name for name, value in source.items() if self.source.get(name, value) != value]
+        if different:
+            raise ValueError(
+                "The clip must be encoded by what made the index; use the same run, or make a new index. "
+                f"Received: another {' and another '.join(different)}"
+            )
+
     def to_faiss(self) -> Any:
         """Returns the descriptors as an exact index of faiss, to search on a GPU or to build approximate indexes.
 
@@ -151,7 +176,8 @@ class DescriptorIndex:
             FileExistsError: If `path` exists.
         """
         with staged(check_path("path", path)) as target, open(target, "wb") as file:
-            np.savez(file, ids=np.array(self.ids, dtype=str), descriptors=self._joined())
+            source = np.array(json.dumps(self.source))
+            np.savez(file, ids=np.array(self.ids, dtype=str), descriptors=self._joined(), source=source)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "DescriptorIndex":
@@ -163,8 +189,10 @@ class DescriptorIndex:
         """
         file, index = check_path("path", path), cls()
         try:
-            arrays = read_npz(file, ("ids", "descriptors"))
+            names = check_npz(file)
+            arrays = read_npz(file, {"ids", "descriptors", *({"source"} & set(names))})
             ids, descriptors = arrays["ids"], arrays["descriptors"]
+            index.source = _source(arrays.get("source"))
             if ids.ndim != 1 or (ids.dtype.kind != "U" and len(ids)):
                 raise ValueError(f"`ids` is an array of shape {ids.shape} of {ids.dtype}")
             if len(ids):
@@ -205,6 +233,16 @@ class DescriptorIndex:
             squared = np.einsum("ij,ij->i", part, part, dtype="float64")[:, None]
             part[:] = part * (squared > SQUARED_EPSILON) / np.sqrt(np.maximum(squared, SQUARED_EPSILON))
         return rows
+
+
+def _source(stored: NDArray[Any] | None) -> dict[str, str]:
+    """Returns the source of a file; indexes of earlier releases have none."""
+    if stored is None:
+        return {}
+    source = json.loads(str(stored)) if stored.ndim == 0 and stored.dtype.kind == "U" else None
+    if not isinstance(source, dict) or not all(isinstance(value, str) for value in source.values()):
+        raise ValueError("`source` is not a JSON object of strings")
+    return source
 
 
 def _nearest(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from keras_netvlad.base.file_digest import file_digest
 from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.names import DESCRIPTOR, EXTRACTION_FILE, NUM_FRAMES
 from keras_netvlad.base.quantization import dequantize
@@ -32,7 +33,8 @@ def index_records(
             directory, or `"uint8"` if that file does not exist.
 
     Returns:
-        A `DescriptorIndex` with the ids of the records.
+        A `DescriptorIndex` with the ids of the records. Its `source` has the SHA-256 of the model and, if
+        `extract_features` wrote the directory, of the encoder.
 
     Example:
 
@@ -77,7 +79,7 @@ def index_records(
         max_frames=np.iinfo("int32").max,
         with_ids=True,
     )
-    index = DescriptorIndex()
+    index = DescriptorIndex(_source_of(records, artefact))
     try:
         for inputs, _ in batches.as_numpy_iterator():
             feeds = {}
@@ -108,21 +110,32 @@ def _text(name: bytes, records: Any) -> str:
         raise ValueError(f"The ids of records must be text in UTF-8. Received: {name!r} in {records}") from error
 
 
+def _source_of(records: Any, artefact: str | os.PathLike[str]) -> dict[str, str]:
+    """Returns the digests of the model and, if the directory names it, of the encoder of the frames."""
+    encoder = _settings(records)["encoder"]
+    return {"model": file_digest(artefact), **({"encoder": encoder} if encoder else {})}
+
+
 def _extracted_dtype(records: Any) -> Any:
     """Returns the dtype that `extract_features` stored in the directory, or `"uint8"`."""
-    settings = Path(records, EXTRACTION_FILE) if isinstance(records, (str, os.PathLike)) else None
-    if settings is None or not settings.is_file():
-        return "uint8"
+    return _settings(records)["dtype"] or "uint8"
+
+
+def _settings(records: Any) -> dict[str, Any]:
+    """Returns the settings that `extract_features` stored in the directory, or `None` for each."""
+    path = Path(records, EXTRACTION_FILE) if isinstance(records, (str, os.PathLike)) else None
+    if path is None or not path.is_file():
+        return {"dtype": None, "encoder": None}
     try:
-        dtype = read_json_object(settings, {"dtype": str})["dtype"]
-        if dtype not in ("uint8", "float16"):
-            raise ValueError(f"dtype {dtype!r}")
+        settings = read_json_object(path, {"dtype": str, "encoder": (str, None)})
+        if settings["dtype"] not in ("uint8", "float16"):
+            raise ValueError(f"dtype {settings['dtype']!r}")
     except ValueError as error:
         raise ValueError(
             "The file must hold the settings of `extract_features`; give `feature_dtype`, or move the records "
-            f"elsewhere. Received: {settings} ({error})"
+            f"elsewhere. Received: {path} ({error})"
         ) from error
-    return dtype
+    return settings
 
 
 def _open(artefact: str | os.PathLike[str]) -> tuple[Any, dict[str, Any], list[Any]]:

@@ -1,6 +1,5 @@
 """`EncoderFile`: the exported picture encoder of a folder of features, run by onnxruntime."""
 
-import hashlib
 import math
 import os
 from pathlib import Path
@@ -90,12 +89,3 @@ def write_encoder(
 
     encoder = make_picture_encoder(backbone, weights, size, pooling)
     export_onnx(encoder, path, metadata={"backbone": os.fspath(backbone)})
-
-
-def digest(path: str | os.PathLike[str]) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal."""
-    value = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            value.update(block)
-    return value.hexdigest()

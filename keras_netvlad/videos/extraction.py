@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_netvlad.base.atomic_files import replaced
+from keras_netvlad.base.file_digest import file_digest
 from keras_netvlad.base.full_disk_error import FullDiskError
 from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.names import EXTRACTION_FILE
@@ -27,7 +28,7 @@ from keras_netvlad.base.stages import stage
 from keras_netvlad.base.validation import check_choice, check_integer, check_path
 from keras_netvlad.data import write_youtube8m
 from keras_netvlad.data.video import check_fps, check_seconds
-from keras_netvlad.videos.encoder_file import EncoderFile, digest, write_encoder
+from keras_netvlad.videos.encoder_file import EncoderFile, write_encoder
 from keras_netvlad.videos.feature_extractor import FeatureExtractor
 from keras_netvlad.videos.features_folder import (
     ENCODER_FILE,
@@ -325,7 +326,7 @@ def _prepare(folder: Path, output: Path, settings: dict[str, Any], write: Callab
                 f"The settings in `output` are damaged; choose another `output`. Received: {path} ({error})"
             ) from error
         changed = {name: before.get(name) for name in settings if before.get(name) != settings[name]}
-        if not changed and encoder.is_file() and digest(encoder) == before.get("encoder"):
+        if not changed and encoder.is_file() and file_digest(encoder) == before.get("encoder"):
             return
         if any(output.rglob(f"*{SUFFIX}")):
             if not changed:
@@ -341,7 +342,7 @@ def _prepare(folder: Path, output: Path, settings: dict[str, Any], write: Callab
     for leftover in output.glob(f"{ENCODER_FILE}*"):
         leftover.unlink()  # of a call that ended before it wrote the settings
     write(encoder)
-    recorded = {**settings, "encoder": digest(encoder), "videos": os.path.abspath(folder)}
+    recorded = {**settings, "encoder": file_digest(encoder), "videos": os.path.abspath(folder)}
     with replaced(path) as file:
         file.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from keras_netvlad.base.atomic_files import replaced
+from keras_netvlad.base.file_digest import file_digest
 from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.names import EXTRACTION_FILE
 from keras_netvlad.base.text_table import text_table
 from keras_netvlad.base.validation import check_path
-from keras_netvlad.videos.encoder_file import digest
 from keras_netvlad.videos.labels import SEPARATOR, SPLITS, LabeledVideo, read_csv
 
 ENCODER_FILE, LABELS_FILE, VIDEOS_FILE = "encoder.onnx", "labels.txt", "videos.csv"
@@ -53,7 +53,7 @@ class FeaturesFolder:
             raise ValueError(
                 f"`features` must have labels; extract the videos again with `labels`. Received: {self.path}"
             )
-        if digest(self.encoder) != self.settings["encoder"]:
+        if file_digest(self.encoder) != self.settings["encoder"]:
             raise ValueError(
                 "`encoder.onnx` must be the encoder that made the features; copy it again, or extract anew. "
                 f"Received: {self.encoder}, which was changed"

@@ -94,8 +94,17 @@ class Predictor:
             UnreadableVideoError: If the file is not a complete video.
             OSError: If the file cannot be read.
         """
-        features = np.concatenate([self.encode(frames) for frames in self._batches(video, BATCH_SIZE)])
+        features = self._features(video)
         return Answer(self._seconds(len(features)), self.classify(features))
+
+    def descriptor(self, video: str | os.PathLike[str]) -> NDArray[np.float32]:
+        """Returns the descriptor `(F,)` of a whole video, for the search for similar clips.
+
+        Raises:
+            UnreadableVideoError: If the file is not a complete video.
+            OSError: If the file cannot be read.
+        """
+        return self.classifier.run(["descriptor"], self._inputs(self._features(video)))[0][0]
 
     def running_answers(self, video: str | os.PathLike[str], every: float) -> Iterator[Answer]:
         """Yields the scores of the beginning of a video, again and again until its end.
@@ -156,6 +165,9 @@ class Predictor:
             inputs = {**self._inputs(features), **dict(zip(past, sums, strict=True))}
             sums = self.accumulate.run(names, inputs)
             yield self.describe.run(["scores"], dict(zip(names, sums, strict=True)))[0][0]
+
+    def _features(self, video: str | os.PathLike[str]) -> NDArray[Any]:
+        return np.concatenate([self.encode(frames) for frames in self._batches(video, BATCH_SIZE)])
 
     def _seconds(self, num_features: int) -> float:
         fps = self.settings["fps"]
@@ -225,6 +237,12 @@ class Predictor:
             if provider in onnxruntime.get_available_providers()
         ]
         return onnxruntime.InferenceSession(content, options, providers=providers)
+
+
+def predictor_directory(run: str | os.PathLike[str]) -> Path:
+    """Returns the directory of the predictor of a run of `train`; a predictor is returned as it is."""
+    directory = Path(run, PREDICTOR)
+    return directory if directory.is_dir() else Path(run)
 
 
 def find_videos(arguments: Iterable[str]) -> list[str]:

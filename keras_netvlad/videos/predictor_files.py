@@ -12,6 +12,7 @@ import numpy as np
 from keras_netvlad._version import __version__
 from keras_netvlad.base import video_decoding
 from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.base.file_digest import file_digest
 from keras_netvlad.base.names import NUM_FRAMES, SCORES
 from keras_netvlad.export import export_onnx
 from keras_netvlad.export.model_signature import read_signature
@@ -19,7 +20,7 @@ from keras_netvlad.export.serving_signatures import live_stream_obstacle
 from keras_netvlad.export.verification.tolerance import default_tolerance
 from keras_netvlad.models import VideoClassifier
 from keras_netvlad.videos import predict
-from keras_netvlad.videos.encoder_file import EncoderFile, digest
+from keras_netvlad.videos.encoder_file import EncoderFile
 from keras_netvlad.videos.features_folder import FeaturesFolder
 from keras_netvlad.videos.results import Results
 
@@ -73,7 +74,7 @@ def write_predictor(
                 "keras_netvlad": __version__,
                 **{name: version(name) for name in ("keras", "tensorflow", "onnxruntime")},
             },
-            "files": {file.name: digest(file) for file in sorted(stage.glob("*.onnx"))},
+            "files": {file.name: file_digest(file) for file in sorted(stage.glob("*.onnx"))},
         }
         _write(stage / PREDICTOR_FILE, content)
         _write(stage / PREDICTOR_FILE, {**content, "proof": _prove(stage, model, encoder)})

@@ -17,6 +17,7 @@ from keras_netvlad.__main__ import main
 from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.npz_files import read_npz
 from keras_netvlad.models import load_model
+from keras_netvlad.retrieval import DescriptorIndex
 from keras_netvlad.videos import Predictor, train
 from keras_netvlad.videos.features_folder import FeaturesFolder, write_videos_file
 
@@ -161,6 +162,49 @@ def test_the_command_prints_running_answers(run, folder, capsys):
         assert message in capsys.readouterr().err
     assert main(["predict", str(run), "absent.mp4"]) == 2
     assert "A video must be a file, a folder of videos or a pattern. Received: absent.mp4" in capsys.readouterr().err
+
+
+def test_a_clip_finds_itself_and_an_index_knows_what_made_it(run, features, folder, tmp_path, capsys):
+    clip, name = str(folder / "videos" / "temple" / "temple_02.mp4"), "temple/temple_02.mp4"
+    index = tmp_path / "clips.npz"
+    arguments = ["search", str(features), clip, "--run", str(run), "--save-index", str(index)]
+    assert main(arguments) == 0
+    first, second = (line.split() for line in capsys.readouterr().out.splitlines()[:2])
+    assert first == ["1.0000", name]
+    assert float(second[0]) < 0.9999
+    # The saved index remembers the run; an id needs no run.
+    assert main(["search", str(index), clip, "--count", "1"]) == 0
+    assert capsys.readouterr().out.split() == first
+    assert main(["search", str(index), name, "--count", "1"]) == 0
+    assert capsys.readouterr().out.split() == second
+    loaded = DescriptorIndex.load(index)
+    files = read_json_object(run / "predictor" / "predictor.json")["files"]
+    assert loaded.source == {
+        "model": files["classifier.onnx"],
+        "encoder": files["encoder.onnx"],
+        "run": str(run),
+    }
+    np.testing.assert_allclose(
+        Predictor(run / "predictor").descriptor(clip), loaded.descriptor(name), atol=1e-6
+    )
+    foreign = DescriptorIndex({**loaded.source, "model": "another"})
+    foreign.add(["a"], np.ones((1, 3 * D)))
+    foreign.save(tmp_path / "foreign.npz")
+    assert main(["search", str(tmp_path / "foreign.npz"), clip]) == 2
+    assert "must be encoded by what made the index; use the same run, or make a new index. Received: another model" in (
+        capsys.readouterr().err
+    )
+    homeless = DescriptorIndex()
+    homeless.add(["a"], np.ones((1, 3 * D)))
+    homeless.save(tmp_path / "homeless.npz")
+    assert main(["search", str(tmp_path / "homeless.npz"), clip]) == 2
+    assert "A video file needs --run, the run of `train` that made the index" in capsys.readouterr().err
+    assert main(["search", str(index), "absent.mp4"]) == 2
+    assert "The index has no descriptor of that id" in capsys.readouterr().err
+    assert main(["search", str(features), clip]) == 2
+    assert "Records need --run" in capsys.readouterr().err
+    assert main(["search", str(features), clip, "--run", str(run), "--model", "x.onnx"]) == 2
+    assert "give `--run` or `--model`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["encoder.onnx", "classifier.onnx", "accumulate.onnx", "describe.onnx"])
