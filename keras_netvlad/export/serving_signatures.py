@@ -11,7 +11,8 @@ All of them compute with the same Keras model and the same weights:
   memory.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import keras
@@ -29,6 +30,7 @@ from keras_netvlad.layers import Dequantize
 SERVE_QUANTIZED, SERVE_EXAMPLES = "serve_quantized", "serve_examples"
 ACCUMULATE, DESCRIBE = "accumulate", "describe"
 EXAMPLES = "examples"
+SUMS = ("first_sum", "second_sum")
 # The signatures that an ONNX file can hold. Runtimes have no operators that parse the records of `serve_examples`.
 OnnxSignature = Literal["serving_default", "serve_quantized", "accumulate", "describe"]
 ONNX_SIGNATURES: tuple[OnnxSignature, ...] = get_args(OnnxSignature)
@@ -149,7 +151,7 @@ def _live_stream(model: keras.Model, default: Signature, streams: Sequence[Port]
     inputs = dict(zip((port.name for port in default.inputs), symbolic_inputs(model), strict=True))
     outputs = keras.tree.flatten(model.output)
     arguments = [tensor for pooling in poolings for tensor in (pooling.frames, pooling.mask)]
-    sums = _sums(poolings)
+    sums = _sums(poolings, {port.name for port in default.inputs})
 
     # Scopes, as Keras opens them: they name the nodes of the graph, and the first one of a graph has stricter rules.
     def accumulate(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,22 +233,36 @@ def _poolings(model: keras.Model, default: Signature, streams: Sequence[Port]) -
     return find_poolings(keras.tree.flatten(model.output), inputs, [port.name for port in streams])
 
 
-def _sums(poolings: Sequence[PoolingCall]) -> tuple[Port, ...]:
+def _sums(poolings: Sequence[PoolingCall], taken: Collection[str]) -> tuple[Port, ...]:
     """Returns the ports of the two sums of every pooling.
 
     They are named after the stream, or after the layer if several layers pool the same stream, or one pools several. A
-    layer that is called several times gets a number.
+    layer that is called several times gets a number. Characters of a layer's name that the name of an input cannot have
+    become underscores.
+
+    Args:
+        poolings: The poolings of the model.
+        taken: Names of the other inputs of `accumulate`.
     """
     names: list[str] = []
     for pooling in poolings:
         is_alone = sum(pooling.streams == other.streams for other in poolings) == len(pooling.streams) == 1
         calls = [other for other in poolings if other.layer is pooling.layer]
         number = f"_{calls.index(pooling) + 1}" if len(calls) > 1 else ""
-        names.append(next(iter(pooling.streams)) if is_alone else f"{pooling.layer.name}{number}")
+        base = name = next(iter(pooling.streams)) if is_alone else f"{_identifier(pooling.layer.name)}{number}"
+        others = 0
+        while name in names or any(f"{name}_{sum_name}" in taken for sum_name in SUMS):
+            others += 1
+            name = f"{base}_other{others}"
+        names.append(name)
     return tuple(
         Port(f"{name}_{sum_name}", (None, *shape[1:]), pooling.layer.sum_dtype, has_frames=False)
         for name, pooling in zip(names, poolings, strict=True)
-        for sum_name, shape in zip(
-            ("first_sum", "second_sum"), pooling.layer.compute_sums_shape(pooling.frames.shape), strict=True
-        )
+        for sum_name, shape in zip(SUMS, pooling.layer.compute_sums_shape(pooling.frames.shape), strict=True)
     )
+
+
+def _identifier(layer_name: str) -> str:
+    """Returns the name of a layer as TensorFlow accepts it for the argument of a function."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", layer_name).lstrip("_")
+    return name if name[:1].isalpha() else f"pooling_{name}"

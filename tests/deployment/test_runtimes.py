@@ -13,7 +13,7 @@ import reference
 from paths import EXPORT
 from selection import slow_except
 
-from keras_netvlad.export import Artefact, export_onnx, export_saved_model
+from keras_netvlad.export import Artefact, export_model, export_onnx, export_saved_model
 from keras_netvlad.layers import FrameMask, NetVLAD
 from keras_netvlad.models import VideoClassifier
 
@@ -215,6 +215,30 @@ def test_the_oldest_opset_is_the_oracle(runtime, model, paths):
         assert export_onnx(model, path, opset=13).ok
     inputs = draw(model, 3, 5, [5, 2, 0])
     assert difference(runtime(str(path))(inputs), exact(model, inputs)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("opset", slow_except([13, 18], 18))
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_live_stream_is_the_oracle(runtime, opset, tmp_path):
+    model = two_streams()
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(len(weight.shape)).normal(size=weight.shape))
+    names = ["accumulate", "describe"]
+    export_model(model, tmp_path / "out", ["onnx"], opset, onnx_signatures=names)
+    paths = [str(tmp_path / "out" / f"{name}.onnx") for name in names]
+    accumulate, describe = map(runtime, paths)
+    past = "" if runtime is onnxruntime else "past."  # `Artefact` calls the inputs as a SavedModel does
+    sums = {
+        value.name: np.zeros((3, *(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])), "float32")
+        for value in onnx.load(paths[1]).graph.input
+    }
+    inputs = draw(model, 3, 20, [20, 7, 0])
+    for start, length in ((0, 6), (6, 1), (7, 13)):
+        chunk = {name: inputs[name][:, start : start + length] for name in ("rgb", "audio")}
+        chunk["num_frames"] = np.clip(inputs["num_frames"] - start, 0, length)
+        received = accumulate({**chunk, **{past + name: values for name, values in sums.items()}})
+        sums = {name: np.array(received[name], "float32") for name in sums}
+    assert difference(describe(sums), exact(model, inputs)) <= TOLERANCE
 
 
 @pytest.fixture(scope="module")

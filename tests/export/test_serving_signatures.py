@@ -309,6 +309,38 @@ def test_two_poolings_of_one_stream_go_by_their_own_names(tmp_path):
     assert export_saved_model(model, tmp_path / "1").ok
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("a-b", "past.fine"), ("a_b", "past_fine")),
+        (("_coarse", "2"), ("coarse", "pooling_2")),
+        (("a.b", "a-b"), ("a_b", "a_b_other1")),
+    ],
+)
+def test_sums_get_names_that_an_input_can_have(names, expected):
+    model = with_frames(
+        lambda x, mask: keras.layers.Concatenate(name="both")([NetVLAD(2, name=name)(x, mask=mask) for name in names])
+    )
+    sums = [f"{name}_{which}_sum" for name in expected for which in ("first", "second")]
+    assert [port.name for port in serving_signatures(model)["accumulate"].outputs] == sums
+
+
+def test_sums_do_not_take_the_name_of_a_stream():
+    model = VideoClassifier({"a": 3, "a_first_sum": 3}, 2, num_clusters=2, hidden_units=None)
+    names = [port.name for port in serving_signatures(model)["accumulate"].inputs]
+    assert len(set(names)) == len(names) == 7
+
+
+@pytest.mark.slow
+def test_a_saved_model_has_sums_of_layers_of_any_name(tmp_path):
+    model = with_frames(
+        lambda x, mask: keras.layers.Concatenate(name="both")(
+            [NetVLAD(2, name=name)(x, mask=mask) for name in ("pool-1", "past.b")]
+        )
+    )
+    assert export_saved_model(model, tmp_path / "1").ok
+
+
 def test_a_model_of_bytes_takes_its_records_as_they_are(tmp_path):
     frames = keras.Input((None, 3), name="frames", dtype="uint8")
     num_frames = keras.Input((), dtype="int32", name="num_frames")

@@ -115,7 +115,7 @@ def test_bytes_are_answered_like_the_floats_that_they_stand_for(exported, stream
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pooling", ["netrvlad", "netfv", "nextvlad", "vlad"])
+@pytest.mark.parametrize("pooling", ["netrvlad", "netfv", "nextvlad"])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_every_pooling_with_sums_is_exported(pooling, dtype, tmp_path):
     model = VideoClassifier({"frames": 8}, 5, num_clusters=2, hidden_units=4, pooling=pooling, dtype=dtype)
@@ -304,9 +304,7 @@ def test_other_names_and_options_are_refused(model, tmp_path):
 def test_a_file_with_another_weight_fails_its_verification(exported, streams_model, name, weight, tmp_path):
     proto = onnx.load(exported[0] / FILES[name])
     (tensor,) = [tensor for tensor in proto.graph.initializer if tensor.name == weight]
-    values = onnx.numpy_helper.to_array(tensor).copy()
-    values.flat[0] += 0.1
-    tensor.CopyFrom(onnx.numpy_helper.from_array(values, weight))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.01), weight))
     onnx.save(proto, tmp_path / "changed.onnx")
     report = verify(streams_model, tmp_path / "changed.onnx")
     assert not report.ok
