@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="print the stack trace of an error")
     subparsers = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
-    for add in (_demo, _export, _publish, _train, _verify, _inspect, _extract, _search):
+    for add in (_demo, _export, _publish, _train, _verify, _inspect, _extract, _search, _report):
         subparser = add(subparsers)
         subparser.epilog = EXIT_CODES
         # Without a default here, the value that was parsed before the command stays.
@@ -203,6 +203,17 @@ def _search(subparsers):
     search.add_argument("--count", type=int, default=5, help="clips to print (default %(default)s)")
     search.set_defaults(command=commands.search)
     return search
+
+
+def _report(subparsers):
+    report = subparsers.add_parser("report", help="write the results of a training run as one HTML file")
+    report.add_argument("run", metavar="RUN", help="directory of a run of train on extracted features")
+    report.add_argument("--output", metavar="HTML", help="file to write, or to replace (default: RUN/report.html)")
+    report.add_argument(
+        "--videos", metavar="FOLDER", help="folder of the videos (default: the one that extract read, if it exists)"
+    )
+    report.set_defaults(command=commands.report)
+    return report
 
 
 def _json_object(text: str) -> dict[str, Any]:
