@@ -140,6 +140,18 @@ def test_neighbors_are_the_nearest_training_clips(run):
         assert titles[start + 1 : start + 5] == arrays["ids"][np.argsort(-similarity[query])[:4]].tolist()
 
 
+def test_the_clusters_of_each_class_are_named(run):
+    folder, arrays = run
+    of_frames = np.repeat(arrays["labels"], arrays["frames_per_clip"], axis=0).astype(float)
+    largest = (of_frames.T @ arrays["assignments"]).argmax(axis=1)
+    expected = ", ".join(f"{name} {n}" for name, n in zip(("flower", "phone", "temple"), largest, strict=True))
+    page = page_of(folder)
+    assert page.of("img", alt=f"Most used cluster of each class: {expected}.")
+    rows = arrays["assignments"].astype("float64")
+    shared = np.exp(-(rows * np.log(np.maximum(rows, 1e-300))).sum(axis=1).mean())
+    assert f"clusters are in effective use, and {shared:.1f} share a frame on average." in page.text
+
+
 def test_the_page_contains_everything_that_it_shows(run):
     folder, _ = run
     path = write_report(folder)

@@ -114,7 +114,7 @@ def _matrix(labels, matrix):
             )
             for column, count in enumerate(counts)
         ]
-        rows.append(element("tr", element("th", shortened(labels[number], 24), scope="row"), cells))
+        rows.append(element("tr", element("th", element("span", shortened(labels[number], 24)), scope="row"), cells))
     title = "Confusion matrix of the test clips: true classes in rows, given classes in columns"
     inner = element(
         "table",

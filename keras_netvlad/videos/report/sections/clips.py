@@ -107,7 +107,10 @@ def _scores(run, number):
         element(
             "li",
             element(
-                "span", shortened(run.labels[n], 24), element("small", "true") if truth[n] else None, class_="name"
+                "span",
+                element("span", shortened(run.labels[n], 24)),
+                element("small", "true") if truth[n] else None,
+                class_="name",
             ),
             element("span", element("span", style=f"width:{100 * np.clip(scores[n], 0, 1):.1f}%"), class_="bar"),
             element("b", f"{scores[n]:.2f}"),

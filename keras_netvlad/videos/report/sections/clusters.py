@@ -4,13 +4,7 @@ import math
 
 import numpy as np
 
-from keras_netvlad.cluster_statistics import (
-    assignment_entropy,
-    cluster_shares,
-    dead_clusters,
-    dominant_clusters,
-    usage_entropy,
-)
+from keras_netvlad.cluster_statistics import counted_rows, dead_clusters, dominant_clusters, entropies
 from keras_netvlad.videos.report.blocks import note, section, shortened
 from keras_netvlad.videos.report.charts import MOST_NAMES, bar_chart
 from keras_netvlad.videos.report.heatmap import heat_map
@@ -25,8 +19,9 @@ PICTURES = 4
 
 def clusters(run: Run, thumbnails: Thumbnails) -> Markup:
     """Returns the section about the clusters."""
-    assignments = np.concatenate(run.clips.assignments)
-    shares = cluster_shares(assignments)
+    # Clip by clip, because all assignments in float64 may not fit in memory.
+    sums = np.stack([counted_rows(rows).sum(axis=0) for rows in run.clips.assignments])
+    shares = _shares(sums.sum(axis=0, keepdims=True))[0]
     order = np.argsort(-shares, kind="stable")
     even = 1 / len(shares)
     chart = bar_chart(
@@ -39,15 +34,23 @@ def clusters(run: Run, thumbnails: Thumbnails) -> Markup:
     return section(
         "clusters",
         "Clusters",
-        note(_facts(assignments, shares)),
+        note(_facts(run, shares)),
         element("figure", element("figcaption", "Share of all assignments; dashed: an even share"), chart),
-        _classes(run, order),
+        _classes(run, sums, order),
         _pictures(run, order, shares, thumbnails),
     )
 
 
-def _facts(assignments, shares):
-    used, shared = math.exp(usage_entropy(assignments)), math.exp(assignment_entropy(assignments))
+def _shares(sums):
+    """Returns each row divided by its sum; zeros for a row of zeros."""
+    totals = sums.sum(axis=1, keepdims=True)
+    return np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
+
+
+def _facts(run, shares):
+    """Returns how many clusters are in use, how many share a frame, and which are dead or dominant."""
+    of_frames = np.concatenate([entropies(counted_rows(rows)) for rows in run.clips.assignments])
+    used, shared = math.exp(entropies(shares[None])[0]), math.exp(of_frames.mean()) if len(of_frames) else 0.0
     sentence = f"{used:.1f} of {len(shares)} clusters are in effective use, and {shared:.1f} share a frame on average."
     for kind, is_kind, meaning in (
         ("dead", dead_clusters(shares), "less than a hundredth of an even share"),
@@ -62,15 +65,11 @@ def _facts(assignments, shares):
     return sentence
 
 
-def _classes(run, order):
+def _classes(run, sums, order):
     """Returns a map of the share of each cluster in the clips of each class."""
     if len(run.labels) > MOST_CLASSES:
         return None
-    shares = np.zeros((len(run.labels), len(order)))
-    for number in range(len(run.labels)):
-        rows = [run.clips.assignments[n] for n in np.flatnonzero(run.clips.labels[:, number])]
-        if rows:
-            shares[number] = cluster_shares(np.concatenate(rows))[order]
+    shares = _shares(run.clips.labels.T.astype("float64") @ sums)[:, order]
     largest = order[shares.argmax(axis=1)]
     description = "Most used cluster of each class: " + ", ".join(
         f"{shortened(label, 24)} {number}" for label, number in zip(run.labels, largest, strict=True)
