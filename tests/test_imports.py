@@ -32,7 +32,7 @@ ALLOWED = {
     "registration": {"layers", "losses", "metrics", "models"},
     "export": BASE | {"layers", "models", "data"},
     "training": BASE | {"data", "metrics", "models", "export"},
-    "videos": BASE | {"data", "layers", "metrics", "models", "retrieval", "export", "training"},
+    "videos": BASE | {"cluster_statistics", "data", "layers", "metrics", "models", "retrieval", "export", "training"},
     "demo": BASE | {"data", "layers", "models", "plot", "export"},
     # Names of earlier releases.
     "extraction": {"videos"},
@@ -44,7 +44,7 @@ ROOMS = ("", "verification", "saved_model", "onnx", "serving", "model_export", "
 HEAVY = ("keras", "tensorflow", "onnx", "onnxruntime", "tf2onnx", "sklearn", "matplotlib", "av", "h5py", "scipy", "cv2")
 # What importing a package may load of these besides what Keras itself loads.
 LOADS = {name: {"onnx", "tf2onnx"} for name in ("export", "training", "demo")}
-NO_KERAS = ("base", "retrieval", "cluster_statistics")
+NO_KERAS = ("base", "retrieval", "cluster_statistics", "videos")
 
 
 def imports_of(source):

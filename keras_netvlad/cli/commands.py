@@ -232,6 +232,14 @@ def _describe(clip: str, index: Any, directory: Path | None) -> Any:
     return predictor.descriptor(clip)
 
 
+def report(options: argparse.Namespace) -> int:
+    """Writes the report of a training run."""
+    from keras_netvlad.videos import write_report
+
+    print(write_report(options.run, options.output, options.videos))  # cli
+    return DONE
+
+
 def _write(options: argparse.Namespace, write: Callable[[], Iterable[object]]) -> int:
     """Calls a function that writes artifacts and prints the reports that it returns."""
     from keras_netvlad.export import ParityError

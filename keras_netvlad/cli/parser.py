@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="print the stack trace of an error")
     subparsers = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
-    for add in (_extract, _train, _predict, _search, _export, _publish, _verify, _inspect, _demo):
+    for add in (_extract, _train, _predict, _report, _search, _export, _publish, _verify, _inspect, _demo):
         subparser = add(subparsers)
         subparser.epilog = EXIT_CODES
         # Without a default here, the value that was parsed before the command stays.
@@ -267,6 +267,17 @@ def _search(subparsers):
     search.add_argument("--count", type=int, default=5, help="clips to print (default %(default)s)")
     search.set_defaults(command=commands.search)
     return search
+
+
+def _report(subparsers):
+    report = subparsers.add_parser("report", help="write the results of a training run as one HTML file")
+    report.add_argument("run", metavar="RUN", help="directory of a run of train on extracted features")
+    report.add_argument("--output", metavar="HTML", help="file to write, or to replace (default: RUN/report.html)")
+    report.add_argument(
+        "--videos", metavar="FOLDER", help="folder of the videos (default: the one that extract read, if it exists)"
+    )
+    report.set_defaults(command=commands.report)
+    return report
 
 
 def _shares(text: str) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
-"""Work on the user's own video files: extract features, train on them, and classify videos.
+"""Work on the user's own video files: extract features, train on them, classify videos, and report on a run.
 
-The names are imported when they are used, so that `keras_netvlad.videos.predict` starts without TensorFlow.
+Importing this package loads nothing; each name loads what it needs. `Predictor` and `write_report` need no Keras.
 """
 
 import importlib
@@ -9,21 +9,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keras_netvlad.videos.extraction import Extracted, extract_features
     from keras_netvlad.videos.predict import Predictor
+    from keras_netvlad.videos.report import write_report
     from keras_netvlad.videos.results import Results
     from keras_netvlad.videos.training import train
 
-__all__ = ["Extracted", "Predictor", "Results", "extract_features", "train"]
+__all__ = ["Extracted", "Predictor", "Results", "extract_features", "train", "write_report"]
 
+# A module with the name of a function would replace it as soon as it is imported. The names must differ.
 _HOMES = {
-    "Extracted": "extraction",
-    "Predictor": "predict",
-    "Results": "results",
-    "extract_features": "extraction",
-    "train": "training",
+    "Extracted": "keras_netvlad.videos.extraction",
+    "Predictor": "keras_netvlad.videos.predict",
+    "Results": "keras_netvlad.videos.results",
+    "extract_features": "keras_netvlad.videos.extraction",
+    "train": "keras_netvlad.videos.training",
+    "write_report": "keras_netvlad.videos.report",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(f"keras_netvlad.videos.{_HOMES[name]}"), name)
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'keras_netvlad.videos' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

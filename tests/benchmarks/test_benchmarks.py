@@ -51,7 +51,9 @@ def test_every_part_is_measured(output):
     assert [row["pooling"] for row in parts["pooling"]["rows"]] == ["netvlad", "mean"]
     names = [row["name"] for row in parts["throughput"]["rows"]]
     assert {"textbook", "youtube8m, shuffled", "step, K = 2", "from files, K = 3"} <= set(names)
-    assert [set(row["rounds"]) for row in parts["extraction"]["rows"]] == [{"extraction", "keras", "encoder", "decoding"}]
+    assert [set(row["rounds"]) for row in parts["extraction"]["rows"]] == [
+        {"extraction", "keras", "encoder", "decoding"}
+    ]
     assert "Free Spoken Digit Dataset" in parts["pooling"]["left_out"][0]
 
 

@@ -1168,4 +1168,47 @@ MUTANTS = [
         ),
         ("return name != SERVING_DEFAULT, name", "return False, name", "test_a_saved_model_is_described"),
     ),
+    *of(
+        "videos/report/markup",
+        "videos/test_report",
+        (
+            "html.escape(FORBIDDEN",
+            "str(FORBIDDEN",
+            "test_text_of_the_files_stays_text",
+        ),
+    ),
+    *of(
+        "videos/report/statistics",
+        "videos/test_report",
+        ("values[numbers] <= 0]", "values[numbers] < 0]", "test_margins_separate_right_from_wrong"),
+        ("-values[right]", "values[right]", "test_the_surest_and_the_most_mistaken_clips_are_shown"),
+        ("+ scores.argmax(axis=1)", "+ labels.argmax(axis=1)", "test_the_numbers_are_those_of_the_run"),
+    ),
+    *of(
+        "videos/report/thumbnails",
+        "videos/test_report",
+        ('".." in place.parts', "False", "test_paths_outside_the_folder_are_not_read"),
+        (
+            "following.time > start + time + 1e-6",
+            "following.time >= start + time",
+            "test_a_time_stays_with_its_frame_and_the_end_with_the_last_one",
+        ),
+        ("np.rot90(picture.to_ndarray(), quarters)", "picture.to_ndarray()", "test_pictures_are_upright"),
+    ),
+    *of(
+        "videos/report/sections/clusters",
+        "videos/test_report",
+        ("@ sums)[:, order]", "@ sums)", "test_the_clusters_of_each_class_are_named"),
+    ),
+    *of(
+        "videos/report/sections/neighbors",
+        "videos/test_report",
+        ('run.clips.of("train"), run', 'run.clips.of("test"), run', "test_neighbors_are_the_nearest_training_clips"),
+    ),
+    *of(
+        "videos/report/run_files",
+        "videos/test_report",
+        ("len(set(ids)) < count", "False", "test_arrays_that_do_not_fit_are_named"),
+        ("names != labels or", "", "test_results_that_do_not_fit_are_named"),
+    ),
 ]

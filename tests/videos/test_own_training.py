@@ -184,9 +184,7 @@ def test_a_clip_finds_itself_and_an_index_knows_what_made_it(run, features, fold
         "encoder": files["encoder.onnx"],
         "run": str(run),
     }
-    np.testing.assert_allclose(
-        Predictor(run / "predictor").descriptor(clip), loaded.descriptor(name), atol=1e-6
-    )
+    np.testing.assert_allclose(Predictor(run / "predictor").descriptor(clip), loaded.descriptor(name), atol=1e-6)
     foreign = DescriptorIndex({**loaded.source, "model": "another"})
     foreign.add(["a"], np.ones((1, 3 * D)))
     foreign.save(tmp_path / "foreign.npz")
