@@ -26,7 +26,7 @@ TRITON_OPTIONS = (
     "engine_cache",
 )
 # Options of `train` for one of its two kinds of data.
-OWN_OPTIONS = ("pooling", "num_clusters", "hidden_units", "dropout", "adapt", "class_weights", "baseline")
+OWN_OPTIONS = ("pooling", "num_clusters", "hidden_units", "dropout", "adapt", "class_weights")
 PRESET_OPTIONS = (
     "validation_files",
     "preset",

@@ -159,9 +159,6 @@ def _train(subparsers):
         action=argparse.BooleanOptionalAction,
         help="weigh rare classes more in the loss (default: if classes are unbalanced)",
     )
-    own.add_argument(
-        "--no-baseline", dest="baseline", action="store_false", default=None, help="do not train mean pooling as well"
-    )
     preset = train.add_argument_group("options for YouTube-8M's records")
     preset.add_argument("--train", nargs="+", dest="train_files", metavar="FILES", help="files or quoted patterns")
     preset.add_argument(

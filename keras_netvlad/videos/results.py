@@ -21,8 +21,8 @@ from keras_netvlad.videos.features_folder import FeaturesFolder
 from keras_netvlad.videos.labels import SPLITS
 
 RESULTS_FILE = "results.json"
-# The pooling that a run is compared with.
-BASELINE = "mean"
+# The pooling that a run is compared with, and the name of the run's own model in its files.
+BASELINE, OWN = "mean", "model"
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,16 @@ class Results:
         return "accuracy" if self.is_single_label else "gap"
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the results as JSON values."""
+        """Returns the results as JSON values. The run's own model is called `model`."""
+        names = {self.pooling: OWN, BASELINE: BASELINE}
         return {
             "task": "single_label" if self.is_single_label else "multi_label",
             "pooling": self.pooling,
             "metric": self.metric,
             "confidence": CONFIDENCE,
-            "test": {name: value.as_dict() for name, value in self.test.items()},
+            "test": {names[name]: value.as_dict() for name, value in self.test.items()} or None,
             "num_videos": dict(self.num_videos),
-            "classes": self.classes,
+            "classes": [{names.get(key, key): value for key, value in row.items()} for row in self.classes],
         }
 
     def __str__(self) -> str:
@@ -95,8 +96,7 @@ def evaluate(folder: FeaturesFolder, pooling: str, clips: Mapping[str, np.ndarra
     Args:
         folder: The features.
         pooling: Name of the pooling of the run.
-        clips: Arrays `ids`, `split`, `labels` and `scores`, with a row for each video, and `mean_scores` if there is a
-            baseline.
+        clips: Arrays `ids`, `split`, `labels`, `scores` and `mean_scores`, with a row for each video.
 
     Returns:
         The `Results`.
@@ -104,13 +104,12 @@ def evaluate(folder: FeaturesFolder, pooling: str, clips: Mapping[str, np.ndarra
     is_single_label = folder.is_single_label
     is_test = clips["split"] == "test"
     labels = clips["labels"][is_test].astype(int)
-    scores = {pooling: clips["scores"][is_test]}
-    if "mean_scores" in clips:
-        scores[BASELINE] = clips["mean_scores"][is_test]
+    scores = {pooling: clips["scores"][is_test], BASELINE: clips["mean_scores"][is_test]}
     groups = {video.name: video.group for video in folder.videos}
     metric = accuracy if is_single_label else global_average_precision
     per_class = recalls if is_single_label else average_precisions
-    test, found = {}, {}
+    test: dict[str, Estimate] = {}
+    found: dict[str, list[float | None]] = {name: [None] * len(folder.labels) for name in scores}
     if is_test.any():
         names = [groups[name] for name in clips["ids"][is_test].tolist()]
         test = {name: estimate(metric, values, labels, names) for name, values in scores.items()}

@@ -29,7 +29,7 @@ from keras_netvlad.videos.features_folder import FeaturesFolder, write_labels_fi
 from keras_netvlad.videos.labels import SPLITS
 from keras_netvlad.videos.predict import PREDICTOR
 from keras_netvlad.videos.predictor_files import write_predictor
-from keras_netvlad.videos.results import BASELINE, RESULTS_FILE, Results, evaluate
+from keras_netvlad.videos.results import BASELINE, OWN, RESULTS_FILE, Results, evaluate
 
 HISTORY_FILE, CLIPS_FILE, LABELS_FILE = "history.json", "clips.npz", "labels.txt"
 # Class weights are used if the largest class has this many times the videos of the smallest.
@@ -46,7 +46,6 @@ def train(
     dropout: float = 0.5,
     adapt: bool = True,
     class_weights: bool | None = None,
-    baseline: bool = True,
     epochs: int = 100,
     patience: int | None = 10,
     batch_size: int = 16,
@@ -86,7 +85,6 @@ def train(
         class_weights: Boolean, whether videos of rare classes weigh more in the loss, inversely to the size of their
             class. `None` does so if the largest class has more than 1.5 times the videos of the smallest. Needs one
             class per video.
-        baseline: Boolean, whether to train mean pooling as well.
         epochs: Integer, the most epochs.
         patience: Integer, number of epochs without a smaller loss on the validation videos after which training stops;
             or `None`. Ignored without validation videos.
@@ -148,7 +146,6 @@ def train(
         "dropout": check_number("dropout", dropout, 0, 1, exclusive_maximum=True),
         "adapt": check_boolean("adapt", adapt),
         "class_weights": _check_class_weights(class_weights, folder),
-        "baseline": check_boolean("baseline", baseline),
         "epochs": check_integer("epochs", epochs, 1),
         "patience": None if patience is None else check_integer("patience", patience, 1),
         "batch_size": check_integer("batch_size", batch_size, 1),
@@ -169,11 +166,14 @@ def train(
     with run_directory(output):
         check_settings(output, settings, output / PREDICTOR)
         model, history = _fit(reader, output, settings, pooling, verbose)
-        histories = {pooling: history}
-        mean = None
-        if baseline and pooling != BASELINE:
+        mean, mean_history = model, history
+        if pooling != BASELINE:
             with run_directory(output / BASELINE):
-                mean, histories[BASELINE] = _fit(reader, output / BASELINE, settings, BASELINE, verbose)
+                mean, mean_history = _fit(reader, output / BASELINE, settings, BASELINE, verbose)
+        histories = {
+            name: [{"epoch": epoch, **metrics} for epoch, metrics in enumerate(epochs, 1)]
+            for name, epochs in ((OWN, history), (BASELINE, mean_history))
+        }
         clips = _answers(reader, model, mean)
         results = evaluate(folder, pooling, clips)
         write_labels_file(output / LABELS_FILE, folder.labels)
@@ -328,7 +328,7 @@ def _mask(inputs: Mapping[str, np.ndarray], stream: str) -> np.ndarray:
     return np.arange(inputs[stream].shape[1]) < inputs[NUM_FRAMES][:, None]
 
 
-def _answers(reader: _Reader, model: VideoClassifier, mean: VideoClassifier | None) -> dict[str, np.ndarray]:
+def _answers(reader: _Reader, model: VideoClassifier, mean: VideoClassifier) -> dict[str, np.ndarray]:
     """Returns the answers of the models for all videos of all splits, as arrays by name."""
     layer = _pooling_layer(model)
     rows: dict[str, list[np.ndarray]] = {}
@@ -339,7 +339,7 @@ def _answers(reader: _Reader, model: VideoClassifier, mean: VideoClassifier | No
             ids = inputs.pop("id")
             answers = model.predict_on_batch(inputs)
             mask = _mask(inputs, reader.stream)
-            shares = np.zeros((*mask.shape, 0), "float32")
+            shares = np.ones((*mask.shape, 1), "float32")  # a pooling without clusters has one for all
             if layer is not None:
                 assigned = keras.ops.convert_to_numpy(layer.assign(_floats(inputs[reader.stream]), mask=mask))
                 shares = assigned.reshape(*mask.shape, -1)  # NeXtVLAD assigns each group of features
@@ -348,12 +348,11 @@ def _answers(reader: _Reader, model: VideoClassifier, mean: VideoClassifier | No
                 "split": np.array([split] * len(ids)),
                 "labels": labels.astype("uint8"),
                 "scores": answers[SCORES].astype("float32"),
+                "mean_scores": mean.predict_on_batch(inputs)[SCORES].astype("float32"),
                 "descriptors": answers[DESCRIPTOR].astype("float16"),
                 "frames_per_clip": inputs[NUM_FRAMES],
                 "assignments": shares[mask].astype("float32"),
             }
-            if mean is not None:
-                batch["mean_scores"] = mean.predict_on_batch(inputs)[SCORES].astype("float32")
             for name, values in batch.items():
                 rows.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in rows.items()}

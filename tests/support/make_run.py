@@ -85,7 +85,7 @@ def write_results(folder, names, task, arrays):
     """Writes `results.json`: values of the test clips, and intervals of a normal approximation."""
     labels, test = arrays["labels"], arrays["split"] == "test"
     values, by_class = {}, {}
-    for model, scores in (("netvlad", arrays["scores"]), ("mean", arrays["mean_scores"])):
+    for model, scores in (("model", arrays["scores"]), ("mean", arrays["mean_scores"])):
         is_right = labels[np.arange(len(labels)), scores.argmax(axis=1)] > 0
         value = float(is_right[test].mean())
         width = 1.96 * np.sqrt(value * (1 - value) / test.sum())
@@ -93,6 +93,7 @@ def write_results(folder, names, task, arrays):
         by_class[model] = [float(is_right[test & (column > 0)].mean()) for column in labels.T]
     counts = {split: arrays["split"] == split for split in SPLITS}
     results = {
+        "pooling": "netvlad",
         "task": task,
         "metric": "accuracy" if task == "single_label" else "gap",
         "confidence": 0.95,
@@ -113,7 +114,7 @@ def write_results(folder, names, task, arrays):
 def histories(rng, metric, epochs=30):
     """Returns learning curves of two models."""
     histories = {}
-    for model, speed, best in (("netvlad", 5, 0.95), ("mean", 8, 0.86)):
+    for model, speed, best in (("model", 5, 0.95), ("mean", 8, 0.86)):
         rows = []
         for epoch in range(1, epochs + 1):
             left = np.exp(-epoch / speed)

@@ -216,6 +216,19 @@ def test_after_a_worker_was_killed_the_same_call_goes_on(tmp_path, arguments):
     assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 12
 
 
+def test_settings_are_kept_once_a_folder_has_features(tmp_path, folder, arguments):
+    extract_features(folder, tmp_path / "out", **arguments)
+    (tmp_path / "out" / "grey.mkv.tfrecord").unlink()  # The other one lies in a subdirectory.
+    with pytest.raises(ValueError, match="must be made with the same settings"):
+        extract_features(folder, tmp_path / "out", **{**arguments, "fps": 2})
+
+
+def test_features_inside_the_folder_of_the_videos(folder, arguments):
+    extract_features(folder, folder / "features", **arguments)
+    shutil.copy(folder / "grey.mkv", folder / "features" / "copy.mkv")
+    assert extract_features(folder, folder / "features", **arguments) == []
+
+
 START = """
 import signal, resource, sys
 from keras_netvlad.__main__ import main

@@ -87,12 +87,12 @@ def test_results_are_those_of_the_saved_model(run, features, results):
     stored = read_json_object(run / "results.json")
     assert stored == json.loads(json.dumps(results.as_dict()))
     assert stored["num_videos"] == {"train": 6, "validation": 6, "test": 6}
-    assert set(stored["test"]) == {"netvlad", "mean"}
+    assert set(stored["test"]) == {"model", "mean"}
     np.testing.assert_allclose(clips["assignments"].sum(axis=1), 1, atol=1e-5)
     assert clips["assignments"].shape == (clips["frames_per_clip"].sum(), 3)
     history = read_json_object(run / "history.json")
     assert [len(epochs) for epochs in history.values()] == [3, 3]
-    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(history["netvlad"][0])
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(history["model"][0])
 
 
 def test_the_predictor_answers_as_the_model_for_the_video_files(run, features, folder):
@@ -286,11 +286,11 @@ def test_a_run_with_other_features_is_refused(features, folder, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("keras_netvlad.videos.training.write_predictor", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            train(copy, output, **{**OPTIONS, "epochs": 1, "baseline": False})
+            train(copy, output, **{**OPTIONS, "epochs": 1})
     read = FeaturesFolder(copy)
     read.record(read.split("train")[0]).unlink()
     with pytest.raises(ValueError, match=r"A run resumes with the settings it was started with; .*features was"):
-        train(copy, output, **{**OPTIONS, "epochs": 1, "baseline": False})
+        train(copy, output, **{**OPTIONS, "epochs": 1})
     (copy / "encoder.onnx").write_bytes(b"another")
     with pytest.raises(ValueError, match=r"`encoder\.onnx` must be the encoder that made the features"):
         train(copy, tmp_path / "other")

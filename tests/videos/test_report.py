@@ -197,7 +197,7 @@ def test_text_has_contrast(run, scheme):
         linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
         return linear @ [0.2126, 0.7152, 0.0722] + 0.05
 
-    for name in ("ink", "soft", "netvlad", "mean", "right", "wrong"):
+    for name in ("ink", "soft", "model", "mean", "right", "wrong"):
         ratio = luminance(colors[name]) / luminance(colors["paper"])
         assert max(ratio, 1 / ratio) >= 4.5, name  # the limit of WCAG 2 for text
 
@@ -294,7 +294,7 @@ def test_a_run_with_several_labels(tmp_path):
     arrays = make_run(tmp_path / "run", task="multi_label")
     page = page_of(tmp_path / "run")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert f"NetVLAD reaches a GAP of {results['test']['netvlad']['value']:.3f} on 6 test clips" in page.text
+    assert f"NetVLAD reaches a GAP of {results['test']['model']['value']:.3f} on 6 test clips" in page.text
     assert "average precision" in page.text
     assert "Which class is taken for which" not in page.text
     assert (arrays["labels"].sum(axis=1) == 2).any()
@@ -306,7 +306,7 @@ def test_a_run_without_test_clips(tmp_path):
     np.savez(tmp_path / "run" / "clips.npz", **arrays)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     for row in results["classes"]:
-        row["netvlad"] = row["mean"] = None
+        row["model"] = row["mean"] = None
     write_json(tmp_path / "run" / "results.json", {**results, "test": None})
     page = page_of(tmp_path / "run")
     assert "This run has no test clips" in page.text
@@ -329,7 +329,7 @@ def test_many_classes_and_clusters_stay_readable(tmp_path):
 def test_values_that_are_missing_or_not_finite_are_left_out(tmp_path):
     make_run(tmp_path / "run")
     epochs = [{"epoch": 1, "loss": float("nan"), "accuracy": 0.5}, {"epoch": 2, "loss": 1.0, "accuracy": None}]
-    write_json(tmp_path / "run" / "history.json", {"netvlad": epochs, "mean": []})
+    write_json(tmp_path / "run" / "history.json", {"model": epochs, "mean": []})
     page = page_of(tmp_path / "run")
     assert "The run has no validation clips." in page.text
     assert not re.search(r"\bnan\b", page.text.lower())
@@ -441,7 +441,7 @@ def test_ticks_surround_the_values(low, high):
 
 
 def test_a_line_goes_through_its_points():
-    chart = line_chart([Line("loss", [(1, 0.0), (2, 0.5), (3, 1.0)], "netvlad")], "A chart.", "epoch")
+    chart = line_chart([Line("loss", [(1, 0.0), (2, 0.5), (3, 1.0)], "model")], "A chart.", "epoch")
     assert 'd="M0.00 100.00L50.00 50.00L100.00 0.00"' in chart
     assert "epoch 2\nloss 0.5" in chart
 

@@ -11,17 +11,30 @@ from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.npz_files import read_npz
 
 SPLITS = ("train", "validation", "test")
+# Display names of poolings.
+NAMES = {
+    "netvlad": "NetVLAD",
+    "netrvlad": "NetRVLAD",
+    "netfv": "NetFV",
+    "soft_dbow": "Soft-DBoW",
+    "nextvlad": "NeXtVLAD",
+    "mean": "Mean pooling",
+    "mean_std": "Mean and deviation",
+    "max": "Max pooling",
+    "attention": "Attention pooling",
+}
 NUMBER = (float, None)
 INTERVAL = ({"value": float, "low": NUMBER, "high": NUMBER}, None)
 RESULTS = {
     "task": str,
+    "pooling": str,
     "metric": str,
     "confidence": float,
-    "test": ({"netvlad": INTERVAL, "mean": INTERVAL}, None),
+    "test": ({"model": INTERVAL, "mean": INTERVAL}, None),
     "num_videos": dict.fromkeys(SPLITS, int),
-    "classes": [{"name": str, **dict.fromkeys(SPLITS, int), "netvlad": NUMBER, "mean": NUMBER}],
+    "classes": [{"name": str, **dict.fromkeys(SPLITS, int), "model": NUMBER, "mean": NUMBER}],
 }
-HISTORY = {"netvlad": [{"epoch": int}], "mean": [{"epoch": int}]}
+HISTORY = {"model": [{"epoch": int}], "mean": [{"epoch": int}]}
 PREDICTOR = {"fps": NUMBER, "stream": (str, None)}
 # As `keras_netvlad.export` writes it. Importing that package would load TensorFlow.
 PARITY = {
@@ -58,7 +71,7 @@ class Clips:
         ids: `N` paths relative to the folder of the videos.
         splits: Array `(N,)` of `"train"`, `"validation"` and `"test"`.
         labels: Boolean array `(N, C)`.
-        scores: Array `(N, C)` of the classifier with NetVLAD.
+        scores: Array `(N, C)` of the run's own model.
         mean_scores: Array `(N, C)` of the classifier with mean pooling.
         descriptors: Array `(N, F)`.
         assignments: `N` arrays `(frames, K)`.
@@ -100,6 +113,12 @@ class Run:
     clips: Clips
     fps: float | None
     exports: list[tuple[str, dict[str, Any]]]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Display names of the run's own model and of the one with mean pooling, by their keys in the files."""
+        pooling = self.results["pooling"]
+        return {"model": NAMES.get(pooling, pooling), "mean": "Mean pooling"}
 
     @property
     def is_single_label(self) -> bool:

@@ -22,7 +22,10 @@ def classes(run: Run) -> Markup:
     return section(
         "classes",
         "Classes",
-        note(explanation, element("span", " The upper bar is NetVLAD, the lower one mean pooling.", class_="minor")),
+        note(
+            explanation,
+            element("span", f" The upper bar is {run.names['model']}, the lower one mean pooling.", class_="minor"),
+        ),
         _class_table(run, value),
         _confusions(run) if run.is_single_label else None,
     )
@@ -33,12 +36,12 @@ def _class_table(run, value):
         [
             shortened(row["name"]),
             *(f"{row[split]:,}" for split in SPLITS),
-            *(metric_text(row[model], run.is_single_label) for model in ("netvlad", "mean")),
+            *(metric_text(row[model], run.is_single_label) for model in ("model", "mean")),
             _bars(row),
         ]
         for row in run.results["classes"]
     ]
-    header = ["Class", "Train", "Val.", "Test", "NetVLAD", "Mean", ""]
+    header = ["Class", "Train", "Val.", "Test", run.names["model"], "Mean", ""]
     title = f"Clips and {value} of each class"
     if len(rows) <= MOST_ROWS:
         return table(title, header, rows, "classes")
@@ -51,7 +54,7 @@ def _class_table(run, value):
 
 def _lowest(run, rows):
     """Returns the rows with the lowest values. Classes without test clips are last."""
-    values = [row["netvlad"] for row in run.results["classes"]]
+    values = [row["model"] for row in run.results["classes"]]
     order = sorted(range(len(rows)), key=lambda number: (values[number] is None, values[number] or 0))
     return [rows[number] for number in order[:MOST_ROWS]]
 
@@ -60,7 +63,7 @@ def _bars(row):
     """Returns the values of a class as two bars. The numbers stand next to them."""
     bars = [
         element("span", class_=model, style=f"width:{100 * min(max(row[model] or 0, 0), 1):.1f}%")
-        for model in ("netvlad", "mean")
+        for model in ("model", "mean")
     ]
     return element("span", bars, class_="bars", aria_hidden="true")
 

@@ -1,4 +1,4 @@
-"""Learning curves: loss and metric of each epoch, of the classifier with NetVLAD and of the one with mean pooling."""
+"""Learning curves: loss and metric of each epoch, of the run's own model and of the one with mean pooling."""
 
 import math
 
@@ -7,7 +7,6 @@ from keras_netvlad.videos.report.charts import Line, line_chart
 from keras_netvlad.videos.report.markup import Markup, element
 from keras_netvlad.videos.report.run_files import Run
 
-MODELS = {"netvlad": "NetVLAD", "mean": "Mean pooling"}
 METRICS = {"accuracy": "accuracy", "gap": "GAP"}
 
 
@@ -17,8 +16,7 @@ def learning_curves(run: Run) -> Markup:
     legend = [
         element("span", element("i", class_=f"swatch {style}"), name)
         for style, name in (
-            ("netvlad", "NetVLAD"),
-            ("mean", "Mean pooling"),
+            *run.names.items(),
             ("solid", "validation"),
             ("training", "training"),
         )
@@ -39,7 +37,7 @@ def learning_curves(run: Run) -> Markup:
 
 def _figure(run, key, title, limits):
     lines, ends = [], []
-    for model, name in MODELS.items():
+    for model, name in run.names.items():
         for prefix, part, style in (("", "training", " training"), ("val_", "validation", "")):
             points = _points(run.history[model], prefix + key)
             if points:
@@ -66,7 +64,7 @@ def _is_number(value):
 def _best(run, metric):
     """Returns a sentence about the best epoch of each model."""
     best = []
-    for model, name in MODELS.items():
+    for model, name in run.names.items():
         points = _points(run.history[model], f"val_{metric}")
         if points:
             epoch, value = max(points, key=lambda point: point[1])
@@ -78,11 +76,11 @@ def _best(run, metric):
 
 def _numbers(run, metric):
     keys = ["loss", "val_loss", metric, f"val_{metric}"]
-    header = ["Epoch", *(f"{name}, {key}" for name in MODELS.values() for key in keys)]
-    values = {model: {epoch["epoch"]: epoch for epoch in run.history[model]} for model in MODELS}
+    header = ["Epoch", *(f"{name}, {key}" for name in run.names.values() for key in keys)]
+    values = {model: {epoch["epoch"]: epoch for epoch in run.history[model]} for model in run.names}
     epochs = sorted(set().union(*values.values()))
     rows = [
-        [f"{epoch}", *(_text(values[model].get(epoch, {}).get(key)) for model in MODELS for key in keys)]
+        [f"{epoch}", *(_text(values[model].get(epoch, {}).get(key)) for model in run.names for key in keys)]
         for epoch in epochs
     ]
     return table("Loss and metric of each epoch", header, rows)

@@ -10,14 +10,14 @@ from keras_netvlad.videos.report.run_files import SPLITS, Run
 def headline(run: Run) -> str:
     """Returns the result in one line."""
     test = run.results["test"]
-    if test is None or test["netvlad"] is None:
+    if test is None or test["model"] is None:
         return "This run has no test clips"
-    value = metric_text(test["netvlad"]["value"], run.is_single_label)
+    value = metric_text(test["model"]["value"], run.is_single_label)
     count = _count(run.results["num_videos"]["test"], "test clip")
     if run.results["metric"] == "accuracy":
-        return f"NetVLAD is right on {value} of {count}"
+        return f"{run.names['model']} is right on {value} of {count}"
     name = "a GAP" if run.results["metric"] == "gap" else f"the {run.results['metric']}"
-    return f"NetVLAD reaches {name} of {value} on {count}"
+    return f"{run.names['model']} reaches {name} of {value} on {count}"
 
 
 def summary(run: Run) -> Markup:
@@ -37,7 +37,7 @@ def _intervals(run):
     if test is None:
         return note("Without test clips, the result on new videos is unknown. The curves below show the validation.")
     items = []
-    for key, name in (("netvlad", "NetVLAD"), ("mean", "Mean pooling")):
+    for key, name in run.names.items():
         result = test[key]
         if result is None:
             continue
@@ -72,7 +72,7 @@ def _disagreement(run):
         scores[test].argmax(axis=1) == truth for scores in (run.clips.scores, run.clips.mean_scores)
     )
     only, only_mean = int((is_right & ~is_mean_right).sum()), int((is_mean_right & ~is_right).sum())
-    return f"Only NetVLAD is right on {_count(only, 'clip')}, only mean pooling on {only_mean}."
+    return f"Only {run.names['model']} is right on {_count(only, 'clip')}, only mean pooling on {only_mean}."
 
 
 def _facts(run):
