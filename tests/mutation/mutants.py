@@ -1063,12 +1063,16 @@ MUTANTS = [
             "True or file_digest(encoder) == before",
             "test_an_encoder_that_was_exchanged_is_refused",
         ),
+        ("if output not in path.parents", "", "test_features_inside_the_folder_of_the_videos"),
+    ),
+    *of(
+        "videos/extraction",
+        "videos/test_own_training",
         (
             "if (before.labels, before.split) != (video.labels, video.split):",
             "if False:",
             "test_videos_that_are_added_are_extracted_alone",
         ),
-        ("if output not in path.parents", "", "test_features_inside_the_folder_of_the_videos"),
     ),
     *of(
         "videos/splits",

@@ -32,7 +32,7 @@ def test_gap_is_that_of_the_metric(answers):
 def test_average_precision_is_that_of_scikit_learn(answers):
     scores, labels = answers
     for number, value in enumerate(average_precisions(scores, labels)):
-        if number == 7:
+        if not labels[:, number].any():
             assert value is None
         else:
             np.testing.assert_allclose(value, average_precision_score(labels[:, number], scores[:, number]))
