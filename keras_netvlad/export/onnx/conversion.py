@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import keras
+import numpy as np
 import onnx
 import tensorflow as tf
 import tf2onnx
@@ -156,7 +157,11 @@ def _converted(traced: tf.types.experimental.ConcreteFunction, opset: int) -> on
                 graph,
                 continue_on_error=True,
                 opset=opset,
-                custom_op_handlers={"SelectV2": (_write_where, []), "Less": (_write_less, [])},
+                custom_op_handlers={
+                    "SelectV2": (_write_where, []),
+                    "Less": (_write_less, []),
+                    "Erfc": (_write_erfc, []),
+                },
                 input_names=inputs,
                 output_names=outputs,
                 tensors_to_rename=tf2onnx.convert.tensor_names_from_structed(traced, inputs, outputs),
@@ -195,6 +200,17 @@ def _write_less(context: Any, node: Any, name: str, args: Any) -> None:
         for side in list(node.input):
             if context.get_dtype(side) in (onnx.TensorProto.INT32, onnx.TensorProto.INT64):
                 context.insert_new_node_on_input(node, "Cast", side, to=onnx.TensorProto.INT64)
+
+
+def _write_erfc(context: Any, node: Any, name: str, args: Any) -> None:
+    """Converts `Erfc`, which the exact GELU of Keras uses and ONNX lacks, to 1 - `Erf`."""
+    node.type = "Erf"
+    one = context.make_const(
+        tf2onnx.utils.make_name("one"),
+        np.array(1, tf2onnx.utils.map_onnx_to_numpy_type(context.get_dtype(node.input[0]))),
+    )
+    erf = node.output[0]
+    context.insert_new_node_on_output("Sub", erf, tf2onnx.utils.make_name("erfc"), inputs=[one.output[0], erf])
 
 
 def _name_axes(proto: onnx.ModelProto, signature: Signature) -> None:
