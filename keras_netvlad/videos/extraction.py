@@ -231,8 +231,11 @@ def extract_features(
     max_seconds = check_seconds(max_seconds)
     names = _find_videos(folder, output)
     labeled = None if labels is None else _label(labels, names, output, fractions, seed)
+    is_file = os.path.isfile(backbone)
     settings = {
-        "backbone": backbone,
+        # A file is known by its content, so that it may be moved.
+        "backbone": os.path.basename(backbone) if is_file else backbone,
+        "backbone_digest": file_digest(backbone) if is_file else None,
         "weights": str(weights),
         "size": size,
         "pooling": pooling,

@@ -24,6 +24,7 @@ from keras_netvlad.models import load_model
 from keras_netvlad.retrieval import DescriptorIndex
 from keras_netvlad.training import train
 from keras_netvlad.videos import extract_features
+from keras_netvlad.videos.encoder_file import EncoderFile
 from tests.support.make_videos import grey, write_video
 
 FEATURES = {"frames": 4}
@@ -67,6 +68,7 @@ def write_features(root: Path) -> None:
 def check_features(path: Path) -> None:
     if (path / "extraction.json").exists():
         json.loads((path / "extraction.json").read_text())
+        EncoderFile(path / "encoder.onnx")  # It is written before the settings.
     sizes = {"rgb": 1024}
     for record in path.glob("*.tfrecord"):
         assert sum(len(inputs["num_frames"]) for inputs, _ in youtube8m(record, 4, feature_sizes=sizes)) == 1

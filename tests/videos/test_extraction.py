@@ -32,9 +32,9 @@ SIZE = 32
 D = 24  # features of `backbone`
 
 
-def make_backbone(path, size=SIZE):
+def make_backbone(path, size=SIZE, seed=0):
     """Saves a small image model with random weights, which includes its preprocessing."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
     convolutions = [keras.layers.Conv2D(filters, 3, strides=4, padding="same") for filters in (16, D)]
     model = keras.Sequential([keras.Input((size, size, 3)), keras.layers.Rescaling(1 / 127.5, -1), *convolutions])
     model.save(path)
@@ -214,6 +214,16 @@ def test_after_a_worker_was_killed_the_same_call_goes_on(tmp_path, arguments):
     results = extract_features(tmp_path / "videos", tmp_path / "out", **arguments)
     assert len(results) == 12 - len(kept)
     assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 12
+
+
+def test_a_backbone_is_known_by_its_content(tmp_path, folder, backbone, arguments):
+    extract_features(folder, tmp_path / "out", **arguments)
+    (tmp_path / "moved").mkdir()
+    moved = shutil.copy(backbone[1], tmp_path / "moved")
+    assert extract_features(folder, tmp_path / "out", **{**arguments, "backbone": moved}) == []
+    make_backbone(moved, seed=1)
+    with pytest.raises(ValueError, match=r"made with the same settings; .* Received: \{'backbone_digest': "):
+        extract_features(folder, tmp_path / "out", **{**arguments, "backbone": moved})
 
 
 def test_settings_are_kept_once_a_folder_has_features(tmp_path, folder, arguments):
