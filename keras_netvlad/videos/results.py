@@ -64,15 +64,21 @@ class Results:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the results as JSON values. The run's own model is called `model`."""
-        names = {self.pooling: OWN, BASELINE: BASELINE}
+        names = {OWN: self.pooling, BASELINE: BASELINE}  # The same model under both names if the pooling is the mean.
         return {
             "task": "single_label" if self.is_single_label else "multi_label",
             "pooling": self.pooling,
             "metric": self.metric,
             "confidence": CONFIDENCE,
-            "test": {names[name]: value.as_dict() for name, value in self.test.items()} or None,
+            "test": {key: self.test[name].as_dict() for key, name in names.items() if name in self.test} or None,
             "num_videos": dict(self.num_videos),
-            "classes": [{names.get(key, key): value for key, value in row.items()} for row in self.classes],
+            "classes": [
+                {
+                    **{key: row[key] for key in ("name", *SPLITS)},
+                    **{key: row[name] for key, name in names.items() if name in row},
+                }
+                for row in self.classes
+            ],
         }
 
     def __str__(self) -> str:

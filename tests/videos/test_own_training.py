@@ -18,7 +18,8 @@ from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.npz_files import read_npz
 from keras_netvlad.models import load_model
 from keras_netvlad.retrieval import DescriptorIndex
-from keras_netvlad.videos import Predictor, train
+from keras_netvlad.videos import Predictor, Results, train
+from keras_netvlad.videos.evaluation import Estimate
 from keras_netvlad.videos.features_folder import FeaturesFolder, write_videos_file
 
 OPTIONS = {"num_clusters": 3, "epochs": 3, "batch_size": 4, "verbose": 0}
@@ -372,3 +373,11 @@ def test_the_command_tells_the_two_kinds_of_training_apart(tmp_path, capsys):
     ):
         assert main(["train", *arguments, *output]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_run_of_mean_pooling_has_its_result_under_both_names():
+    counts = {"train": 4, "validation": 0, "test": 2}
+    rows = [{"name": "cat", **counts, "mean": 0.5}]
+    stored = Results("mean", True, {"mean": Estimate(0.5, 0.25, 0.75)}, counts, rows).as_dict()
+    assert stored["test"]["model"] == stored["test"]["mean"] == {"value": 0.5, "low": 0.25, "high": 0.75}
+    assert stored["classes"] == [{"name": "cat", **counts, "model": 0.5, "mean": 0.5}]

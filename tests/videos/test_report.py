@@ -300,6 +300,23 @@ def test_a_run_with_several_labels(tmp_path):
     assert (arrays["labels"].sum(axis=1) == 2).any()
 
 
+def test_a_run_of_mean_pooling_has_one_model_and_no_clusters(tmp_path):
+    arrays = make_run(tmp_path / "run")
+    arrays["assignments"] = np.ones((len(arrays["assignments"]), 1), "float32")
+    np.savez(tmp_path / "run" / "clips.npz", **arrays)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    write_json(tmp_path / "run" / "results.json", {**results, "pooling": "mean"})
+    page = page_of(tmp_path / "run")
+    value = results["test"]["model"]["value"]
+    assert f"Mean pooling is right on {value:.1%} of 6 test clips" in page.text
+    assert len(page.of("span", class_="track model")) == 1
+    assert not page.of("span", class_="track mean")
+    assert not page.of("path", class_="line mean")
+    assert "right on 0 clips" not in page.text
+    assert "The pooling of this run has no clusters." in page.text
+    assert not page.of("div", class_="timeline")
+
+
 def test_a_run_without_test_clips(tmp_path):
     arrays = make_run(tmp_path / "run")
     arrays["split"][arrays["split"] == "test"] = "train"

@@ -116,9 +116,18 @@ class Run:
 
     @property
     def names(self) -> dict[str, str]:
-        """Display names of the run's own model and of the one with mean pooling, by their keys in the files."""
+        """Display names of the run's own model and of the one with mean pooling, by their keys in the files.
+
+        A run of mean pooling has its own model only.
+        """
         pooling = self.results["pooling"]
-        return {"model": NAMES.get(pooling, pooling), "mean": "Mean pooling"}
+        names = {"model": NAMES.get(pooling, pooling)}
+        return names if pooling == "mean" else {**names, "mean": NAMES["mean"]}
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether the pooling assigns frames to clusters. The files of other poolings have one cluster for all."""
+        return self.clips.assignments[0].shape[1] > 1
 
     @property
     def is_single_label(self) -> bool:

@@ -24,7 +24,9 @@ def classes(run: Run) -> Markup:
         "Classes",
         note(
             explanation,
-            element("span", f" The upper bar is {run.names['model']}, the lower one mean pooling.", class_="minor"),
+            element("span", f" The upper bar is {run.names['model']}, the lower one mean pooling.", class_="minor")
+            if "mean" in run.names
+            else None,
         ),
         _class_table(run, value),
         _confusions(run) if run.is_single_label else None,
@@ -36,12 +38,12 @@ def _class_table(run, value):
         [
             shortened(row["name"]),
             *(f"{row[split]:,}" for split in SPLITS),
-            *(metric_text(row[model], run.is_single_label) for model in ("model", "mean")),
-            _bars(row),
+            *(metric_text(row[model], run.is_single_label) for model in run.names),
+            _bars(row, run.names),
         ]
         for row in run.results["classes"]
     ]
-    header = ["Class", "Train", "Val.", "Test", run.names["model"], "Mean", ""]
+    header = ["Class", "Train", "Val.", "Test", run.names["model"], *(["Mean"] if "mean" in run.names else []), ""]
     title = f"Clips and {value} of each class"
     if len(rows) <= MOST_ROWS:
         return table(title, header, rows, "classes")
@@ -59,11 +61,10 @@ def _lowest(run, rows):
     return [rows[number] for number in order[:MOST_ROWS]]
 
 
-def _bars(row):
+def _bars(row, models):
     """Returns the values of a class as two bars. The numbers stand next to them."""
     bars = [
-        element("span", class_=model, style=f"width:{100 * min(max(row[model] or 0, 0), 1):.1f}%")
-        for model in ("model", "mean")
+        element("span", class_=model, style=f"width:{100 * min(max(row[model] or 0, 0), 1):.1f}%") for model in models
     ]
     return element("span", bars, class_="bars", aria_hidden="true")
 

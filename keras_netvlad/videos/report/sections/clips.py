@@ -35,7 +35,7 @@ def clips(run: Run, thumbnails: Thumbnails) -> Markup:
     return section(
         "clips",
         "Test clips",
-        note(f"{meaning} {timeline}"),
+        note(meaning, f" {timeline}" if run.has_clusters else None),
         element("h3", "Surest"),
         _cards(run, surest, thumbnails, "No test clip is right."),
         element("h3", "Most mistaken"),
@@ -93,7 +93,8 @@ def _card(run, number, thumbnails):
         "li",
         element("p", shortened(name, 60), class_="file"),
         element("div", pictures, class_="strip") if pictures else None,
-        timeline(assignments, run.fps) if len(assignments) else note("The clip has no frames."),
+        note("The clip has no frames.") if not len(assignments) else None,
+        timeline(assignments, run.fps) if len(assignments) and run.has_clusters else None,
         _scores(run, number),
     )
 
@@ -125,5 +126,7 @@ def _scores(run, number):
             "p",
             f"Mean pooling: {shortened(run.labels[best], 24)} {mean[best]:.2f}, {'right' if truth[best] else 'wrong'}",
             class_="aside",
-        ),
+        )
+        if "mean" in run.names
+        else None,
     ]

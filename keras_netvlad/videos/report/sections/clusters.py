@@ -19,6 +19,8 @@ PICTURES = 4
 
 def clusters(run: Run, thumbnails: Thumbnails) -> Markup:
     """Returns the section about the clusters."""
+    if not run.has_clusters:
+        return section("clusters", "Clusters", note("The pooling of this run has no clusters."))
     # Clip by clip, because all assignments in float64 may not fit in memory.
     sums = np.stack([counted_rows(rows).sum(axis=0) for rows in run.clips.assignments])
     shares = _shares(sums.sum(axis=0, keepdims=True))[0]

@@ -65,7 +65,7 @@ def _intervals(run):
 def _disagreement(run):
     """Returns a sentence about the test clips on which only one of the two classifiers is right."""
     test = run.clips.of("test")
-    if not run.is_single_label or not len(test):
+    if not run.is_single_label or not len(test) or "mean" not in run.names:
         return ""
     truth = run.clips.labels[test].argmax(axis=1)
     is_right, is_mean_right = (
@@ -84,7 +84,7 @@ def _facts(run):
         (f"{sum(counts.values()):,}", "clips"),
         *((f"{counts[split]:,}", split) for split in SPLITS),
         (len(run.labels), "classes"),
-        (run.clips.assignments[0].shape[1], "clusters"),
+        *([(run.clips.assignments[0].shape[1], "clusters")] if run.has_clusters else []),
         (f"{median:g}", "frames per clip"),
     ]
     return element("dl", [element("div", element("dt", name), element("dd", value)) for value, name in facts])
