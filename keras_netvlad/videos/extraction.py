@@ -342,8 +342,10 @@ def _prepare(folder: Path, output: Path, settings: dict[str, Any], write: Callab
                 f"{ {name: settings[name] for name in changed} }, but {path} says {changed}"
             )
         path.unlink()  # The earlier call wrote no features.
-    for leftover in output.glob(f"{ENCODER_FILE}*"):
-        leftover.unlink()  # of a call that ended before it wrote the settings
+    parity = output / f"{ENCODER_FILE}.parity.json"
+    if parity.exists():  # An earlier call ended before it wrote the settings. Other files of this name are the user's.
+        encoder.unlink(missing_ok=True)
+        parity.unlink()
     write(encoder)
     recorded = {**settings, "encoder": file_digest(encoder), "videos": os.path.abspath(folder)}
     with replaced(path) as file:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Label of a video that is known and left out.
+# It separates the classes of a video in a CSV file.
 SEPARATOR = ";"
 SPLITS = ("train", "validation", "test")
 

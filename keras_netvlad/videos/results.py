@@ -1,4 +1,4 @@
-"""`Results`: what a trained classifier of the user's own classes achieves on the test videos."""
+"""`Results`: the results of a trained classifier of the user's own classes on the test videos."""
 
 from collections import Counter
 from collections.abc import Mapping

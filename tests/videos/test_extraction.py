@@ -216,6 +216,18 @@ def test_after_a_worker_was_killed_the_same_call_goes_on(tmp_path, arguments):
     assert len(list((tmp_path / "out").glob("*.tfrecord"))) == 12
 
 
+def test_an_encoder_without_settings_is_replaced_only_if_it_is_ours(tmp_path, folder, arguments):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "encoder.onnx").write_bytes(b"a model of the user")
+    with pytest.raises(FileExistsError, match=r"must not exist yet; .*encoder\.onnx"):
+        extract_features(folder, tmp_path / "out", **arguments)
+    assert (tmp_path / "out" / "encoder.onnx").read_bytes() == b"a model of the user"
+    extract_features(folder, tmp_path / "killed", **arguments)
+    for path in [tmp_path / "killed" / "extraction.json", *(tmp_path / "killed").rglob("*.tfrecord")]:
+        path.unlink()
+    assert len(extract_features(folder, tmp_path / "killed", **arguments)) == 2
+
+
 def test_a_backbone_is_known_by_its_content(tmp_path, folder, backbone, arguments):
     extract_features(folder, tmp_path / "out", **arguments)
     (tmp_path / "moved").mkdir()

@@ -34,7 +34,7 @@ def line_chart(
     Args:
         lines: The lines. Points that are not finite must be left out.
         description: Text that describes the chart to readers who do not see it.
-        x_name: What the integers are.
+        x_name: Name of the integers on the x axis.
         limits: Values that the vertical axis must include.
 
     Returns:
@@ -88,7 +88,7 @@ def bar_chart(values: Sequence[float], names: Sequence[str], description: str, x
         values: Shares, from 0 to 1.
         names: A name for each bar, for the text that appears over it.
         description: Text that describes the chart to readers who do not see it.
-        x_name: What the bars are.
+        x_name: Name of the bars on the x axis.
         line: Value at which to draw the line.
 
     Returns:

@@ -100,7 +100,7 @@ def _card(run, number, thumbnails):
 
 
 def _scores(run, number):
-    """Returns the highest scores of a clip, and those of its own classes."""
+    """Returns the highest scores of a clip, and those of its true classes."""
     truth, scores, mean = (a[number] for a in (run.clips.labels, run.clips.scores, run.clips.mean_scores))
     order = np.argsort(-scores, kind="stable")
     shown = [n for place, n in enumerate(order) if place < MOST_SCORES or truth[n]][: 2 * MOST_SCORES]
