@@ -129,17 +129,20 @@ def test_the_program_runs_without_this_package(run, folder, tmp_path):
 def test_the_command_writes_answers_and_goes_on_where_it_was_killed(run, folder, tmp_path, capsys):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     table, lines = tmp_path / "answers.csv", tmp_path / "answers.jsonl"
-    arguments = ["predict", str(run), str(folder / "videos"), str(tmp_path / "*.mp4"), "--top", "1"]
+    arguments = ["predict", str(run), str(folder / "videos"), str(tmp_path / "*.mp4"), "--top", "2"]
     arguments += ["--csv", str(table), "--json", str(lines)]
     assert main(arguments) == 1
     assert "19 videos; 1 could not be read" in capsys.readouterr().err
     complete = {path: path.read_text() for path in (table, lines)}
-    assert len(complete[table].splitlines()) == 1 + 18
+    assert len(complete[table].splitlines()) == 1 + 2 * 18
     assert complete[table].startswith("video,second,label,score\n")
     first = json.loads(complete[lines].splitlines()[0])
     assert sorted(first) == ["label", "score", "second", "video"]
     for path, content in complete.items():
-        path.write_text(content[: len(content) // 2])  # the last line is cut off
+        lines_before = content.splitlines(keepends=True)
+        first_row = len(lines_before) - 2 * 18  # behind the header of the table
+        # Of the sixth video, the first row is complete and the second is cut off.
+        path.write_text("".join(lines_before[: first_row + 11]) + lines_before[first_row + 11][:9])
     assert main(arguments) == 1
     for path, content in complete.items():
         assert sorted(path.read_text().splitlines()) == sorted(content.splitlines())
