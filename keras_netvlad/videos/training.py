@@ -328,6 +328,11 @@ def _mask(inputs: Mapping[str, np.ndarray], stream: str) -> np.ndarray:
     return np.arange(inputs[stream].shape[1]) < inputs[NUM_FRAMES][:, None]
 
 
+def _answer(model: VideoClassifier, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the outputs of a model, computed eagerly: batches of many lengths would each compile `predict`."""
+    return {name: keras.ops.convert_to_numpy(output) for name, output in model(inputs, training=False).items()}
+
+
 def _answers(reader: _Reader, model: VideoClassifier, mean: VideoClassifier) -> dict[str, np.ndarray]:
     """Returns the answers of the models for all videos of all splits, as arrays by name."""
     layer = _pooling_layer(model)
@@ -337,7 +342,7 @@ def _answers(reader: _Reader, model: VideoClassifier, mean: VideoClassifier) -> 
             continue
         for inputs, labels in reader.read(split, with_ids=True).as_numpy_iterator():
             ids = inputs.pop("id")
-            answers = model.predict_on_batch(inputs)
+            answers = _answer(model, inputs)
             mask = _mask(inputs, reader.stream)
             shares = np.ones((*mask.shape, 1), "float32")  # a pooling without clusters has one for all
             if layer is not None:
@@ -348,7 +353,7 @@ def _answers(reader: _Reader, model: VideoClassifier, mean: VideoClassifier) -> 
                 "split": np.array([split] * len(ids)),
                 "labels": labels.astype("uint8"),
                 "scores": answers[SCORES].astype("float32"),
-                "mean_scores": mean.predict_on_batch(inputs)[SCORES].astype("float32"),
+                "mean_scores": _answer(mean, inputs)[SCORES].astype("float32"),
                 "descriptors": answers[DESCRIPTOR].astype("float16"),
                 "frames_per_clip": inputs[NUM_FRAMES],
                 "assignments": shares[mask].astype("float32"),
