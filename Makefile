@@ -30,9 +30,10 @@ slow: .venv/.test
 generated: .venv/.test
 	$(subst loadfile,load,$(WORKERS)) -m slow tests/export/test_generated_models.py
 
-# The layers and models once more on the other two backends of Keras, and what needs torch itself.
+# The layers and models once more on the other two backends of Keras, and what needs torch itself. JAX compiles every small
+# function of the tests for the machine, which is most of their time; without LLVM's optimizations it takes a quarter less.
 backends: .venv/.backends
-	KERAS_BACKEND=jax $(WORKERS) -m "backends and not needs_torch"
+	KERAS_BACKEND=jax XLA_FLAGS=--xla_backend_optimization_level=0 $(WORKERS) -m "backends and not needs_torch"
 	KERAS_BACKEND=torch $(WORKERS) -m "backends and not needs_torch"
 	$(BIN)/pytest -m needs_torch
 

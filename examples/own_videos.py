@@ -61,7 +61,7 @@ def main(arguments=None):
     frames = ((dequantize(inputs["rgb"]), tf.sequence_mask(inputs["num_frames"])) for inputs, _ in read("train"))
     model.get_layer("rgb_netvlad").adapt(frames, seed=0, verbose=0)
     model.compile(
-        keras.optimizers.Adam(1e-3, clipnorm=1.0),
+        keras.optimizers.Adam(3e-3, clipnorm=1.0),
         loss={"scores": "categorical_crossentropy"},
         metrics={"scores": [keras.metrics.CategoricalAccuracy("accuracy")]},
     )

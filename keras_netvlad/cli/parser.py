@@ -143,7 +143,7 @@ def _train(subparsers):
     train.add_argument("--epochs", type=int, help="most epochs (default 100; 5 for a preset)")
     train.add_argument("--batch-size", type=int, help="videos per batch (default 16; 80 for a preset)")
     train.add_argument("--max-frames", type=int, help="most frames of a video in training (default 300)")
-    train.add_argument("--learning-rate", type=float, help="of Adam (default 1e-3; 2e-4 for a preset)")
+    train.add_argument("--learning-rate", type=float, help="of Adam (default 3e-3; 2e-4 for a preset)")
     train.add_argument("--ema", type=float, dest="ema_momentum", metavar="MOMENTUM", help="use a moving average")
     train.add_argument("--mixed-precision", action="store_true", default=None, help="compute in bfloat16")
     train.add_argument("--patience", type=int, help="stop after this many validations without a better one")

@@ -50,7 +50,7 @@ def train(
     patience: int | None = 10,
     batch_size: int = 16,
     max_frames: int = 300,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 3e-3,
     ema_momentum: float | None = None,
     mixed_precision: bool = False,
     seed: int = 0,

@@ -7,7 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from make_labeled_videos import make_labeled_videos
 from make_videos import clip
+from own_videos import CLASSES, SIZE, make_backbone
 from paths import EXAMPLES
 from real_weights import weights_file
 
@@ -75,6 +77,18 @@ def test_quickstart_refuses_a_directory_that_is_there_before_it_trains(tmp_path)
     )
     assert finished.returncode == 2
     assert "an --output that does not exist yet" in finished.stderr
+
+
+@pytest.mark.slow
+def test_own_videos(tmp_path):
+    make_labeled_videos(tmp_path / "videos", CLASSES, clips_per_class=6, groups_per_class=3, seconds=2, size=(64, 48))
+    options = ["--backbone", make_backbone(tmp_path / "backbone.keras"), "--size", str(SIZE), "--epochs", "2"]
+    printed = run_example(tmp_path, "own_videos.py", "videos", "--labels", "videos/labels.csv", *options)
+    by_hand = float(re.search(r"Test accuracy by hand: (\S+)", printed)[1])
+    by_train = float(re.search(r"test accuracy of netvlad +(\S+)", printed)[1])
+    # Both train on the same batches from the same seed.
+    assert by_hand == by_train
+    assert re.search(r"videos/bikes/bikes_00.mp4: \w+ \(0\.\d+\)", printed)
 
 
 @pytest.mark.slow

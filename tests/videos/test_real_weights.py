@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 def test_the_classes_are_recognized(folder):
     results = json.loads((folder / "run" / "results.json").read_text())
     assert results["num_videos"] == {"train": 48, "validation": 12, "test": 12}
-    # Guessing is right in 0.17. Measured: MEASURED. The regions of `portrait` have little in common.
+    # Guessing is right in 0.17. Measured: 0.83 for both, because the regions of `portrait` have little in common.
     assert results["test"]["model"]["value"] >= 0.75
     assert results["test"]["mean"]["value"] >= 0.75
     extraction = json.loads((folder / "features" / "extraction.json").read_text())

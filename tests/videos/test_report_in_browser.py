@@ -7,11 +7,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import threading
 
 import pytest
 from make_labeled_videos import make_labeled_videos
 from make_run import make_run
+from paths import ROOT
+from PIL import Image
 
 from keras_netvlad.videos import write_report
 
@@ -101,3 +104,12 @@ def test_the_page_fits_and_is_whole(site, tmp_path, width, scheme, paper):
     assert "CONSOLE" not in logged, logged
     asked = {path for path, _ in Handler.requested} - {"/favicon.ico"}
     assert asked == {"/harness.html", "/report.html"}
+
+
+def test_the_picture_of_the_documentation_is_taken(site, tmp_path):
+    folder, _ = site
+    program = [sys.executable, str(ROOT / "docs" / "make_report_picture.py"), str(folder / "run")]
+    subprocess.run([*program, "--output", str(tmp_path / "report.png")], check=True, timeout=200)
+    with Image.open(tmp_path / "report.png") as picture:
+        assert picture.size == (1100, 1160)
+        assert 20 < len(picture.convert("RGB").getcolors(10**6)) <= 256
