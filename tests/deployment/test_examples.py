@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from make_features import CLASSES, SIZE, make_backbone
 from make_labeled_videos import make_labeled_videos
 from make_videos import clip
-from own_videos import CLASSES, SIZE, make_backbone
 from paths import EXAMPLES
 from real_weights import weights_file
 

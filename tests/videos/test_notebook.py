@@ -4,8 +4,8 @@ import json
 
 import keras
 import pytest
+from make_features import CLASSES, SIZE, make_backbone
 from make_labeled_videos import make_labeled_videos
-from own_videos import CLASSES, SIZE, make_backbone
 from paths import EXAMPLES
 
 NOTEBOOK = json.loads((EXAMPLES / "own_videos.ipynb").read_text(encoding="utf-8"))

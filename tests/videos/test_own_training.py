@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+from make_features import CLASSES, D, make_features
 from make_videos import grey, write_video
-from own_videos import CLASSES, D, make_features
 
 from keras_netvlad.__main__ import main
 from keras_netvlad.base.json_files import read_json_object
