@@ -7,6 +7,7 @@ predictor reads exactly the frames that the features for training were made of.
 import contextlib
 import itertools
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -62,7 +63,8 @@ def sample(
     elif max_seconds is None:
         yield from _sample(timed_frames, fps)
     else:
-        yield from itertools.islice(_sample(timed_frames, fps), math.ceil(Fraction(max_seconds) * fps))
+        most = min(math.ceil(Fraction(max_seconds) * fps), sys.maxsize)
+        yield from itertools.islice(_sample(timed_frames, fps), most)
 
 
 def _sample(timed_frames, fps):

@@ -104,6 +104,8 @@ def check_fps(fps: float | None) -> Fraction | None:
     if fps is None:
         return None
     check_number("fps", fps, 0, exclusive=True, alternative="None for every frame")
+    if not frame_rate(fps):
+        raise ValueError(f"`fps` must be at least 1e-6. Received: {fps}")
     return frame_rate(fps)
 
 

@@ -59,7 +59,7 @@ class FeaturesFolder:
                 f"Received: {self.encoder}, which was changed"
             )
         self.labels = read_labels_file(self.path / LABELS_FILE)
-        self.videos = [video for video in read_videos_file(self.path / VIDEOS_FILE) if self.record(video).is_file()]
+        self.videos = [video for video in read_videos_file(self.path / VIDEOS_FILE) if _is_file(self.record(video))]
         unknown = {label for video in self.videos for label in video.labels} - set(self.labels)
         if unknown:
             raise ValueError(
@@ -101,6 +101,13 @@ class FeaturesFolder:
             ) from error
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no file system has such a name: it is too long, for instance
+        return False
+
+
 def record_path(output: Path, name: str, split: str | None) -> Path:
     """Returns the path of the record of a video."""
     return (output if split is None else output / split) / f"{name}{SUFFIX}"
@@ -136,8 +143,8 @@ def read_videos_file(path: Path) -> list[LabeledVideo]:
     """
     videos = []
     for row in read_csv(path):
-        labels = tuple(label for label in row["label"].split(SEPARATOR) if label)
-        if row.get("split") not in SPLITS or not row.get("group") or not labels:
+        labels = tuple(label for label in (row["label"] or "").split(SEPARATOR) if label)
+        if not row["path"] or row.get("split") not in SPLITS or not row.get("group") or not labels:
             raise ValueError(
                 f"Every row must have path, label, split and group; run `extract` again. Received: {path}, {row}"
             )

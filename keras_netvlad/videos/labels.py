@@ -62,7 +62,7 @@ def read_labels(labels: str | os.PathLike[str], names: Sequence[str]) -> list[La
         if other != name:
             raise ValueError(
                 "Classes must differ in more than upper and lower case; rename one of them. "
-                f"Received: {other!r} and {name!r}"
+                f"Received: {other!r} and {name!r}, from {labels}"
             )
     return videos
 

@@ -38,6 +38,25 @@ BATCH_SIZE = 32
 LOWEST, HIGHEST = -2.0, 2.0
 SCALE, OFFSET = (HIGHEST - LOWEST) / 255, (HIGHEST - LOWEST) / 512 + LOWEST
 COLUMNS = ("video", "second", "label", "score")
+# No camera is faster, and a video that is read more often would never end.
+HIGHEST_FPS = 1000
+
+
+def _is_positive(value: Any, largest: float = math.inf) -> bool:
+    return type(value) in (int, float) and 0 < value <= largest and value < math.inf
+
+
+# What predictor.json must hold for this program, and which values are right.
+SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "labels": lambda value: isinstance(value, list) and all(isinstance(label, str) for label in value),
+    "files": lambda value: isinstance(value, dict),
+    "stream": lambda value: isinstance(value, str),
+    "dtype": lambda value: value in ("uint8", "float16"),
+    "size": lambda value: type(value) is int,
+    "positions": lambda value: type(value) is int,
+    "fps": lambda value: value is None or (_is_positive(value, HIGHEST_FPS) and frame_rate(value) > 0),
+    "max_seconds": lambda value: value is None or _is_positive(value),
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +105,7 @@ class Predictor:
         self.has_live_stream = "accumulate.onnx" in self.settings["files"]
         if self.has_live_stream:
             self.accumulate, self.describe = self._open("accumulate.onnx"), self._open("describe.onnx")
+        self._check_settings_fit_files()
 
     def predict(self, video: str | os.PathLike[str]) -> Answer:
         """Returns the scores of a whole video.
@@ -202,17 +222,34 @@ class Predictor:
             settings = json.loads(path.read_text(encoding="utf-8"))
             if settings["format"] != FORMAT:
                 raise ValueError(f"format {settings['format']}")
-            types = {"labels": list, "files": dict, "stream": str, "dtype": str, "size": int, "positions": int}
-            wrong = [name for name, kind in types.items() if not isinstance(settings[name], kind)]
+            wrong = [name for name, is_right in SETTINGS.items() if not is_right(settings[name])]
             if wrong:
-                raise ValueError(f"`{wrong[0]}` has the wrong type")
-            {name: settings[name] for name in ("fps", "max_seconds")}  # raises if one is missing
+                raise ValueError(f"`{wrong[0]}` has a wrong value")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"predictor.json must be the file that `keras-netvlad train` wrote; copy the predictor again. "
                 f"Received: {path} ({type(error).__name__}: {error})"
             ) from error
         return settings
+
+    def _check_settings_fit_files(self) -> None:
+        (images,), (features,) = self.encoder.get_inputs(), self.encoder.get_outputs()
+        inputs = {port.name: port.type for port in self.classifier.get_inputs()}
+        num_classes = {port.name: port.shape[-1] for port in self.classifier.get_outputs()}["scores"]
+        types = {"uint8": "tensor(uint8)", "float16": "tensor(float)"}
+        fits = {
+            "size": images.shape[1:3] == [self.settings["size"]] * 2,
+            "positions": math.prod(features.shape[1:-1]) == self.settings["positions"],
+            "stream": set(inputs) == {self.settings["stream"], "num_frames"},
+            "dtype": types[self.settings["dtype"]] in inputs.values(),
+            "labels": num_classes == len(self.labels),
+        }
+        wrong = [name for name, is_right in fits.items() if not is_right]
+        if wrong:
+            raise ValueError(
+                "predictor.json and the ONNX files of a predictor belong together; copy the predictor again. "
+                f"Received: {self.directory / 'predictor.json'}, whose `{wrong[0]}` does not fit"
+            )
 
     def _open(self, name: str) -> Any:
         import onnxruntime

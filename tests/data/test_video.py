@@ -377,6 +377,8 @@ def test_only_what_is_needed_is_in_memory(tmp_path):
 def test_wrong_fps_is_refused(fps):
     with pytest.raises(ValueError, match=r"`fps` must be a finite number above 0, or None for every frame. Received:"):
         read_video(clip("bikes"), fps=fps)
+    with pytest.raises(ValueError, match=r"`fps` must be at least 1e-6\. Received: 1e-07"):
+        read_video(clip("bikes"), fps=1e-7)
 
 
 @pytest.mark.parametrize("size", [0, (10,), (0, 10), "224", True, (10, 2.5)])

@@ -27,6 +27,9 @@ from keras_netvlad.export.verification.real_data import check_data
 from keras_netvlad.models import load_model
 from keras_netvlad.retrieval import DescriptorIndex, index_records
 from keras_netvlad.training.run_directory import Rounds
+from keras_netvlad.videos import Predictor, extract_features, train, write_report
+from keras_netvlad.videos.features_folder import FeaturesFolder
+from keras_netvlad.videos.labels import read_labels
 from tests.fuzz.mutation import mutate_bytes, mutate_json, mutate_zip, seal
 
 CONVERTERS = (from_loupe, from_matlab, from_tfa)
@@ -44,7 +47,8 @@ class Kind:
     Attributes:
         seeds: Contents of right files.
         path: Path to write the mutated files to.
-        names_file: Whether every refusal names the file. Converters refuse arrays by their names.
+        names_file: Whether every refusal names the file. Converters refuse arrays by their names, and a predictor names
+            the file whose hash is another one.
         read: Reads the file at that path; raises if it is refused.
         mutate: Writes a mutated file.
     """
@@ -128,10 +132,14 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     )
     (folder / "extraction.json").write_text(json.dumps({"backbone": "MobileNetV2", "dtype": "float16", "fps": 1.0}))
 
+    names = _train_on_own_videos(folder / "own", rng)
+
     work = folder / "work"
+    for name in ("features", "predictor", "report"):
+        shutil.copytree(folder / "own" / ("features" if name == "features" else "run"), work / name)
     for name in ("graph", "parity"):
         shutil.copytree(folder / "1", work / name)
-    for name in ("run", "records"):
+    for name in ("run", "records", "labels"):
         (work / name).mkdir()
     shutil.copy(folder / "frames.tfrecord", work / "records" / "frames.tfrecord")
     for name in ("data", "index"):
@@ -143,7 +151,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
             work / name,
             lambda: read(work / name),
             mutate,
-            read not in CONVERTERS,
+            read not in (*CONVERTERS, _predict),
         )
 
     def checkpoint(copy: str, name: str) -> Kind:
@@ -168,6 +176,22 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         "parity.json": kind("parity/parity.json", _describe, json_values, parity_path(folder / "1")),
         "state.json": kind("run/state.json", _state, json_values, folder / "state.json"),
         "extraction.json": kind("records/extraction.json", _extracted_dtype, json_values, folder / "extraction.json"),
+        "labels.csv": kind(
+            "labels/labels.csv", lambda path: read_labels(path, names), any_bytes, folder / "own" / "labels.csv"
+        ),
+        "videos.csv": kind("features/videos.csv", _split, any_bytes, folder / "own" / "features" / "videos.csv"),
+        "predictor.json": kind(
+            "predictor/predictor/predictor.json", _predict, json_values, folder / "own/run/predictor/predictor.json"
+        ),
+        **{
+            f"{name} of a run": kind(
+                f"report/{name}",
+                _report,
+                archive if name.endswith(".npz") else json_values,
+                folder / "own" / "run" / name,
+            )
+            for name in ("results.json", "history.json", "clips.npz")
+        },
         "ONNX": kind("model.onnx", lambda path: str(inspect_artefact(path)), any_bytes, folder / "model.onnx"),
         "saved_model.pb": kind("graph/saved_model.pb", inspect_parent(0), any_bytes, folder / "1" / "saved_model.pb"),
         ".h5": kind("weights.h5", from_tfa, any_bytes, folder / "plain.h5", folder / "chunked.h5"),
@@ -179,6 +203,40 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         ".mkv": kind("video.mkv", _frames, any_bytes, folder / "video.mkv"),
         ".keras": kind("model.keras", load_model, archive, folder / "model.keras"),
     }
+
+
+def _train_on_own_videos(folder: Path, rng: np.random.Generator) -> list[str]:
+    """Writes videos, features and a run of one epoch, and returns the names of the videos."""
+    names = [f"{name}_{number}.avi" for name in ("day", "night") for number in range(3)]
+    (folder / "videos").mkdir(parents=True)
+    for name in names:
+        _write_video(folder / "videos" / name, "mpeg4", rng)
+    rows = [f"{name},{name.split('_')[0]},{number}" for number, name in enumerate(names)]
+    (folder / "labels.csv").write_text("\n".join(["path,label,group", *rows]) + "\n")
+    layers = [keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 127.5, -1), keras.layers.Conv2D(4, 8)]
+    keras.Sequential(layers).save(folder / "backbone.keras")
+    features = folder / "features"
+    labels = folder / "labels.csv"
+    extract_features(folder / "videos", features, folder / "backbone.keras", size=8, fps=5, labels=labels)
+    train(features, folder / "run", num_clusters=2, epochs=1, adapt=False, verbose=0)
+    return names
+
+
+def _split(path: Path) -> None:
+    folder = FeaturesFolder(path.parent)
+    assert {video.name for name in ("train", "validation", "test") for video in folder.split(name)} == {
+        video.name for video in folder.videos
+    }
+
+
+def _predict(path: Path) -> None:
+    predictor = Predictor(path.parent)
+    answer = predictor.predict(path.parents[3] / "own" / "videos" / "day_0.avi")
+    assert len(predictor.labels) == len(answer.scores)
+
+
+def _report(path: Path) -> None:
+    write_report(path.parent, path.parents[1] / "report.html")
 
 
 def _read_frames(path: Path) -> None:

@@ -74,13 +74,15 @@ def test_other_mistakes(tmp_path):
         read_labels("folders", [*NAMES, "alone.mp4"])
     with pytest.raises(ValueError, match=r"at least two classes to tell apart\. Received: \['cat'\], from folders"):
         read_labels("folders", NAMES[:2])
-    with pytest.raises(ValueError, match="Classes must differ in more than upper and lower case"):
+    with pytest.raises(ValueError, match=r"Classes must differ in more than upper and lower case.*, from folders$"):
         read_labels("folders", [*NAMES, "Dog/4.mp4"])
     with pytest.raises(FileNotFoundError, match="`labels` must be 'folders' or a CSV file"):
         read_labels(tmp_path / "absent.csv", NAMES)
     (tmp_path / "latin.csv").write_bytes("path,label\nä,b\n".encode("latin-1"))
     with pytest.raises(ValueError, match="`labels` must be a CSV file in UTF-8"):
         read_labels(tmp_path / "latin.csv", NAMES)
-    (tmp_path / "videos.csv").write_text("path,label,split,group\na.mp4,cat,,a\n")
-    with pytest.raises(ValueError, match="Every row must have path, label, split and group"):
-        read_videos_file(tmp_path / "videos.csv")
+    # A value is missing, or the whole rest of the row.
+    for row in ("a.mp4,cat,,a", "a.mp4", ",cat,test,a", "a.mp4,,test,a"):
+        (tmp_path / "videos.csv").write_text(f"path,label,split,group\n{row}\n")
+        with pytest.raises(ValueError, match="Every row must have path, label, split and group"):
+            read_videos_file(tmp_path / "videos.csv")

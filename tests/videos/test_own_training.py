@@ -233,6 +233,41 @@ def test_damaged_settings_of_a_predictor_are_named(tmp_path, text):
         Predictor(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("labels", ["a"]),
+        ("labels", [1, 2, 3]),
+        ("size", 16),
+        ("size", True),
+        ("positions", 2),
+        ("stream", "audio"),
+        ("dtype", "float16"),
+        ("dtype", "int8"),
+        ("files", []),
+        ("fps", 1e-300),
+        ("fps", 1e9),
+        ("fps", "2"),
+        ("max_seconds", -1.0),
+    ],
+)
+def test_settings_that_do_not_fit_the_predictor_are_named(run, tmp_path, name, value):
+    directory = shutil.copytree(run / "predictor", tmp_path / "predictor")
+    settings = read_json_object(directory / "predictor.json")
+    (directory / "predictor.json").write_text(json.dumps({**settings, name: value}))
+    with pytest.raises(ValueError, match=rf"copy the predictor again\. Received: .*predictor\.json.*`{name}`"):
+        Predictor(directory)
+
+
+def test_a_predictor_reads_at_most_the_seconds_that_it_is_told(run, folder, tmp_path):
+    directory = shutil.copytree(run / "predictor", tmp_path / "predictor")
+    settings = read_json_object(directory / "predictor.json")
+    clip = next((folder / "videos" / "temple").glob("*.mp4"))
+    for seconds, read in ((1.0, 1.0), (1e300, 2.0)):
+        (directory / "predictor.json").write_text(json.dumps({**settings, "max_seconds": seconds}))
+        assert Predictor(directory).predict(clip).second == read
+
+
 def test_a_killed_run_resumes_with_the_same_weights(folder, features, run):
     """The run is stopped after each of its parts, and while it writes its results."""
 

@@ -345,7 +345,7 @@ def test_many_classes_and_clusters_stay_readable(tmp_path):
 
 def test_values_that_are_missing_or_not_finite_are_left_out(tmp_path):
     make_run(tmp_path / "run")
-    epochs = [{"epoch": 1, "loss": float("nan"), "accuracy": 0.5}, {"epoch": 2, "loss": 1.0, "accuracy": None}]
+    epochs = [{"epoch": 1, "loss": float("nan"), "accuracy": 0.5}, {"epoch": 2, "loss": 10**400, "accuracy": None}]
     write_json(tmp_path / "run" / "history.json", {"model": epochs, "mean": []})
     page = page_of(tmp_path / "run")
     assert "The run has no validation clips." in page.text

@@ -1,6 +1,6 @@
 """Learning curves: loss and metric of each epoch, of the run's own model and of the one with mean pooling."""
 
-import math
+import sys
 
 from keras_netvlad.videos.report.blocks import MISSING, folded, metric_text, note, section, table
 from keras_netvlad.videos.report.charts import Line, line_chart
@@ -58,7 +58,7 @@ def _points(epochs, key):
 
 
 def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _best(run, metric):
