@@ -16,7 +16,7 @@ demo: .venv/.demo
 # Two workers with one thread each: with the default threads they wait for each other. A file stays with one worker, which
 # builds its fixtures once. In the order of the files, no long test comes last and keeps one worker waiting.
 WORKERS := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/pytest -n 2 \
-	--dist loadfile --no-loadscope-reorder
+	--dist loadfile --no-loadscope-reorder --durations 15 --durations-min 10
 
 # Every public feature, in five minutes once installed. The marks of the other selections stand next to the tests.
 test: .venv/.test

@@ -1268,4 +1268,62 @@ MUTANTS = [
         ("len(set(ids)) < count", "False", "test_arrays_that_do_not_fit_are_named"),
         ("names != labels or", "", "test_results_that_do_not_fit_are_named"),
     ),
+    # The user's own videos.
+    *of(
+        "videos/splits",
+        "videos/test_splits",
+        ("max(count * share, 1.0)", "count * share", "test_each_class_is_divided_by_the_shares"),
+        ("if len(found) > 1:", "if False:", "test_what_can_not_be_divided_is_one_sentence"),
+        ("permutation(sorted(groups))", "permutation(list(groups))", "test_the_split_depends_on_the_seed_alone"),
+        ("dict(earlier or {})", "{}", "test_videos_that_are_added_leave_the_others_where_they_are"),
+    ),
+    *of(
+        "videos/evaluation",
+        "videos/test_evaluation",
+        ("[:, :TOP]", "", "test_gap_is_that_of_the_metric"),
+        ("rng.integers(0, len(rows), len(rows))", "range(len(rows))", "test_whole_groups_are_drawn"),
+        ("np.asarray(groups), return", "np.arange(len(groups)), return", "test_whole_groups_are_drawn"),
+        ("labels.sum(axis=0)", "(labels > -1).sum(axis=0)", "test_accuracy_and_recall"),
+    ),
+    *of(
+        "videos/labels",
+        "videos/test_labels",
+        ("if len(classes) < 2:", "if not classes:", "test_other_mistakes"),
+        ("[video for video in videos if video.labels]", "videos", "test_an_empty_label_leaves_a_video_out"),
+        ("if len(splits) > 1:", "if False:", "test_a_wrong_file_is_one_sentence"),
+    ),
+    *of(
+        "videos/features_folder",
+        "videos/test_labels",
+        ('(row["label"] or "")', 'row["label"]', "test_other_mistakes"),
+        ('not row["path"] or ', "", "test_other_mistakes"),
+    ),
+    *of(
+        "videos/predict",
+        "videos/test_own_training",
+        (
+            "_is_positive(value, HIGHEST_FPS) and frame_rate(value) > 0",
+            "_is_positive(value, HIGHEST_FPS)",
+            "test_settings_that_do_not_fit_the_predictor_are_named",
+        ),
+        ("== len(self.labels)", "> 0", "test_settings_that_do_not_fit_the_predictor_are_named"),
+        ("self._check_settings_fit_files()", "pass", "test_settings_that_do_not_fit_the_predictor_are_named"),
+        ("- OFFSET) / SCALE", ") / SCALE", "test_the_predictor_answers_as_the_model_for_the_video_files"),
+        ("crop=True", "crop=False", "test_the_predictor_answers_as_the_model_for_the_video_files"),
+        (
+            "if video != videos[-1]]",
+            "]",
+            "test_the_command_writes_answers_and_goes_on_where_it_was_killed",
+        ),
+    ),
+    *of(
+        "videos/training",
+        "videos/test_own_training",
+        ("np.count_nonzero(counts) * ", "", "test_class_weights_have_the_mean_1"),
+        (
+            "start_epoch=first,",
+            "start_epoch=0,",
+            "test_a_killed_run_resumes_with_the_same_weights",
+        ),
+    ),
 ]
