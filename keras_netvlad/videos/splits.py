@@ -78,7 +78,7 @@ def assign_splits(
     for name, split in splits.items():
         have[split] += counts[name]
     for label in sorted(totals, key=lambda label: (totals[label], label)):
-        wanted = _wanted(totals[label], fractions)
+        wanted = {split: totals[label] * share for split, share in zip(SPLITS, fractions, strict=True) if share}
         # Large groups come first, while every split still has room for them.
         having = sorted((name for name in shuffled if counts[name][label]), key=lambda name: -counts[name][label])
         waiting = [name for name in having if name not in splits]
@@ -92,12 +92,6 @@ def assign_splits(
     assigned = [dataclasses.replace(video, split=splits[video.group]) for video in videos]
     _check_classes(assigned, [] if is_given else [s for s, share in zip(SPLITS, fractions, strict=True) if share])
     return assigned
-
-
-def _wanted(count: int, fractions: Sequence[float]) -> dict[str, float]:
-    """Returns the number of videos of a class that each split with a share above 0 should get, at least 1."""
-    wanted = {split: max(count * share, 1.0) for split, share in zip(SPLITS, fractions, strict=True) if share}
-    return {**wanted, SPLITS[0]: count - sum(wanted.values()) + wanted[SPLITS[0]]}
 
 
 def _splits_of_groups(

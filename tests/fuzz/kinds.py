@@ -32,6 +32,7 @@ from keras_netvlad.videos.features_folder import FeaturesFolder
 from keras_netvlad.videos.labels import read_labels
 from tests.fuzz.mutation import mutate_bytes, mutate_json, mutate_zip, seal
 
+RUN_FILES = ("results.json", "history.json", "clips.npz")
 CONVERTERS = (from_loupe, from_matlab, from_tfa)
 Mutation = Callable[[bytes, list[bytes], random.Random, Path], None]
 
@@ -135,8 +136,10 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     names = _train_on_own_videos(folder / "own", rng)
 
     work = folder / "work"
-    for name in ("features", "predictor", "report"):
-        shutil.copytree(folder / "own" / ("features" if name == "features" else "run"), work / name)
+    shutil.copytree(folder / "own" / "features", work / "features")
+    # One copy for each file, so that its mutations leave the others right.
+    for name in ("predictor", *RUN_FILES):
+        shutil.copytree(folder / "own" / "run", work / name)
     for name in ("graph", "parity"):
         shutil.copytree(folder / "1", work / name)
     for name in ("run", "records", "labels"):
@@ -190,7 +193,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
                 archive if name.endswith(".npz") else json_values,
                 folder / "own" / "run" / name,
             )
-            for name in ("results.json", "history.json", "clips.npz")
+            for name in RUN_FILES
         },
         "ONNX": kind("model.onnx", lambda path: str(inspect_artefact(path)), any_bytes, folder / "model.onnx"),
         "saved_model.pb": kind("graph/saved_model.pb", inspect_parent(0), any_bytes, folder / "1" / "saved_model.pb"),
