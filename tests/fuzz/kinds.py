@@ -188,7 +188,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         ),
         **{
             f"{name} of a run": kind(
-                f"report/{name}",
+                f"{name}/{name}",
                 _report,
                 archive if name.endswith(".npz") else json_values,
                 folder / "own" / "run" / name,
