@@ -37,7 +37,7 @@ backends: .venv/.backends
 	KERAS_BACKEND=torch $(WORKERS) -m "backends and not needs_torch"
 	$(BIN)/pytest -m needs_torch
 
-# Artifacts in every other runtime that a package index offers: OpenVINO, tract, Node, Triton's own server.
+# Artifacts in every other runtime that a package index offers: OpenVINO, tract, Node, browsers, Triton's own server.
 runtimes: .venv/.runtimes
 	$(BIN)/pytest -m runtimes
 
@@ -73,10 +73,11 @@ clean:
 	touch $@
 
 # nvidia-pytriton carries Triton's server, which is all that is wanted; what it requires would downgrade NumPy.
-.venv/.runtimes: .venv/.test export/node/package.json
+.venv/.runtimes: .venv/.test export/node/package.json export/web/package.json
 	$(INSTALL) --editable '.[runtimes]'
 	$(INSTALL) --no-deps --upgrade --target .venv/triton nvidia-pytriton
 	cd export/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-audit --no-fund --silent
+	cd export/web && npm install --no-audit --no-fund --silent
 	touch $@
 
 .venv/.engines: .venv/.backends

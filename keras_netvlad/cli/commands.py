@@ -240,6 +240,14 @@ def report(options: argparse.Namespace) -> int:
     return DONE
 
 
+def web(options: argparse.Namespace) -> int:
+    """Writes a web page that classifies videos in the browser."""
+    from keras_netvlad.videos.web import write_web_page
+
+    print(write_web_page(options.run, options.output, options.index, options.runtime))  # cli
+    return DONE
+
+
 def _write(options: argparse.Namespace, write: Callable[[], Iterable[object]]) -> int:
     """Calls a function that writes artifacts and prints the reports that it returns."""
     from keras_netvlad.export import ParityError

@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="print the stack trace of an error")
     subparsers = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
-    for add in (_extract, _train, _predict, _report, _search, _export, _publish, _verify, _inspect, _demo):
+    for add in (_extract, _train, _predict, _report, _web, _search, _export, _publish, _verify, _inspect, _demo):
         subparser = add(subparsers)
         subparser.epilog = EXIT_CODES
         # Without a default here, the value that was parsed before the command stays.
@@ -275,6 +275,20 @@ def _report(subparsers):
     )
     report.set_defaults(command=commands.report)
     return report
+
+
+def _web(subparsers):
+    web = subparsers.add_parser("web", help="write a web page that classifies videos in the browser")
+    web.add_argument("run", metavar="RUN", help="directory of a run of train on extracted features, or a predictor")
+    web.add_argument("output", metavar="DIR", help="directory to write; it must not exist, or be empty")
+    web.add_argument("--index", metavar="NPZ", help="index that `search --save-index` wrote; shows the nearest clips")
+    web.add_argument(
+        "--runtime",
+        metavar="FOLDER",
+        help="directory of the npm package onnxruntime-web (default: npm installs it in a temporary directory)",
+    )
+    web.set_defaults(command=commands.web)
+    return web
 
 
 def _shares(text: str) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """Work on the user's own video files: extract features, train on them, classify videos, and report on a run.
 
-Importing this package loads nothing; each name loads what it needs. `Predictor` and `write_report` need no Keras.
+Importing this package loads nothing; each name loads what it needs. `Predictor`, `write_report` and
+`write_web_page` need no Keras.
 """
 
 import importlib
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
     from keras_netvlad.videos.report import write_report
     from keras_netvlad.videos.results import Results
     from keras_netvlad.videos.training import train
+    from keras_netvlad.videos.web import write_web_page
 
-__all__ = ["Extracted", "Predictor", "Results", "extract_features", "train", "write_report"]
+__all__ = ["Extracted", "Predictor", "Results", "extract_features", "train", "write_report", "write_web_page"]
 
 # A module with the name of a function would replace it as soon as it is imported. The names must differ.
 _HOMES = {
@@ -23,6 +25,7 @@ _HOMES = {
     "extract_features": "keras_netvlad.videos.extraction",
     "train": "keras_netvlad.videos.training",
     "write_report": "keras_netvlad.videos.report",
+    "write_web_page": "keras_netvlad.videos.web",
 }
 
 

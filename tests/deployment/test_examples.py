@@ -62,8 +62,8 @@ def test_pictures_of_the_documentation(tmp_path):
     run_example(EXAMPLES.parent, "../docs/make_pictures.py", "--epochs", "1", "--output", str(tmp_path))
     committed = EXAMPLES.parent / "docs" / "pictures"
     drawn = {path.name for path in tmp_path.iterdir()}
-    # A browser takes the picture of a report: `docs/make_report_picture.py`.
-    assert drawn | {"report.png"} == {path.name for path in committed.iterdir()}
+    # A browser takes the pictures of a report, with `docs/make_report_picture.py`, and of the web page.
+    assert drawn | {"report.png", "web.png"} == {path.name for path in committed.iterdir()}
     assert all(5_000 < path.stat().st_size < 100_000 for path in [*tmp_path.iterdir(), *committed.iterdir()])
 
 
