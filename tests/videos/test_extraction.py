@@ -257,6 +257,8 @@ from keras_netvlad.__main__ import main
 
 if __name__ == "__main__":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    # A shell starts what runs in its background with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), -1))
     sys.exit(main(sys.argv[2:]))
 """
