@@ -135,7 +135,7 @@ def test_a_fault_is_named_at_its_layer_and_layers_before_it_are_ok(own, weight, 
     assert all(entry.result != "DIFFERS" for entry in report.layers[: names.index(layer)])
 
 
-def test_nan_in_the_file_differs_and_infinite_tolerance_is_no_excuse(own, tmp_path):
+def test_nan_in_the_file_differs_whatever_the_tolerance(own, tmp_path):
     model, original = own
     proto = onnx.load(original)
     (tensor,) = [tensor for tensor in proto.graph.initializer if tensor.name == "conv/bias"]
@@ -144,6 +144,19 @@ def test_nan_in_the_file_differs_and_infinite_tolerance_is_no_excuse(own, tmp_pa
     report = compare_layers(model, tmp_path / "model.onnx", tolerance=1e6)
     assert report.first.layer == "conv"
     assert np.isnan(report.first.relative)
+
+
+def test_a_fault_in_one_of_two_outputs_of_a_layer_is_seen(tmp_path):
+    frames = keras.Input((None, 4), name="frames")
+    halves = keras.layers.Lambda(lambda x: (x + 1.0, x[..., :3] * 2.0), name="halves")
+    one, other = halves(frames)
+    model = keras.Model(frames, {"one": one, "other": other})
+    path = exported(model, tmp_path / "model.onnx")
+    assert results(compare_layers(model, path)) == {"halves": "ok"}
+    changed = keras.layers.Lambda(lambda x: (x + 1.0, x[..., :3] * 3.0), name="halves")
+    one, other = changed(frames)
+    report = compare_layers(keras.Model(frames, {"one": one, "other": other}), path)
+    assert (report.first.layer, round(report.first.relative, 3)) == ("halves", 0.333)
 
 
 def test_nan_that_a_later_layer_masks_is_equal_in_both(tmp_path):
