@@ -182,6 +182,18 @@ def test_an_artefact_of_another_model_exits_with_1(directory, tmp_path, capsys):
     assert "FAILED" in capsys.readouterr().out
 
 
+def test_verify_names_the_first_layer_that_differs(directory, tmp_path, capsys):
+    path = tmp_path / "out" / "model.onnx"
+    assert run("export", directory / "small.keras", tmp_path / "out", "--format", "onnx") == 0
+    assert run("verify", directory / "small.keras", path, "--layers") == 0
+    assert "DIFFERS" not in capsys.readouterr().out
+    assert run("verify", directory / "other.keras", path, "--layers", "--tolerance", "1e-5") == 1
+    printed = capsys.readouterr().out
+    assert "FAILED" in printed
+    assert f"layers of {path}, tolerance 1e-05\n" in printed
+    assert "first layer that differs: frames_netvlad (NetVLAD), by " in printed.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_an_export_that_fails_parity_exits_with_1_and_writes_nothing(directory, tmp_path, capsys):
     options = ["--format", "onnx", "--tolerance", "0"]  # the rounding to float32 is larger
@@ -217,6 +229,7 @@ def test_a_model_that_reads_the_padding_exits_with_2_and_writes_nothing(tmp_path
         (["export", "small.keras", "small.keras"], "must not exist yet"),
         (["export", "small.keras", "small.keras/out"], "must be one that can be written to"),
         (["verify", "small.keras", "absent.onnx"], "An artifact is a directory"),
+        (["verify", "small.keras", "absent.onnx", "--layers"], "An artifact is a directory"),
         (["export", "small.keras", "out", "--precision", "float16"], "other precisions are for ONNX, with `formats="),
         (["export", "small.keras", "out", "--format", "onnx", "--precision", "int8"], "needs a dense layer behind"),
         (["export", "small.keras", "out", "--data", "absent.npz"], "`data` must be an .npz file"),

@@ -131,13 +131,16 @@ def predict(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Compares artifacts with their model."""
-    from keras_netvlad.export import verify
+    from keras_netvlad.export import compare_layers, verify
 
     model = _load_model(options)
+    compared = options.artefact if options.layers else []
+    layers = [compare_layers(model, path, options.tolerance, options.data) for path in compared]
     reports = [verify(model, path, **_checks(options)) for path in options.artefact]
-    for report in reports:
+    for report in (*reports, *layers):
         print(report)  # cli
-    return DONE if all(report.ok for report in reports) else DIFFERS
+    is_ok = all(report.ok for report in reports) and all(report.ok for report in layers)
+    return DONE if is_ok else DIFFERS
 
 
 def inspect(options: argparse.Namespace) -> int:

@@ -192,6 +192,11 @@ def _verify(subparsers):
     verify = subparsers.add_parser("verify", help="compare artifacts with the .keras model they were made from")
     verify.add_argument("model", metavar="MODEL.keras", help="the model")
     verify.add_argument("artefact", nargs="+", metavar="ARTIFACT", help="a SavedModel directory or an .onnx file")
+    verify.add_argument(
+        "--layers",
+        action="store_true",
+        help="compare the output of every layer as well, and name the first that differs; for ONNX files",
+    )
     _add_checks(verify)
     _add_imports(verify)
     verify.set_defaults(command=commands.verify)

@@ -17,7 +17,7 @@ LEVELS = (
     ("verification",),
     ("saved_model", "onnx"),
     ("serving",),
-    ("model_export", "description", "inspection"),
+    ("model_export", "description", "inspection", "compare_layers"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 

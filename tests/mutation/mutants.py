@@ -84,6 +84,93 @@ MUTANTS = [
         ),
     ),
     *of(
+        "export/compare_layers",
+        "export/test_compare_layers",
+        (
+            "for channels_first in (False, True)",
+            "for channels_first in (False,)",
+            "test_layers_of_inner_models_are_found_and_faults_named_there",
+        ),
+        (
+            "if call.number > 0}",
+            "if call.number > 1}",
+            "test_every_layer_of_the_users_own_model_is_found",
+        ),
+        (
+            "make_cases(signatures, arrays)",
+            "make_cases(signatures)",
+            "test_data_of_the_user_is_compared_as_well",
+        ),
+        (
+            "yield all(comparison",
+            "yield any(comparison",
+            "test_data_of_the_user_is_compared_as_well",
+        ),
+        (
+            "is_nan = np.isnan(expected) & np.isnan(received)",
+            "is_nan = np.isnan(received)",
+            "test_nan_in_the_file_differs_whatever_the_tolerance",
+        ),
+        (
+            "is_nan = np.isnan(expected) & np.isnan(received)",
+            "is_nan = np.zeros(expected.shape, bool)",
+            "test_nan_that_a_later_layer_masks_is_equal_in_both",
+        ),
+        (
+            "all(is_within for is_within, _ in results)",
+            "any(is_within for is_within, _ in results)",
+            "test_a_fault_in_one_of_two_outputs_of_a_layer_is_seen",
+        ),
+        (
+            "    if name != SERVING_DEFAULT:",
+            "    if False:",
+            "test_wrong_uses_are_one_sentence",
+        ),
+    ),
+    *of(
+        "export/onnx/layer_tensors",
+        "export/test_compare_layers",
+        (
+            "if layer in self._repeated or name in self._view.outputs:",
+            "if name in self._view.outputs:",
+            "test_every_layer_of_the_users_own_model_is_found",
+        ),
+        (
+            "if layer in self._repeated or name in self._view.outputs:",
+            "if layer in self._repeated:",
+            "test_every_layer_of_the_users_own_model_is_found",
+        ),
+        (
+            "options.add_session_config_entry(WEIGHTS_FOLDER",
+            "(WEIGHTS_FOLDER",
+            "test_weights_in_a_second_file_are_read",
+        ),
+        (
+            "for depth in range(1, len(layer) + 1)",
+            "for depth in range(1, len(layer))",
+            "test_every_layer_of_the_users_own_model_is_found",
+        ),
+    ),
+    *of(
+        "export/verification/layer_outputs",
+        "export/test_compare_layers",
+        (
+            " or isinstance(layer, keras.Model))",
+            ")",
+            "test_layers_of_inner_models_are_found_and_faults_named_there",
+        ),
+        (
+            "(*(other.name for other in around[1:]), layer.name)",
+            "(layer.name,)",
+            "test_layers_of_inner_models_are_found_and_faults_named_there",
+        ),
+        (
+            "            keras.Layer.__call__ = original",
+            "            pass",
+            "test_the_comparison_changes_neither_the_model_nor_the_file",
+        ),
+    ),
+    *of(
         "export/verification/random_inputs",
         "export/verification/test_verification_inputs",
         (

@@ -121,7 +121,7 @@ def verify_signatures(
     if artifact.kind == "onnx":  # the format has one signature
         (name,) = artifact.signatures
         check_offered(model, signatures, name)
-        declared = {name: _in_onnx(signatures[name])}
+        declared = {name: in_onnx(signatures[name])}
         signatures = {key: signatures[key] for key in _references(name)}
     check_signatures(declared, artifact.signatures)
 
@@ -210,7 +210,7 @@ def _references(name: str) -> list[str]:
     return list(dict.fromkeys((SERVING_DEFAULT, *others)))
 
 
-def _in_onnx(signature: Signature) -> Signature:
+def in_onnx(signature: Signature) -> Signature:
     """Returns a signature as ONNX files have it: outputs of bfloat16 are float32."""
     outputs = tuple(replace(port, dtype="float32") if port.dtype == "bfloat16" else port for port in signature.outputs)
     return replace(signature, outputs=outputs)
