@@ -40,7 +40,17 @@ ALLOWED = {
     "usage": {"cluster_statistics"},
 }
 # The rooms of `export`, from the bottom to the top. A room may import those before it.
-ROOMS = ("", "verification", "saved_model", "onnx", "serving", "model_export", "description", "inspection")
+ROOMS = (
+    "",
+    "verification",
+    "saved_model",
+    "onnx",
+    "serving",
+    "model_export",
+    "description",
+    "inspection",
+    "layer_comparison",
+)
 HEAVY = ("keras", "tensorflow", "onnx", "onnxruntime", "tf2onnx", "sklearn", "matplotlib", "av", "h5py", "scipy", "cv2")
 # What importing a package may load of these besides what Keras itself loads.
 LOADS = {name: {"onnx", "tf2onnx"} for name in ("export", "training", "demo")}

@@ -7,16 +7,16 @@ Modules import only from their own level and from the levels above them in this 
 2. `verification`: compares an artifact with its model.
 3. `saved_model`, `onnx`: the writers.
 4. `serving`: directories for TensorFlow Serving and Triton.
-5. `model_export`, `description`, `inspection`, `compare_layers`: functions that combine the others.
+5. `model_export`, `description`, `inspection`, `layer_comparison`: functions that combine the others.
 
 A public function computes the signatures of its model once and passes them on. Functions named `write_...` and
 `verify_...` take these signatures as an argument.
 """
 
 from keras_netvlad.data.sequence_example import serialize_example
-from keras_netvlad.export.compare_layers import compare_layers
 from keras_netvlad.export.description import Description
 from keras_netvlad.export.inspection import inspect_artefact
+from keras_netvlad.export.layer_comparison import compare_layers
 from keras_netvlad.export.model_export import export_model
 from keras_netvlad.export.onnx.onnx_export import export_onnx
 from keras_netvlad.export.saved_model import export_saved_model

@@ -17,7 +17,7 @@ LEVELS = (
     ("verification",),
     ("saved_model", "onnx"),
     ("serving",),
-    ("model_export", "description", "inspection", "compare_layers"),
+    ("model_export", "description", "inspection", "layer_comparison"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 

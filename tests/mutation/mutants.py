@@ -84,8 +84,8 @@ MUTANTS = [
         ),
     ),
     *of(
-        "export/compare_layers",
-        "export/test_compare_layers",
+        "export/layer_comparison",
+        "export/test_layer_comparison",
         (
             "for channels_first in (False, True)",
             "for channels_first in (False,)",
@@ -129,7 +129,7 @@ MUTANTS = [
     ),
     *of(
         "export/onnx/layer_tensors",
-        "export/test_compare_layers",
+        "export/test_layer_comparison",
         (
             "if layer in self._repeated or name in self._view.outputs:",
             "if name in self._view.outputs:",
@@ -153,7 +153,7 @@ MUTANTS = [
     ),
     *of(
         "export/verification/layer_outputs",
-        "export/test_compare_layers",
+        "export/test_layer_comparison",
         (
             " or isinstance(layer, keras.Model))",
             ")",

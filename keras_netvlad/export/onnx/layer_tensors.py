@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from keras_netvlad.export.onnx.graph_view import GraphView
 
@@ -29,6 +28,8 @@ class LayerTensors:
     """
 
     def __init__(self, path: str | os.PathLike[str], repeated: Collection[tuple[str, ...]] = ()) -> None:
+        import onnxruntime  # only verification needs it
+
         proto = onnx.load(path, load_external_data=False)
         self._view = GraphView(proto.graph)
         self._repeated = set(repeated)
