@@ -76,9 +76,15 @@ class _Trial:
         self.is_long = None in lengths  # whether the number of frames is free
         self.length = next(iter(lengths), 1) or 1
         self.is_wide = any(None in other_sizes(port) for port in ports)  # whether other sizes are free
+        self._tried: dict[Size, bool] = {}
 
     def accepts(self, size: Size) -> bool:
-        """Returns whether the model accepts random inputs of a size."""
+        """Returns whether the model accepts random inputs of a size. It is run once for each size."""
+        if size not in self._tried:
+            self._tried[size] = self._run(size)
+        return self._tried[size]
+
+    def _run(self, size: Size) -> bool:
         generator = np.random.default_rng(0)
         inputs = {port.name: draw(generator, port, size) for port in self.signature.inputs}
         if self.has_counts:

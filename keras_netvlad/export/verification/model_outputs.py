@@ -1,5 +1,6 @@
 """`ModelOutputs`: computes the outputs that an artifact is compared with."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,6 +37,8 @@ class ModelOutputs:
         self.signatures = signatures
         self.tolerance = tolerance
         self._copied: Mapping[str, Signature] | None = None
+        # Tracing takes seconds for large models, and an artifact that differs asks for the same graphs in every case.
+        self._graph = functools.cache(_graph)
         copy, why_no_copy = float64_copy(model)
         self.judge = why_no_copy or "float64"
         self.exact_signatures: Mapping[str, Signature] = {}
@@ -120,10 +123,10 @@ class ModelOutputs:
         `model.predict` runs such a graph, too. Operations that are called eagerly see the sizes of one batch and may
         choose another algorithm: Keras 3.15 adds `(1, 6, 6)` and `(1, 6, 1)` as if the second were a bias of size 6.
         """
-        expected = {**_graph(self.signatures[case.reference])(case.reference_inputs), **case.known}
+        expected = {**self._graph(self.signatures[case.reference])(case.reference_inputs), **case.known}
         exact: Arrays = {}
         if self.exact_signatures:
-            exact = _graph(self.exact_signatures[case.reference])(_in_float64(case.reference_inputs))
+            exact = self._graph(self.exact_signatures[case.reference])(_in_float64(case.reference_inputs))
         return expected, exact
 
     def check_cause(self, case: Case, inputs: Arrays, expected: Arrays, received: Arrays) -> None:
@@ -141,7 +144,7 @@ class ModelOutputs:
         if case.signature != case.reference:
             return
         signature = self.signatures[case.signature]
-        compute = _graph(signature)
+        compute = self._graph(signature)
 
         def differing(one: Arrays, other: Arrays) -> str | None:
             for port in signature.outputs:
