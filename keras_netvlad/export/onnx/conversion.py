@@ -141,6 +141,18 @@ def _check_loops(graph: onnx.GraphProto) -> None:
 
 def _converted(traced: tf.types.experimental.ConcreteFunction, opset: int) -> onnx.ModelProto:
     """Converts a traced function as `tf2onnx.convert.from_function` does, but with `OPTIMIZERS` only."""
+    converted = _as_onnx(traced, opset)
+    try:
+        # tf2onnx would copy the graph before each optimizer, in case that fails. The copies take most of the time.
+        optimized = optimize_graph(converted, catch_errors=False, optimizers=OPTIMIZERS)
+    except Exception:
+        # An optimizer that fails, with any exception, may have changed the graph. It is left out in a new one.
+        optimized = optimize_graph(_as_onnx(traced, opset), optimizers=OPTIMIZERS)
+    return optimized.make_model("")
+
+
+def _as_onnx(traced: tf.types.experimental.ConcreteFunction, opset: int) -> Any:
+    """Returns tf2onnx's graph of a traced function, not optimized."""
     # Tensors that a layer holds besides its weights, such as the mean of `keras.layers.Normalization`.
     constants = {
         symbol.name: value for value, symbol in traced.graph.captures if isinstance(value, tf.__internal__.EagerTensor)
@@ -153,7 +165,7 @@ def _converted(traced: tf.types.experimental.ConcreteFunction, opset: int) -> on
         inputs = [name for name in inputs if name not in constants]
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(frozen, name="")
-            converted = tf2onnx.tfonnx.process_tf_graph(
+            return tf2onnx.tfonnx.process_tf_graph(
                 graph,
                 continue_on_error=True,
                 opset=opset,
@@ -166,7 +178,6 @@ def _converted(traced: tf.types.experimental.ConcreteFunction, opset: int) -> on
                 output_names=outputs,
                 tensors_to_rename=tf2onnx.convert.tensor_names_from_structed(traced, inputs, outputs),
             )
-            return optimize_graph(converted, optimizers=OPTIMIZERS).make_model("")
 
 
 def _set_constants(graph: tf.compat.v1.GraphDef, constants: Mapping[str, Any]) -> None:
