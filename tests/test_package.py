@@ -19,7 +19,7 @@ MODULES = ["keras_netvlad", *(m.name for m in pkgutil.walk_packages(keras_netvla
 
 
 # Their examples export, train or serve. The other tests of these modules are short.
-LONG_EXAMPLES = tuple(f"keras_netvlad.{name}." for name in ("export", "training", "losses", "callbacks"))
+LONG_EXAMPLES = tuple(f"keras_netvlad.{name}." for name in ("export", "training", "losses", "callbacks", "videos"))
 
 
 def code_blocks(path):

@@ -268,6 +268,7 @@ def test_a_predictor_reads_at_most_the_seconds_that_it_is_told(run, folder, tmp_
         assert Predictor(directory).predict(clip).second == read
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_with_the_same_weights(folder, features, run):
     """The run is stopped after each of its parts, and while it writes its results."""
 
