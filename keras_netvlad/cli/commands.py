@@ -247,7 +247,9 @@ def web(options: argparse.Namespace) -> int:
     """Writes a web page that classifies videos in the browser."""
     from keras_netvlad.videos.web import write_web_page
 
-    print(write_web_page(options.run, options.output, options.index, options.runtime))  # cli
+    print(  # cli
+        write_web_page(options.run, options.output, options.index, options.runtime, options.encoder_weights)
+    )
     return DONE
 
 

@@ -292,6 +292,12 @@ def _web(subparsers):
         metavar="FOLDER",
         help="directory of the npm package onnxruntime-web (default: npm installs it in a temporary directory)",
     )
+    web.add_argument(
+        "--encoder-weights",
+        choices=("float32", "float16", "int8"),
+        default="float32",
+        help="how the encoder's weights are stored; fewer bytes to download, rounded scores (default %(default)s)",
+    )
     web.set_defaults(command=commands.web)
     return web
 

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import hashlib
 import http.server
 import json
 import shutil
@@ -17,6 +18,7 @@ from paths import ROOT
 from keras_netvlad.__main__ import main
 from keras_netvlad.retrieval import DescriptorIndex, index_records
 from keras_netvlad.videos import Predictor, train, write_web_page
+from keras_netvlad.videos.web import write
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright; the extra `runtimes` installs it")
 
@@ -130,6 +132,8 @@ def site(folder, predictor):
     settings["files"] = {name: settings["files"][name] for name in ("encoder.onnx", "classifier.onnx")}
     (whole / "predictor.json").write_text(json.dumps(settings))
     write_web_page(whole, folder / "site" / "whole", runtime=RUNTIME)
+    for weights in ("float16", "int8"):
+        write_web_page(folder / "run", folder / "site" / weights, runtime=RUNTIME, encoder_weights=weights)
     handler = functools.partial(Handler, directory=str(folder / "site"))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -273,6 +277,31 @@ def test_the_models_compute_what_they_compute_in_python(open_page, predictor, si
         np.testing.assert_allclose([scores for scores, _ in steps], running, atol=1e-4)
     else:
         assert [assignments for _, assignments in steps] == [None] * 5
+
+
+@pytest.mark.parametrize(("site_name", "bound"), [("page", 0), ("float16", 2e-3), ("int8", 5e-2)])
+def test_an_encoder_in_fewer_bytes_gives_scores_nearby(open_page, folder, predictor, site_name, bound):
+    files = folder / "site" / site_name / "predictor"
+    content = (files / "encoder.onnx").read_bytes()
+    settings = json.loads((files / "predictor.json").read_text())
+    assert settings["files"]["encoder.onnx"] == hashlib.sha256(content).hexdigest()
+    share = {"page": 1, "float16": 0.7, "int8": 0.5}[site_name]
+    assert len(content) <= share * (predictor.directory / "encoder.onnx").stat().st_size
+    page = open_page(f"{site_name}/index.html?device=wasm")
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), "uint8")
+    _, steps = page.evaluate(CLASSIFY, [site_name, "wasm", pictures.ravel().tolist(), len(pictures)])
+    # The browser rounds as onnxruntime does for Python, and features that are rounded to bytes add up to 1e-3.
+    np.testing.assert_allclose(steps[-1][0], predictor.classify(predictor.encode(pictures)), atol=1e-4 + bound)
+
+
+def test_an_encoder_that_another_precision_would_change_is_not_written(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(write.WEIGHTS, "int8", 1e-6)
+    message = (
+        r"Weights in int8 may change the encoder's features by at most 0% of the largest; store them in float16 or"
+    )
+    with pytest.raises(ValueError, match=message):
+        write_web_page(folder / "run", tmp_path / "page", runtime=RUNTIME, encoder_weights="int8")
+    assert not (tmp_path / "page").exists()
 
 
 def test_features_are_rounded_as_in_python(open_page):
