@@ -356,6 +356,7 @@ MUTANTS = [
             'Port(NUM_FRAMES, (None,), "int32", has_frames=False)',
             'Port(NUM_FRAMES, (None,), "int32")',
             "test_an_artifact_without_a_fault_passes",
+            "a vector with one number for each video has no second axis",
         ),
     ),
     *of(
@@ -1400,5 +1401,14 @@ MUTANTS = [
         "videos/training",
         "videos/test_own_training",
         ("np.count_nonzero(counts) * ", "", "test_class_weights_have_the_mean_1"),
+    ),
+    *of(
+        "videos/web/compact_weights",
+        "videos/test_compact_weights",
+        ('{0 if attributes.get("transB") else 1}', "{1}", "test_each_channel_is_rounded_by_itself"),
+        ("None if axis is None else order[axis]", "axis", "test_each_channel_is_rounded_by_itself"),
+        ("if len(of_readers) == 1", "if None not in of_readers or True", "test_other_weights_are_kept"),
+        ("if values.size < MIN_VALUES:", "if False:", "test_other_weights_are_kept"),
+        ("if not largest <= limit:", "if largest > limit:", "test_weights_without_a_value_in_the_dtype_are_named"),
     ),
 ]

@@ -69,7 +69,7 @@ def test_each_channel_is_rounded_by_itself(name, axis, dtype):
 
 
 def test_other_weights_are_kept():
-    """A bias, a small kernel, and a matrix that is also added."""
+    """A bias, a small kernel, a matrix that is also added, and one whose channels are rows and columns."""
     weights = {name: GENERATOR.normal(size=shape).astype("float32") for name, shape in SHAPES.items()}
     small = GENERATOR.normal(size=(32, 31)).astype("float32")
     nodes = [
@@ -79,9 +79,12 @@ def test_other_weights_are_kept():
         helper.make_node("Add", ["once", "other"], ["sum"]),
         helper.make_node("MatMul", ["x", "small"], ["unused"]),
         helper.make_node("Add", ["bias", "bias"], ["unused_bias"]),
+        helper.make_node("MatMul", ["x", "square"], ["columns"]),
+        helper.make_node("Gemm", ["columns", "square"], ["unused_rows"], transB=1),
         helper.make_node("Identity", ["sum"], ["y"]),
     ]
-    kept = {name: weights[name] for name in ("matrix", "bias")} | {"small": small}
+    square = GENERATOR.normal(size=(32, 32)).astype("float32")
+    kept = {"matrix": weights["matrix"], "bias": weights["bias"], "small": small, "square": square}
     original = model(*nodes, weights=kept, inputs={"x": (5, 32)})
     assert compact_weights(original, "int8") == original
 
