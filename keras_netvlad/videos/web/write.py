@@ -98,7 +98,12 @@ def write_web_page(
     return output / "index.html"
 
 
-def _write_predictor(folder: Path, predictor: Predictor, clips: DescriptorIndex | None, encoder_weights: str) -> None:
+def _write_predictor(
+    folder: Path,
+    predictor: Predictor,
+    clips: DescriptorIndex | None,
+    encoder_weights: Literal["float32", "float16", "int8"],
+) -> None:
     folder.mkdir()
     settings = {name: predictor.settings[name] for name in SETTINGS}
     settings |= {"files": predictor.settings["files"], "index": None}
