@@ -31,6 +31,7 @@ FAULTS = "test_a_fault_fails_the_verification"
 INPUTS = "test_every_signature_of_frames_sees_every_kind_of_video"
 PADDING = "test_padding_is_allowed_only_where_it_cannot_change_an_answer"
 TIES = "test_equal_scores_count_as_the_mean_over_their_orders"
+ALL_ORDERS = "test_equal_scores_count_as_the_mean_over_all_their_orders"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
@@ -1073,9 +1074,22 @@ MUTANTS = [
             "test_a_soft_label_counts_from_one_half",
         ),
         ('ops.where(has_nan, float("nan"), weights)', "weights", "test_a_nan_score_makes_the_result_nan"),
-        ("(positives * per_score - 1.0, size - 1.0)", "(positives * per_score, size)", TIES),
-        ("* per_score + 1.0 - first_rank * share", "* per_score + 1.0 - share", TIES),
+        ("divide_no_nan(others, size - 1.0)", "divide_no_nan(others, size)", TIES),
+        ("found + 1.0 - (rank + 1.0) * share", "found + 1.0 - share", TIES),
         ("per_score = ops.divide_no_nan(counts[..., 2], counts[..., 1])", "per_score = 1.0", TIES),
+    ),
+    *of(
+        "metrics/score_histogram",
+        "metrics/test_exact_metrics",
+        ("ops.where(is_cut, share, found)", "found", "test_no_order_of_the_classes_helps_a_model_of_equal_scores"),
+        ("slots * ops.square(share) - pairs", "share", ALL_ORDERS),
+        ("(rank + size - number, rank)", "(rank + size - 1.0, rank)", ALL_ORDERS),
+        ("ops.divide_no_nan(repeated, positives)", "1.0", ALL_ORDERS),
+    ),
+    *of(
+        "metrics/perr",
+        "metrics/test_exact_metrics",
+        ("scores == lowest", "scores <= lowest", "test_equal_recall_and_the_first_hit_are_those_of_the_definition"),
     ),
     *of(
         "losses/weakly_supervised_triplet_loss",
