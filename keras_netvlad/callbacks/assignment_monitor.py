@@ -142,7 +142,8 @@ def _watched_call(layer, seen):
     call = layer.call
 
     def watched_call(inputs, mask=None, **kwargs):
-        seen.append(counted_rows(ops.convert_to_numpy(layer.assign(inputs, mask=mask))))
+        given = {name: value for name, value in kwargs.items() if name == "scores"}
+        seen.append(counted_rows(ops.convert_to_numpy(layer.assign(inputs, mask=mask, **given))))
         return call(inputs, mask=mask, **kwargs)
 
     return watched_call

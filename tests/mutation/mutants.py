@@ -953,6 +953,37 @@ MUTANTS = [
         ("mass = ops.sum(a, axis=1)", "mass = ops.mean(a, axis=1)", "test_values_are_the_oracles"),
     ),
     *of(
+        "layers/scored_vlad",
+        "layers/test_scored_vlad",
+        (
+            "s = ops.where(ops.expand_dims(present, 2), s, ops.cast(0.0, s.dtype))",
+            "pass",
+            "test_padding_of_scores_changes_nothing_and_passes_no_gradient",
+        ),
+        ("self._scored(x if", "self._scored(inputs if", "test_the_contract_of_layers"),
+        ("a != b for a, b in pairs", "a < b for a, b in pairs", "test_wrong_arguments_and_scores_are_refused"),
+        ("return x, a if weights is None else a * weights", "return x, a", "test_values_are_those_of_the_equations"),
+        (
+            '{"mask": present} if masked',
+            '{"mask": present} if False',
+            "test_score_layers_in_mixed_precision_and_in_training",
+        ),
+    ),
+    *of(
+        "export/frame_by_frame",
+        "layers/test_scored_vlad",
+        (
+            "return fold([copy(features)], {id(features): flow}, _apply)[0]",
+            "return flow",
+            "test_a_live_stream_of_an_encoder_depends_on_its_score_layer",
+        ),
+        (
+            "return fold([scores], known, _apply)[0]",
+            "return flow",
+            "test_a_live_stream_is_offered_where_scores_are_frame_by_frame",
+        ),
+    ),
+    *of(
         "layers/mean_std_pooling",
         "layers/test_poolings",
         ("ops.square(x - ops.expand_dims(mean, 1))", "ops.square(x)", "test_values_are_the_oracles"),
@@ -1082,9 +1113,17 @@ MUTANTS = [
         "metrics/score_histogram",
         "metrics/test_exact_metrics",
         ("ops.where(is_cut, share, found)", "found", "test_no_order_of_the_classes_helps_a_model_of_equal_scores"),
-        ("slots * ops.square(share) - pairs", "share", ALL_ORDERS),
+        (
+            "slots * ops.square(share) - pairs",
+            "share",
+            "test_no_order_of_the_classes_helps_a_model_of_equal_scores",
+        ),
         ("(rank + size - number, rank)", "(rank + size - 1.0, rank)", ALL_ORDERS),
-        ("ops.divide_no_nan(repeated, positives)", "1.0", ALL_ORDERS),
+        (
+            "ops.divide_no_nan(repeated, positives)",
+            "1.0",
+            "test_no_order_of_the_classes_helps_a_model_of_equal_scores",
+        ),
     ),
     *of(
         "metrics/perr",

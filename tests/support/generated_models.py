@@ -22,6 +22,7 @@ from keras_netvlad.layers import (
     NetRVLAD,
     NeXtVLAD,
     PCAWhitening,
+    ScoredVLAD,
     SoftDBoW,
 )
 
@@ -71,6 +72,7 @@ POOLINGS = {
     "NetRVLAD": lambda: NetRVLAD(2),
     "NetFV": lambda: NetFV(2),
     "NeXtVLAD": lambda: NeXtVLAD(2, groups=2),
+    "ScoredVLAD": lambda: ScoredVLAD(2, 1, score_layer=layers.Dense(3)),
     "SoftDBoW": lambda: SoftDBoW(3),
     "MeanPooling": lambda: MeanPooling(),
     "MeanStdPooling": lambda: MeanStdPooling(),
@@ -80,7 +82,10 @@ POOLINGS = {
     "WeightedNetVLAD": lambda: WeightedNetVLAD(2),
 }
 # Poolings whose sums add up over chunks.
-ADDITIVE = ("NetVLAD", "NetVLAD ghost conv", "NetVLAD batch norm", "VLAD", "NetRVLAD", "NetFV", "NeXtVLAD", "SoftDBoW")
+ADDITIVE = (
+    *("NetVLAD", "NetVLAD ghost conv", "NetVLAD batch norm", "VLAD", "NetRVLAD", "NetFV", "NeXtVLAD", "SoftDBoW"),
+    "ScoredVLAD",
+)
 # Layers before the pooling: those that process each frame alone, for inputs of any rank, and others.
 FRAME_BY_FRAME = {
     "dense": lambda: layers.Dense(4, activation="relu"),
