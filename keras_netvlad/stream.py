@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike, NDArray
 
-from keras_netvlad.layers.cluster_pooling import ClusterPooling
+from keras_netvlad.layers.additive_pooling import AdditivePooling
 
 
 class NetVLADStream:
@@ -24,11 +24,12 @@ class NetVLADStream:
 
     - `NetVLAD`, `VLAD`, `NetRVLAD`, `ScoredVLAD`: the sum of the assigned features, `(B, K, D)`
     - `NeXtVLAD`: the sum of the assigned groups of expanded features, `(B, K, lambda D / G)`
+    - `GeMPooling`: the sum of the powers of the features, `(B, 1, D)`
     - `NetFV`: the sums of `z` and of `z^2`, concatenated, `(B, K, 2 * D)`. `z` is the feature minus the mean of the
       centroids, so sums taken before the centroids change cannot be used after it.
 
     Args:
-        layer: A built or new `NetVLAD`, `VLAD`, `NetRVLAD`, `NetFV`, `NeXtVLAD` or `ScoredVLAD`.
+        layer: A built or new `NetVLAD`, `VLAD`, `NetRVLAD`, `NetFV`, `NeXtVLAD`, `ScoredVLAD` or `GeMPooling`.
 
     Attributes:
         layer: The layer.
@@ -56,8 +57,8 @@ class NetVLADStream:
           computed in parts.
     """
 
-    def __init__(self, layer: ClusterPooling) -> None:
-        if not isinstance(layer, ClusterPooling):
+    def __init__(self, layer: AdditivePooling) -> None:
+        if not isinstance(layer, AdditivePooling):
             raise TypeError(
                 "`layer` must be a NetVLAD or another pooling with `aggregate`; get it from a model with "
                 "`model.get_layer(name)`. "

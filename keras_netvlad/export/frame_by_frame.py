@@ -16,7 +16,7 @@ import numpy as np
 from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.export.graph_walk import fold, node_of
 from keras_netvlad.layers import ScoredVLAD
-from keras_netvlad.layers.cluster_pooling import ClusterPooling
+from keras_netvlad.layers.additive_pooling import AdditivePooling
 
 
 def _names(text: str) -> frozenset[str]:
@@ -62,7 +62,7 @@ class PoolingCall:
         scores: Its scores `(B, T, K + G)`, symbolic, if they are given; otherwise `None`.
     """
 
-    layer: ClusterPooling
+    layer: AdditivePooling
     frames: keras.KerasTensor
     mask: keras.KerasTensor
     output: keras.KerasTensor
@@ -124,7 +124,7 @@ def find_poolings(
         if id(tensor) in names:
             raise CombinesFrames(f"an output depends on `{names[id(tensor)]}` past the sums of the poolings")
         node = node_of(tensor)
-        if isinstance(node.operation, ClusterPooling) and _name(node.operation):
+        if isinstance(node.operation, AdditivePooling) and _name(node.operation):
             calls[id(tensor)] = _pooling_call(node, tensor, known)
         else:
             pending += node.input_tensors[::-1]

@@ -9,6 +9,7 @@ import keras
 from keras_netvlad.base.validation import check_integer, check_name
 from keras_netvlad.layers import (
     AttentionPooling,
+    GeMPooling,
     MaxPooling,
     MeanPooling,
     MeanStdPooling,
@@ -28,6 +29,7 @@ POOLINGS: dict[str, type] = {
     "mean": MeanPooling,
     "mean_std": MeanStdPooling,
     "max": MaxPooling,
+    "gem": GeMPooling,
     "attention": AttentionPooling,
 }
 

@@ -24,7 +24,9 @@ from keras_netvlad.models.poolings import (
 from keras_netvlad.models.weights import copy_weights
 
 INPUT_DTYPES = ("float32", "uint8")
-PoolingName = Literal["netvlad", "netrvlad", "netfv", "soft_dbow", "nextvlad", "mean", "mean_std", "max", "attention"]
+PoolingName = Literal[
+    "netvlad", "netrvlad", "netfv", "soft_dbow", "nextvlad", "mean", "mean_std", "max", "gem", "attention"
+]
 
 
 @register_model
@@ -46,7 +48,7 @@ class VideoEncoder(keras.Model):
         pooling: The pooling layer of the streams. One of:
 
             - A name: `"netvlad"`, `"netrvlad"`, `"netfv"`, `"soft_dbow"`, `"nextvlad"`, `"mean"`, `"mean_std"`,
-              `"max"` or `"attention"`. The layer is named `<stream>_<pooling>`.
+              `"max"`, `"gem"` or `"attention"`. The layer is named `<stream>_<pooling>`.
             - A layer with `call(frames, mask=None)` that maps `(B, T, D)` and a boolean mask `(B, T)` to `(B, F)`, for
               example `keras.layers.GlobalAveragePooling1D()` or your own. It must ignore frames where the mask is
               `False`. Your own class should set `supports_masking = True` and return `None` from `compute_mask`, and be

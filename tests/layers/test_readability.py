@@ -24,6 +24,7 @@ POOLINGS = (
     layers.ScoredVLAD,
     layers.VLAD,
     layers.AttentionPooling,
+    layers.GeMPooling,
     *PURE,
 )
 # Measured for NetVLAD: 6 files and 11 changes of file. NetFV has the most equations.

@@ -35,6 +35,7 @@ OPTIONS = {
     "nextvlad": {"pooling": "nextvlad", "pooling_options": {"groups": 4}},
     "mean": {"pooling": "mean"},
     "mean_std": {"pooling": "mean_std"},
+    "gem": {"pooling": "gem"},
     "max": {"pooling": "max"},
     "attention": {"pooling": "attention", "pooling_options": {"num_heads": 2}},
     "bytes": {"input_dtype": "uint8"},

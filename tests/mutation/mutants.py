@@ -960,7 +960,7 @@ MUTANTS = [
             "pass",
             "test_padding_of_scores_changes_nothing_and_passes_no_gradient",
         ),
-        ("self._scored(x if", "self._scored(inputs if", "test_the_contract_of_layers"),
+        ("self._scored(x if", "self._scored(inputs if", "test_a_score_layer_computes_the_scores_that_could_be_given"),
         ("a != b for a, b in pairs", "a < b for a, b in pairs", "test_wrong_arguments_and_scores_are_refused"),
         ("return x, a if weights is None else a * weights", "return x, a", "test_values_are_those_of_the_equations"),
         (
@@ -984,6 +984,15 @@ MUTANTS = [
         ),
     ),
     *of(
+        "layers/gem_pooling",
+        "layers/test_gem_pooling",
+        ("ops.power(x / largest, p), m)", "ops.power(x, p), m) / largest", "test_features_of_any_scale_have_a_mean"),
+        ("return ops.maximum(w, 1.0)", "return w", "test_training_keeps_the_exponent_at_one_or_more"),
+        ("x < self.epsilon,", "x < 0.0,", "test_zeros_and_negative_values_count_as_epsilon_and_pass_no_gradient"),
+        ("ops.power(x, p), axis=1, keepdims=True)", "x, axis=1, keepdims=True)", "test_a_float64_stream_is_float64"),
+        ("means = total[:, 0] * inverse_mass(mass)", "means = total[:, 0]", "test_a_float64_stream_is_float64"),
+    ),
+    *of(
         "layers/mean_std_pooling",
         "layers/test_poolings",
         ("ops.square(x - ops.expand_dims(mean, 1))", "ops.square(x)", "test_values_are_the_oracles"),
@@ -1005,7 +1014,7 @@ MUTANTS = [
         (
             '        y = ops.where(ops.any(ops.isnan(x), axis=1), float("nan"), y)\n',
             "",
-            "test_onnxruntime_shows_a_broken_frame_to_max_pooling",
+            "test_onnxruntime_shows_a_broken_frame_to_poolings_with_a_maximum",
         ),
         (
             "y = ops.where(ops.any(present, axis=1), y, 0.0)",

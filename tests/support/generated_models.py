@@ -14,6 +14,7 @@ from keras_netvlad.layers import (
     ContextGating,
     Dequantize,
     FrameMask,
+    GeMPooling,
     MaxPooling,
     MeanPooling,
     MeanStdPooling,
@@ -77,6 +78,7 @@ POOLINGS = {
     "MeanPooling": lambda: MeanPooling(),
     "MeanStdPooling": lambda: MeanStdPooling(),
     "MaxPooling": lambda: MaxPooling(),
+    "GeMPooling": lambda: GeMPooling(),
     "AttentionPooling": lambda: AttentionPooling(2, hidden_units=3),
     "RootMeanSquare": lambda: RootMeanSquare(),
     "WeightedNetVLAD": lambda: WeightedNetVLAD(2),
@@ -85,6 +87,7 @@ POOLINGS = {
 ADDITIVE = (
     *("NetVLAD", "NetVLAD ghost conv", "NetVLAD batch norm", "VLAD", "NetRVLAD", "NetFV", "NeXtVLAD", "SoftDBoW"),
     "ScoredVLAD",
+    "GeMPooling",
 )
 # Layers before the pooling: those that process each frame alone, for inputs of any rank, and others.
 FRAME_BY_FRAME = {

@@ -157,8 +157,8 @@ def nextvlad(inputs, weights, groups, mask=None, intra_normalization=True, outpu
     return describe(first, second, centroids, intra_normalization, output_normalization)
 
 
-def simple_pooling(kind, inputs, mask=None, kernel=None, hidden_kernel=None):
-    """Returns `"mean"`, `"mean_std"`, `"max"` or `"attention"` pooling `(B, F)` of `(B, N, D)` or maps."""
+def simple_pooling(kind, inputs, mask=None, kernel=None, hidden_kernel=None, exponent=None, epsilon=None):
+    """Returns `"mean"`, `"mean_std"`, `"max"`, `"gem"` or `"attention"` pooling `(B, F)` of `(B, N, D)` or maps."""
     rows = []
     for x, weights in zip(*flatten(inputs, mask), strict=True):
         x, weights = x[weights > 0], weights[weights > 0]
@@ -167,6 +167,8 @@ def simple_pooling(kind, inputs, mask=None, kernel=None, hidden_kernel=None):
             rows.append(np.zeros(x.shape[1] * {"mean_std": 2}.get(kind, heads)))
         elif kind == "max":
             rows.append(x.max(axis=0))
+        elif kind == "gem":
+            rows.append(np.average(np.maximum(x, epsilon) ** exponent, axis=0, weights=weights) ** (1 / exponent))
         elif kind == "attention":
             features = x if hidden_kernel is None else np.tanh(x @ hidden_kernel)
             exponentials = weights[:, None] * np.exp(features @ kernel)
@@ -270,11 +272,19 @@ def pooled(layer, inputs, mask=None):
     """Returns what a built pooling layer, of any of the package's classes with float weights, gives."""
     kind = type(layer).__name__
     weights = {weight.name: _array(weight) for weight in layer.weights}
-    if kind in ("MeanPooling", "MeanStdPooling", "MaxPooling", "AttentionPooling"):
+    if kind in ("MeanPooling", "MeanStdPooling", "MaxPooling", "GeMPooling", "AttentionPooling"):
         x, presence = flatten(inputs, mask, layer.data_format == "channels_first")
         if layer.normalize_input:
             x = np.apply_along_axis(normalized, 2, np.where(presence[..., None] > 0, x, 0.0))
-        kind = {"MeanPooling": "mean", "MeanStdPooling": "mean_std", "MaxPooling": "max"}.get(kind, "attention")
+        if kind == "GeMPooling":
+            weights["epsilon"] = layer.epsilon
+        kind = {
+            "MeanPooling": "mean",
+            "MeanStdPooling": "mean_std",
+            "MaxPooling": "max",
+            "GeMPooling": "gem",
+            "AttentionPooling": "attention",
+        }[kind]
         return simple_pooling(kind, x, presence, **weights)
     norms = {"output_normalization": layer.output_normalization}
     if kind != "SoftDBoW":

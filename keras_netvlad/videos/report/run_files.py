@@ -20,6 +20,7 @@ NAMES = {
     "nextvlad": "NeXtVLAD",
     "mean": "Mean pooling",
     "mean_std": "Mean and deviation",
+    "gem": "Generalized mean",
     "max": "Max pooling",
     "attention": "Attention pooling",
 }

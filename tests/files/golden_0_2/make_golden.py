@@ -13,10 +13,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_netvlad.layers import ScoredVLAD
+from keras_netvlad.layers import GeMPooling, ScoredVLAD
 
 FRAMES, IMAGES = (6, 4), (3, 2, 4)
 POOLINGS = {
+    "gem": (GeMPooling, FRAMES),
+    "gem_options": (lambda: GeMPooling(2.5, 0.01, normalize_input=True), IMAGES),
     "scored_vlad": (lambda: ScoredVLAD(3, 1, score_layer=keras.layers.Dense(4)), FRAMES),
     "scored_vlad_options": (
         lambda: ScoredVLAD(
@@ -44,7 +46,8 @@ def main(directory):
         frames, mask = keras.Input(shape, name="frames"), keras.Input(shape[:-1], name="mask", dtype="bool")
         model = keras.Model({"frames": frames, "mask": mask}, layer(frames, mask=mask), name=name)
         for weight in layer.weights:
-            weight.assign(rng.normal(0, 0.3, weight.shape))
+            noise = rng.normal(0, 0.3, weight.shape)
+            weight.assign(1.0 + np.abs(noise) if weight.name == "exponent" else noise)
         present = rng.integers(0, 2, (3, *shape[:-1])).astype(bool)
         present[2] = False
         inputs = {"frames": rng.normal(size=(3, *shape)).astype("float32"), "mask": present}
