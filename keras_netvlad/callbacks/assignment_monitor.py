@@ -15,7 +15,7 @@ from keras_netvlad.cluster_statistics import (
     dead_clusters,
     usage_entropy,
 )
-from keras_netvlad.layers import SoftDBoW
+from keras_netvlad.layers import SALAD, SoftDBoW
 from keras_netvlad.layers.cluster_pooling import ClusterPooling
 
 
@@ -150,7 +150,7 @@ def _watched_call(layer, seen):
 
 
 def _pooling_layers(model):
-    return [layer for layer in model._flatten_layers() if isinstance(layer, (ClusterPooling, SoftDBoW))]
+    return [layer for layer in model._flatten_layers() if isinstance(layer, (ClusterPooling, SoftDBoW, SALAD))]
 
 
 def _check_data(data):

@@ -64,7 +64,7 @@ class GeMPooling(FramePooling):
         ValueError: If an argument, the input or the mask is invalid.
 
     Reference:
-        - [Radenović et al. 2018](https://arxiv.org/abs/1711.02512), section 3.2, equations 3 to 6; one exponent for all
+        - [Radenović et al. 2018](https://arxiv.org/abs/1711.02512), section 3.2, equation 3; one exponent for all
           dimensions, as in its experiments.
     """
 

@@ -8,6 +8,7 @@ import keras
 
 from keras_netvlad.base.validation import check_integer, check_name
 from keras_netvlad.layers import (
+    SALAD,
     AttentionPooling,
     GeMPooling,
     MaxPooling,
@@ -26,6 +27,7 @@ POOLINGS: dict[str, type] = {
     "netfv": NetFV,
     "soft_dbow": SoftDBoW,
     "nextvlad": NeXtVLAD,
+    "salad": SALAD,
     "mean": MeanPooling,
     "mean_std": MeanStdPooling,
     "max": MaxPooling,

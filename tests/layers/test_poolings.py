@@ -17,6 +17,7 @@ from layer_contract import (
 from selection import slow_except
 
 from keras_netvlad.layers import (
+    SALAD,
     AttentionPooling,
     FrameMask,
     GeMPooling,
@@ -53,6 +54,14 @@ FORMS = {
     "netrvlad, batch-normalized": (NetRVLAD, {"num_clusters": 3, "assignment_batch_normalization": True}),
     "netrvlad, intra only": (NetRVLAD, {"num_clusters": 3, "output_normalization": False}),
     "netrvlad, output only": (NetRVLAD, {"num_clusters": 3, "intra_normalization": False}),
+    "salad": (SALAD, {"num_clusters": 3, "cluster_size": 4, "hidden_units": 5}),
+    "salad, sums": (
+        SALAD,
+        {
+            **{"num_clusters": 8, "cluster_size": 2, "hidden_units": 5, "iterations": 1},
+            **{"normalize_input": True, "output_normalization": False},
+        },
+    ),
     "soft_dbow": (SoftDBoW, {"num_clusters": 3}),
     "soft_dbow, counts": (SoftDBoW, {"num_clusters": 3, "output_normalization": False, "use_bias": False}),
     "netfv": (NetFV, {"num_clusters": 3}),
@@ -74,6 +83,7 @@ DEFAULT_FORMS = (
     "soft_dbow",
     "netfv",
     "nextvlad",
+    "salad",
 )
 ADDITIVE_FORMS = (
     "gem",

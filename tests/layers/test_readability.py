@@ -21,6 +21,7 @@ POOLINGS = (
     layers.NetFV,
     layers.NeXtVLAD,
     layers.SoftDBoW,
+    layers.SALAD,
     layers.ScoredVLAD,
     layers.VLAD,
     layers.AttentionPooling,

@@ -32,6 +32,7 @@ INPUTS = "test_every_signature_of_frames_sees_every_kind_of_video"
 PADDING = "test_padding_is_allowed_only_where_it_cannot_change_an_answer"
 TIES = "test_equal_scores_count_as_the_mean_over_their_orders"
 ALL_ORDERS = "test_equal_scores_count_as_the_mean_over_all_their_orders"
+SHARES = "test_every_cluster_gets_its_share_of_many_and_of_few_features"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
@@ -991,6 +992,27 @@ MUTANTS = [
         ("x < self.epsilon,", "x < 0.0,", "test_zeros_and_negative_values_count_as_epsilon_and_pass_no_gradient"),
         ("ops.power(x, p), axis=1, keepdims=True)", "x, axis=1, keepdims=True)", "test_a_float64_stream_is_float64"),
         ("means = total[:, 0] * inverse_mass(mass)", "means = total[:, 0]", "test_a_float64_stream_is_float64"),
+    ),
+    *of(
+        "layers/optimal_transport",
+        "layers/test_salad",
+        ("ops.minimum(even, 1.0), ops.max", "1.0 + 0.0 * even, ops.max", SHARES),
+        ("ops.maximum(number - num_clusters, even)", "ops.maximum(number - num_clusters, 1e-6)", SHARES),
+        ("s = s if is_real is None else ops.where(is_real, s, NO_SCORE)", "pass", "test_a_global_token_comes_first"),
+        ("    v = log_weight\n", "    v = 0.0 * log_weight\n", "test_a_feature_of_weight_two_counts_like_two"),
+        (
+            "x - largest)",
+            "x)",
+            "test_scores_of_any_scale_give_finite_assignments",
+        ),
+        ("        if iteration:\n", "        if False:\n", "test_a_global_token_comes_first"),
+    ),
+    *of(
+        "layers/salad",
+        "layers/test_salad",
+        ("ops.concatenate([g, y], axis=1)", "ops.concatenate([y, g], axis=1)", "test_a_global_token_comes_first"),
+        ("self._drop(hidden, training=training)", "hidden", "test_dropout_is_for_training"),
+        ("(token is None) != (self", "(token is not None) and (None is self", "test_wrong_arguments_are_refused"),
     ),
     *of(
         "layers/mean_std_pooling",

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_netvlad import NetVLAD
 from keras_netvlad.layers import (
+    SALAD,
     VLAD,
     AttentionPooling,
     ContextGating,
@@ -74,6 +75,7 @@ POOLINGS = {
     "NetFV": lambda: NetFV(2),
     "NeXtVLAD": lambda: NeXtVLAD(2, groups=2),
     "ScoredVLAD": lambda: ScoredVLAD(2, 1, score_layer=layers.Dense(3)),
+    "SALAD": lambda: SALAD(2, 3, hidden_units=4),
     "SoftDBoW": lambda: SoftDBoW(3),
     "MeanPooling": lambda: MeanPooling(),
     "MeanStdPooling": lambda: MeanStdPooling(),

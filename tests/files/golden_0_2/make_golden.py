@@ -13,10 +13,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_netvlad.layers import GeMPooling, ScoredVLAD
+from keras_netvlad.layers import SALAD, GeMPooling, ScoredVLAD
 
 FRAMES, IMAGES = (6, 4), (3, 2, 4)
 POOLINGS = {
+    "salad": (lambda: SALAD(3, 4, hidden_units=5), FRAMES),
+    "salad_options": (lambda: SALAD(8, 2, None, 5, 0.0, 1, normalize_input=True, output_normalization=False), IMAGES),
     "gem": (GeMPooling, FRAMES),
     "gem_options": (lambda: GeMPooling(2.5, 0.01, normalize_input=True), IMAGES),
     "scored_vlad": (lambda: ScoredVLAD(3, 1, score_layer=keras.layers.Dense(4)), FRAMES),
