@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike, NDArray
 
-from keras_netvlad.layers.cluster_pooling import ClusterPooling
+from keras_netvlad.layers.additive_pooling import AdditivePooling
 
 
 class NetVLADStream:
@@ -22,13 +22,14 @@ class NetVLADStream:
 
     `first_sum` depends on the layer:
 
-    - `NetVLAD`, `VLAD`, `NetRVLAD`: the sum of the assigned features, `(B, K, D)`
+    - `NetVLAD`, `VLAD`, `NetRVLAD`, `ScoredVLAD`: the sum of the assigned features, `(B, K, D)`
     - `NeXtVLAD`: the sum of the assigned groups of expanded features, `(B, K, lambda D / G)`
+    - `GeMPooling`: the sum of the powers of the features, `(B, 1, D)`
     - `NetFV`: the sums of `z` and of `z^2`, concatenated, `(B, K, 2 * D)`. `z` is the feature minus the mean of the
       centroids, so sums taken before the centroids change cannot be used after it.
 
     Args:
-        layer: A built or new `NetVLAD`, `VLAD`, `NetRVLAD`, `NetFV` or `NeXtVLAD`.
+        layer: A built or new `NetVLAD`, `VLAD`, `NetRVLAD`, `NetFV`, `NeXtVLAD`, `ScoredVLAD` or `GeMPooling`.
 
     Attributes:
         layer: The layer.
@@ -56,8 +57,8 @@ class NetVLADStream:
           computed in parts.
     """
 
-    def __init__(self, layer: ClusterPooling) -> None:
-        if not isinstance(layer, ClusterPooling):
+    def __init__(self, layer: AdditivePooling) -> None:
+        if not isinstance(layer, AdditivePooling):
             raise TypeError(
                 "`layer` must be a NetVLAD or another pooling with `aggregate`; get it from a model with "
                 "`model.get_layer(name)`. "
@@ -67,16 +68,18 @@ class NetVLADStream:
         self.first_sum: NDArray[np.float64] | None = None
         self.second_sum: NDArray[np.float64] | None = None
 
-    def update(self, frames: ArrayLike, mask: ArrayLike | None = None) -> None:
+    def update(self, frames: ArrayLike, mask: ArrayLike | None = None, scores: ArrayLike | None = None) -> None:
         """Adds a chunk of frames to each video.
 
         Args:
             frames: Inputs of the layer, `(B, T, D)`, `(B, H, W, D)` or `(B, T, H, W, D)`, for any `T`.
             mask: Mask of the layer for this chunk. Pad and mask videos of unequal length.
+            scores: Scores of this chunk, for a `ScoredVLAD` only. The scores of a frame must not depend on frames of
+                other chunks.
 
         Raises:
-            ValueError: If `frames` or `mask` are invalid for the layer, if `B` changed, or if a real frame holds NaN or
-                infinity. The sums are then unchanged.
+            ValueError: If `frames`, `mask` or `scores` are invalid for the layer, if `B` changed, or if a real frame
+                holds NaN or infinity. The sums are then unchanged.
         """
         inputs = ops.convert_to_tensor(frames)
         if self.first_sum is not None and tuple(inputs.shape[:1]) != (len(self.first_sum),):
@@ -84,7 +87,8 @@ class NetVLADStream:
                 f"This stream holds {len(self.first_sum)} videos and needs as many in every chunk; `reset` it, or "
                 f"create one stream per video. Received: frames of shape {tuple(inputs.shape)}"
             )
-        first, second = self.layer.aggregate(inputs, mask=mask, training=False)
+        given = {} if scores is None else {"scores": scores}
+        first, second = self.layer.aggregate(inputs, mask=mask, training=False, **given)
         self._add(ops.convert_to_numpy(first), ops.convert_to_numpy(second))
 
     def merge(self, other: "NetVLADStream | tuple[ArrayLike | None, ArrayLike | None]") -> None:

@@ -15,7 +15,7 @@ from keras_netvlad.cluster_statistics import (
     dead_clusters,
     usage_entropy,
 )
-from keras_netvlad.layers import SoftDBoW
+from keras_netvlad.layers import SALAD, SoftDBoW
 from keras_netvlad.layers.cluster_pooling import ClusterPooling
 
 
@@ -142,14 +142,15 @@ def _watched_call(layer, seen):
     call = layer.call
 
     def watched_call(inputs, mask=None, **kwargs):
-        seen.append(counted_rows(ops.convert_to_numpy(layer.assign(inputs, mask=mask))))
+        given = {name: value for name, value in kwargs.items() if name == "scores"}
+        seen.append(counted_rows(ops.convert_to_numpy(layer.assign(inputs, mask=mask, **given))))
         return call(inputs, mask=mask, **kwargs)
 
     return watched_call
 
 
 def _pooling_layers(model):
-    return [layer for layer in model._flatten_layers() if isinstance(layer, (ClusterPooling, SoftDBoW))]
+    return [layer for layer in model._flatten_layers() if isinstance(layer, (ClusterPooling, SoftDBoW, SALAD))]
 
 
 def _check_data(data):

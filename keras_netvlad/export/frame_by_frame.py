@@ -15,7 +15,8 @@ import numpy as np
 
 from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.export.graph_walk import fold, node_of
-from keras_netvlad.layers.cluster_pooling import ClusterPooling
+from keras_netvlad.layers import ScoredVLAD
+from keras_netvlad.layers.additive_pooling import AdditivePooling
 
 
 def _names(text: str) -> frozenset[str]:
@@ -58,13 +59,21 @@ class PoolingCall:
         mask: Its mask `(B, T)`, symbolic.
         output: Its descriptor, symbolic.
         streams: Names of the streams that the frames are computed from.
+        scores: Its scores `(B, T, K + G)`, symbolic, if they are given; otherwise `None`.
     """
 
-    layer: ClusterPooling
+    layer: AdditivePooling
     frames: keras.KerasTensor
     mask: keras.KerasTensor
     output: keras.KerasTensor
     streams: frozenset[str]
+    scores: keras.KerasTensor | None = None
+
+    @property
+    def arguments(self) -> dict[str, keras.KerasTensor]:
+        """The arguments of `layer.aggregate` by name."""
+        given = {"inputs": self.frames, "mask": self.mask, "scores": self.scores}
+        return {name: tensor for name, tensor in given.items() if tensor is not None}
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ def find_poolings(
         if id(tensor) in names:
             raise CombinesFrames(f"an output depends on `{names[id(tensor)]}` past the sums of the poolings")
         node = node_of(tensor)
-        if isinstance(node.operation, ClusterPooling) and _name(node.operation):
+        if isinstance(node.operation, AdditivePooling) and _name(node.operation):
             calls[id(tensor)] = _pooling_call(node, tensor, known)
         else:
             pending += node.input_tensors[::-1]
@@ -125,7 +134,7 @@ def find_poolings(
 def _pooling_call(node: Any, output: keras.KerasTensor, known: dict[int, _Flow]) -> PoolingCall:
     layer = node.operation
     call = inspect.signature(layer.call).bind(*node.arguments.args, **node.arguments.kwargs)
-    frames, mask = call.arguments["inputs"], call.arguments.get("mask")
+    frames, mask, scores = call.arguments["inputs"], call.arguments.get("mask"), call.arguments.get("scores")
     if not isinstance(mask, keras.KerasTensor):
         raise CombinesFrames(f"`{layer.name}` has no mask that is made of `{NUM_FRAMES}`")
     flow, mask_flow = fold([frames, mask], known, _apply)
@@ -133,7 +142,25 @@ def _pooling_call(node: Any, output: keras.KerasTensor, known: dict[int, _Flow])
         raise CombinesFrames(f"the mask of `{layer.name}` does not exclude the frames beyond `{NUM_FRAMES}`")
     if not flow.streams or len(frames.shape) != 3:
         raise CombinesFrames(f"`{layer.name}` does not pool frames of shape (batch, frames, features)")
-    return PoolingCall(layer, frames, mask, output, flow.streams)
+    streams = flow.streams
+    if isinstance(layer, ScoredVLAD):
+        scored = _score_flow(layer, frames, scores, flow, known)
+        if not scored.streams:
+            raise CombinesFrames(f"the scores of `{layer.name}` are not computed from the frames")
+        streams |= scored.streams
+    return PoolingCall(layer, frames, mask, output, streams, scores)
+
+
+def _score_flow(layer: ScoredVLAD, frames: Any, scores: Any, flow: _Flow, known: dict[int, _Flow]) -> _Flow:
+    """Returns the flow of the scores of a layer: those given, or those that its `score_layer` computes from frames."""
+    if isinstance(scores, keras.KerasTensor):
+        return fold([scores], known, _apply)[0]
+    if scores is not None or layer.score_layer is None:
+        return _Flow()
+    # A copy, because the call of a layer leaves a node in it.
+    copy = type(layer.score_layer).from_config(layer.score_layer.get_config())
+    features = keras.Input(batch_shape=frames.shape)
+    return fold([copy(features)], {id(features): flow}, _apply)[0]
 
 
 def _apply(node: Any, known: Mapping[int, _Flow]) -> list[_Flow]:

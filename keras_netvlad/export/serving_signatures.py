@@ -150,7 +150,7 @@ def _live_stream(model: keras.Model, default: Signature, streams: Sequence[Port]
         return []
     inputs = dict(zip((port.name for port in default.inputs), symbolic_inputs(model), strict=True))
     outputs = keras.tree.flatten(model.output)
-    arguments = [tensor for pooling in poolings for tensor in (pooling.frames, pooling.mask)]
+    arguments = [tensor for pooling in poolings for tensor in pooling.arguments.values()]
     sums = _sums(poolings, {port.name for port in default.inputs})
 
     # Scopes, as Keras opens them: they name the nodes of the graph, and the first one of a graph has stricter rules.
@@ -158,10 +158,11 @@ def _live_stream(model: keras.Model, default: Signature, streams: Sequence[Port]
         given = {id(tensor): ops.convert_to_tensor(values[name], dtype=tensor.dtype) for name, tensor in inputs.items()}
         added: list[Any] = []
         with tf.name_scope(model.name):
-            chunks = evaluate(arguments, given)
-            for pooling, frames, mask in zip(poolings, chunks[::2], chunks[1::2], strict=True):
+            chunks = dict(zip(map(id, arguments), evaluate(arguments, given), strict=True))
+            for pooling in poolings:
                 with tf.name_scope(pooling.layer.name):
-                    added += pooling.layer.aggregate(frames, mask=mask)
+                    values_of = {name: chunks[id(tensor)] for name, tensor in pooling.arguments.items()}
+                    added += pooling.layer.aggregate(**values_of)
             return {port.name: values[port.name] + total for port, total in zip(sums, added, strict=True)}
 
     def describe(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from keras import ops
 from keras_netvlad.base.validation import check_boolean, check_integer
 from keras_netvlad.layers.batch_normalization import BatchNormalization
 from keras_netvlad.layers.kmeans import assignment_from_centroids
-from keras_netvlad.layers.vlad_ops import matmul
+from keras_netvlad.layers.vlad_ops import matmul, soft_assignments
 from keras_netvlad.layers.weight_options import add_weight
 
 # The default of Keras, named because `adapt` undoes the normalization.
@@ -63,9 +63,7 @@ class SoftAssignment:
     def _assigned(self, inputs, mask, training):
         """Returns the features `x` `(B, N, D)` and `a = softmax(x W + b)`, masked or weighted, `(B, N, K)`."""
         x, weights, present = self._real_features(inputs, mask, rounded_to=self.product_dtype)
-        a = ops.softmax(self._logits(x, present, training), axis=-1)  # (B, N, K + G)
-        a = a[..., : self.num_clusters] if self.num_ghost_clusters else a  # (B, N, K)
-        return x, a if weights is None else a * weights
+        return x, soft_assignments(self._logits(x, present, training), self.num_clusters, weights)
 
     def _logits(self, x, present, training):
         """Returns `x W + b` `(B, N, K + G)`, or `x W` batch-normalized over the features that are present."""

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 from keras_netvlad.base.validation import check_integer, check_name
 from keras_netvlad.metrics.score_histogram import (
     average_precision,
+    average_precision_bounds,
+    best_scores,
     check_probabilities,
     histogram,
     labels_and_weights,
@@ -24,13 +26,17 @@ class GlobalAveragePrecision(keras.metrics.Metric):
     Recall counts all labels of all videos, also those outside the `top_k` scores, as in the evaluation code of
     YouTube-8M.
 
-    Equal scores count as the mean over all their orders. The evaluation code of YouTube-8M draws one order at random.
+    Equal scores count as the mean over all their orders, and over all choices if more scores are equal than fit into
+    the `top_k`. The evaluation code of YouTube-8M draws one order at random, and scikit-learn gives equal scores the
+    precision of the last of them.
 
-    The state is a histogram of scores. It adds up exactly over batches and devices, and takes 3 MB for any number of
-    videos. Scores of one bin count as equal. The bins resolve all scores of float32 from 1e-38 to 1: two scores of one
-    bin have logits that differ by less than 1.3e-4 at a score of 0.5, 3.6e-4 at 1e-8 and 1.3e-3 at 1e-38. On 2,000
-    videos of 500 classes this changed GAP by 7e-7, and by 4e-6 if all scores lie near 1e-30. A bin stops counting at 16
-    million scores, the limit of float32.
+    The state is a histogram of scores. It adds up exactly over batches and devices, and takes 4 MB for any number of
+    videos. If scores of one bin are equal and their videos weigh the same, GAP is off by the rounding of float32 only,
+    at most 1e-6. Different scores of one bin count as equal. The bins resolve all scores of float32 from 1e-38 to 1:
+    two scores of one bin have logits that differ by less than 1.3e-4 at a score of 0.5, 3.6e-4 at 1e-8 and 1.3e-3 at
+    1e-38. On 2,000 videos of 500 classes this changed GAP by 7e-7, and by 4e-6 if all scores lie near 1e-30. `bounds`
+    returns the limits of the difference for your own scores. Scores below 1.2e-38 count as 0. A bin stops counting at
+    16 million scores, the limit of float32.
 
     Args:
         top_k: Integer, the number of scores of each video to rank, at most the number of classes.
@@ -65,22 +71,38 @@ class GlobalAveragePrecision(keras.metrics.Metric):
         super().__init__(name=check_name(name), dtype=dtype)
         self.top_k = check_integer("top_k", top_k, 1)
         self.num_bins = check_integer("num_bins", num_bins, 1)
-        self.counts = self.add_variable((self.num_bins, 3), "zeros", dtype="float32", name="counts")
+        self.counts = self.add_variable((self.num_bins, 4), "zeros", dtype="float32", name="counts")
         self.num_positives = self.add_variable((), "zeros", dtype="float32", name="num_positives")
 
     def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
         """Adds a batch of videos."""
         labels, scores, weights = labels_and_weights(self.name, y_true, y_pred, sample_weight)
         weights = check_probabilities(self.name, scores, weights)
-        best, classes = ops.top_k(scores, min(self.top_k, scores.shape[1]))
-        found = ops.take_along_axis(labels, classes, axis=1)
+        best, found, repeated = best_scores(labels, scores, min(self.top_k, scores.shape[1]))
         weights = ops.expand_dims(weights, 1)
-        self.counts.assign_add(histogram(best, found, weights, self.num_bins))
+        self.counts.assign_add(histogram(best, found, weights, self.num_bins, repeated=repeated))
         self.num_positives.assign_add(ops.sum(labels * weights))
 
     def result(self) -> keras.KerasTensor:
         """Returns GAP, from 0 to 1. It is 0 if there are no labels."""
         return average_precision(ops.convert_to_tensor(self.counts), self.num_positives)
+
+    def bounds(self) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        """Returns the GAP of the worst and of the best order of the scores of each bin of the histogram.
+
+        The exact GAP lies between them, whatever the order of the scores within the bins, if the videos of a bin have
+        equal weights. More bins bring them together.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from keras_netvlad.metrics import GlobalAveragePrecision
+        >>> metric = GlobalAveragePrecision()
+        >>> metric.update_state(np.array([[1, 0, 0]]), np.array([[0.5, 0.5, 0.2]]))
+        >>> [round(float(value), 4) for value in (metric.result(), *metric.bounds())]
+        [0.75, 0.5, 1.0]
+        """
+        return average_precision_bounds(ops.convert_to_tensor(self.counts), self.num_positives)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

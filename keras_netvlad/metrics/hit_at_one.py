@@ -14,6 +14,9 @@ from keras_netvlad.metrics.score_histogram import labels_and_weights
 class HitAtOne(keras.metrics.Mean):
     """Share of videos whose highest score belongs to one of their labels. A video without labels counts as 0.
 
+    Of equal highest scores the first counts, as in the evaluation code of YouTube-8M. A model that gives all classes
+    the same score therefore gets the frequency of the first class.
+
     Args:
         name: Name of the metric in logs.
         dtype: As for any Keras metric.

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from keras_netvlad.base.validation import check_integer, check_name
 from keras_netvlad.metrics.score_histogram import (
     average_precision,
+    average_precision_bounds,
     check_probabilities,
     histogram,
     labels_and_weights,
@@ -19,13 +20,18 @@ from keras_netvlad.metrics.score_histogram import (
 class MeanAveragePrecision(keras.metrics.Metric):
     """Mean over the classes of the average precision of the ranking of all videos by the score of the class.
 
-    Classes without a label are left out of the mean. Equal scores count as the mean over all their orders.
+    Classes without a label are left out of the mean; the evaluation code of YouTube-8M counts them as 0. Equal scores
+    of a class count as the mean over all their orders. That code draws one order at random, and scikit-learn gives
+    equal scores the precision of the last of them. If more scores of a video are equal than fit into the `top_k`, the
+    classes of lower index are ranked, where that code takes any of them; with `top_k=None` all are ranked.
 
     The state is a histogram of scores per class, which adds up exactly over batches and devices and has a fixed size.
-    The 3862 classes of YouTube-8M take 95 MB. Scores of one bin count as equal. The bins resolve all scores of float32
-    from 1e-38 to 1: with 2,048 bins, the odds of two scores of one bin differ by less than 1.7% at a score of 0.5, 4.7%
-    at 1e-8 and 17% at 1e-38. On 2,000 videos of 500 classes this changed the mean by 7e-5, and by 5e-4 if all scores
-    lie near 1e-30. More bins are finer.
+    The 3862 classes of YouTube-8M take 95 MB. If scores of one bin are equal and their videos weigh the same, the mean
+    is off by the rounding of float32 only, at most 1e-6. Different scores of one bin count as equal. The bins resolve
+    all scores of float32 from 1e-38 to 1: with 2,048 bins, the odds of two scores of one bin differ by less than 1.7%
+    at a score of 0.5, 4.7% at 1e-8 and 17% at 1e-38. On 2,000 videos of 500 classes this changed the mean by 7e-5, and
+    by 5e-4 if all scores lie near 1e-30. More bins are finer. `bounds` returns the limits of the difference for your
+    own scores. Scores below 1.2e-38 count as 0.
 
     Args:
         num_classes: Integer, `C`.
@@ -90,10 +96,25 @@ class MeanAveragePrecision(keras.metrics.Metric):
 
     def result(self) -> keras.KerasTensor:
         """Returns the mean, from 0 to 1. It is 0 if there are no labels."""
-        counts = ops.reshape(ops.convert_to_tensor(self.counts), (self.num_classes, self.num_bins, 3))
-        precisions = average_precision(counts, self.num_positives)
-        has_labels = ops.cast(ops.convert_to_tensor(self.num_positives) != 0, precisions.dtype)
-        return ops.divide_no_nan(ops.sum(precisions), ops.sum(has_labels))
+        return self._mean(average_precision(self._histograms(), self.num_positives))
+
+    def bounds(self) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        """Returns the mean of the worst and of the best order of the scores of each bin of the histograms.
+
+        The exact mean lies between them, whatever the order of the scores within the bins, if the videos of a bin have
+        equal weights. More bins bring them together.
+
+        Example:
+
+        >>> import numpy as np
+        >>> from keras_netvlad.metrics import MeanAveragePrecision
+        >>> metric = MeanAveragePrecision(num_classes=1)
+        >>> metric.update_state(np.array([[1], [0]]), np.array([[0.501], [0.5]]))
+        >>> [round(float(value), 4) for value in (metric.result(), *metric.bounds())]
+        [0.75, 0.5, 1.0]
+        """
+        worst, best = average_precision_bounds(self._histograms(), self.num_positives)
+        return self._mean(worst), self._mean(best)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
@@ -103,3 +124,10 @@ class MeanAveragePrecision(keras.metrics.Metric):
             "top_k": self.top_k,
             "num_bins": self.num_bins,
         }
+
+    def _histograms(self):
+        return ops.reshape(ops.convert_to_tensor(self.counts), (self.num_classes, self.num_bins, 3))
+
+    def _mean(self, precisions):
+        has_labels = ops.cast(ops.convert_to_tensor(self.num_positives) != 0, precisions.dtype)
+        return ops.divide_no_nan(ops.sum(precisions), ops.sum(has_labels))

@@ -16,6 +16,10 @@ class PERR(keras.metrics.Mean):
 
     At this rank precision and recall are equal. The metric is the mean over videos. A video without labels counts as 0.
 
+    Equal scores count as the mean over all their orders; the evaluation code of YouTube-8M takes any of them. That code
+    also counts a label whose score is 0 or less as a miss, which this metric does not, so that logits may be used. The
+    two differ by the share of the `n` highest scores that are labels with such a score.
+
     Args:
         name: Name of the metric in logs.
         dtype: As for any Keras metric.
@@ -48,8 +52,12 @@ class PERR(keras.metrics.Mean):
     def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
         """Adds a batch of videos."""
         labels, scores, weights = labels_and_weights(self.name, y_true, y_pred, sample_weight)
-        num_labels = ops.sum(labels, axis=1, keepdims=True)
-        ranked = ops.take_along_axis(labels, ops.argsort(-scores, axis=1), axis=1)
-        is_first = ops.cast(ops.arange(scores.shape[1], dtype="float32") < num_labels, "float32")
-        precisions = ops.sum(ranked * is_first, axis=1) / ops.maximum(num_labels[:, 0], 1.0)
-        super().update_state(precisions, sample_weight=weights)
+        num_labels = ops.sum(labels, axis=1, keepdims=True)  # n (B, 1)
+        # The n-th highest score. The n highest scores are all above it, and some of those that equal it.
+        last = ops.cast(ops.maximum(num_labels, 1.0) - 1.0, "int32")
+        lowest = ops.take_along_axis(-ops.sort(-scores, axis=1), last, axis=1)  # (B, 1)
+        is_above, is_equal = ops.cast(scores > lowest, "float32"), ops.cast(scores == lowest, "float32")
+        num_equal, slots = (ops.sum(is_equal, axis=1), num_labels[:, 0] - ops.sum(is_above, axis=1))
+        hits = ops.sum(labels * is_above, axis=1)
+        hits = hits + slots * ops.divide_no_nan(ops.sum(labels * is_equal, axis=1), num_equal)
+        super().update_state(hits / ops.maximum(num_labels[:, 0], 1.0), sample_weight=weights)

@@ -32,27 +32,71 @@ def bins_of(scores: Any, num_bins: int) -> Any:
     return ops.cast(ops.clip(places, 0.0, num_bins - 1.0), "int32")
 
 
-def histogram(scores: Any, found: Any, weights: Any, num_bins: int, classes: Any = None, num_classes: int = 1) -> Any:
-    """Returns the histogram `(num_classes * bins, 3)`: weight of the positives, weight of all scores, their number.
+def best_scores(labels: Any, scores: Any, top_k: int) -> tuple[Any, Any, Any]:
+    """Returns the highest scores of each video, and which of them are those of labels, as means over equal scores.
+
+    If more scores than fit equal the last of the highest, each of them is taken equally often: of `g` equal scores, `p`
+    of them labels, `s` are taken, and each is a label with probability `q = p / g`.
+
+    Args:
+        labels: `(B, C)`, 1.0 for labels.
+        scores: `(B, C)`.
+        top_k: Number of scores to take, at most `C`.
+
+    Returns:
+        Scores `(B, top_k)`, from high to low; `found` `(B, top_k)`, the probability of each to be a label; and
+        `repeated` `(B, top_k)`, whose sum over the scores of one value is `m^2 - m (m - 1)` on average, where `m` is
+        the number of labels among them. Both are 0 or 1 where all equal scores are taken.
+    """
+    best, classes = ops.top_k(scores, top_k)
+    found = ops.take_along_axis(labels, classes, axis=1)
+    is_last = scores == best[:, -1:]  # (B, C)
+    taken = best == best[:, -1:]  # (B, top_k)
+    equal = ops.sum(ops.cast(is_last, "float32"), axis=1, keepdims=True)  # g (B, 1)
+    positive = ops.sum(ops.where(is_last, labels, 0.0), axis=1, keepdims=True)  # p
+    slots = ops.sum(ops.cast(taken, "float32"), axis=1, keepdims=True)  # s
+    share = ops.divide_no_nan(positive, equal)  # q
+    # On average m (m - 1) = s (s - 1) p (p - 1) / (g (g - 1)), and `s` scores have the sum (s q)^2 - m (m - 1).
+    pairs = (slots - 1.0) * share * ops.divide_no_nan(positive - 1.0, equal - 1.0)
+    is_cut = ops.logical_and(taken, equal > slots)
+    return best, ops.where(is_cut, share, found), ops.where(is_cut, slots * ops.square(share) - pairs, found)
+
+
+def histogram(
+    scores: Any,
+    found: Any,
+    weights: Any,
+    num_bins: int,
+    classes: Any = None,
+    num_classes: int = 1,
+    repeated: Any = None,
+) -> Any:
+    """Returns the histogram: weight of the positives, weight of all scores, their number; and the sum of `repeated`.
 
     Args:
         scores: Scores `(B, k)`.
-        found: `(B, k)`, 1.0 for the scores of labels.
+        found: `(B, k)`, 1.0 for the scores of labels, or the probability that a score belongs to a label.
         weights: Weights of the videos `(B, 1)`.
         num_bins: Number of bins per class.
         classes: Integers `(B, k)`, the class of each score; or `None` for one histogram of all scores.
         num_classes: Number of classes.
+        repeated: `(B, k)`, as from `best_scores`; or `None` if `found` holds no probabilities.
+
+    Returns:
+        `(num_classes * num_bins, 3)`, or 4 columns with `repeated`.
     """
     weights = weights * ops.ones_like(found)
-    entries = ops.stack([found * weights, weights, ops.cast(weights > 0, "float32")], axis=-1)  # (B, k, 3)
+    columns = [found * weights, weights, ops.cast(weights > 0, "float32")]
+    columns += [] if repeated is None else [repeated * weights]
     places = bins_of(scores, num_bins)
     if classes is not None:
         places = places + num_bins * ops.cast(classes, "int32")
-    return ops.segment_sum(ops.reshape(entries, (-1, 3)), ops.reshape(places, (-1,)), num_classes * num_bins)
+    entries = ops.reshape(ops.stack(columns, axis=-1), (-1, len(columns)))
+    return ops.segment_sum(entries, ops.reshape(places, (-1,)), num_classes * num_bins)
 
 
 def average_precision(counts: Any, num_positives: Any) -> Any:
-    """Returns the average precision of histograms `(..., bins, 3)`, of scores from low to high.
+    """Returns the average precision of histograms `(..., bins, 3 or 4)`, of scores from low to high.
 
     Scores of one bin are treated as equal scores. The result is the mean over all orders of equal scores. In a bin of
     `n` scores, `m` of them positive, behind `R` scores of which `F` are positive, the score at rank `R + j` is positive
@@ -63,21 +107,42 @@ def average_precision(counts: Any, num_positives: Any) -> Any:
             = m / n  (n a + (F + 1 - (R + 1) a) (psi(R + n + 1) - psi(R + 1)))
 
     where `psi` is the digamma function. Weights are measured in the mean weight of the bin. This is exact if the scores
-    of a bin have equal weights.
+    of a bin have equal weights. If `m` is known on average only, `a = (m - r / m) / (n - 1)`, with the sum `r` of
+    `repeated`; otherwise `r = m`.
 
     Args:
         counts: Histograms, from `histogram`.
         num_positives: `(...)`, the weight of all positives, including those outside the histogram.
     """
-    counts = ops.flip(counts, axis=-2)  # from high scores to low
-    before = ops.cumsum(counts[..., :2], axis=-2) - counts[..., :2]
-    positives, size = counts[..., 0], ops.maximum(counts[..., 2], 1.0)
-    per_score = ops.divide_no_nan(counts[..., 2], counts[..., 1])  # 1 / mean weight
-    share = ops.divide_no_nan(positives * per_score - 1.0, size - 1.0)  # a
-    first_rank = before[..., 1] * per_score + 1.0
-    found = before[..., 0] * per_score + 1.0 - first_rank * share
-    precisions = share + found * (_digamma_difference(first_rank, size) / size)
+    positives, size, found, rank, per_score = _bins_from_high_to_low(counts)
+    repeated = ops.flip(counts[..., -1], axis=-1) if counts.shape[-1] == 4 else positives
+    others = positives * per_score - ops.divide_no_nan(repeated, positives)
+    share = ops.divide_no_nan(others, size - 1.0)  # a
+    found = found + 1.0 - (rank + 1.0) * share
+    precisions = share + found * (_digamma_difference(rank + 1.0, size) / size)
     return ops.divide_no_nan(ops.sum(positives * precisions, axis=-1), ops.convert_to_tensor(num_positives))
+
+
+def average_precision_bounds(counts: Any, num_positives: Any) -> tuple[Any, Any]:
+    """Returns the average precision of the worst and of the best order of the scores of each bin.
+
+    With its `m` positives last, or first, a bin of `n` scores behind `R` scores with `F` positives contributes
+
+        sum_{j=1..m} (F + j) / (R + n - m + j),    sum_{j=1..m} (F + j) / (R + j)
+
+    Args:
+        counts: Histograms, as for `average_precision`, of scores of equal weights.
+        num_positives: As for `average_precision`.
+    """
+    positives, size, found, rank, per_score = _bins_from_high_to_low(counts)
+    number = positives * per_score  # m
+    totals = []
+    for offset in (rank + size - number, rank):  # o, in sum_j (F + j) / (o + j)
+        series = _digamma_difference(offset + 1.0, ops.maximum(number, 1.0))
+        precisions = number + (found - offset) * ops.where(number > 0, series, 0.0)
+        weights = ops.divide_no_nan(positives, number)
+        totals.append(ops.divide_no_nan(ops.sum(weights * precisions, axis=-1), ops.convert_to_tensor(num_positives)))
+    return totals[0], totals[1]
 
 
 def labels_and_weights(name: str, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
@@ -112,6 +177,18 @@ def check_probabilities(name: str, scores: Any, weights: Any) -> Any:
         )
     misses = ops.logical_or(scores < -ROUNDING, scores > 1 + ROUNDING)
     return ops.where(ops.any(misses, axis=1), float("nan"), weights)
+
+
+def _bins_from_high_to_low(counts):
+    """Returns for each bin the weight of its positives, `n`, `F`, `R` and the inverse of its mean weight.
+
+    `F` and `R` are measured in the mean weight of the bin.
+    """
+    counts = ops.flip(counts[..., :3], axis=-2)
+    before = ops.cumsum(counts[..., :2], axis=-2) - counts[..., :2]
+    per_score = ops.divide_no_nan(counts[..., 2], counts[..., 1])
+    found, rank = before[..., 0] * per_score, before[..., 1] * per_score
+    return counts[..., 0], ops.maximum(counts[..., 2], 1.0), found, rank, per_score
 
 
 def _widened(logits, numpy):

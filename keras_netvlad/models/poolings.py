@@ -8,7 +8,9 @@ import keras
 
 from keras_netvlad.base.validation import check_integer, check_name
 from keras_netvlad.layers import (
+    SALAD,
     AttentionPooling,
+    GeMPooling,
     MaxPooling,
     MeanPooling,
     MeanStdPooling,
@@ -25,9 +27,11 @@ POOLINGS: dict[str, type] = {
     "netfv": NetFV,
     "soft_dbow": SoftDBoW,
     "nextvlad": NeXtVLAD,
+    "salad": SALAD,
     "mean": MeanPooling,
     "mean_std": MeanStdPooling,
     "max": MaxPooling,
+    "gem": GeMPooling,
     "attention": AttentionPooling,
 }
 

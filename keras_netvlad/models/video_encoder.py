@@ -24,7 +24,9 @@ from keras_netvlad.models.poolings import (
 from keras_netvlad.models.weights import copy_weights
 
 INPUT_DTYPES = ("float32", "uint8")
-PoolingName = Literal["netvlad", "netrvlad", "netfv", "soft_dbow", "nextvlad", "mean", "mean_std", "max", "attention"]
+PoolingName = Literal[
+    "netvlad", "netrvlad", "netfv", "soft_dbow", "nextvlad", "salad", "mean", "mean_std", "max", "gem", "attention"
+]
 
 
 @register_model
@@ -45,8 +47,8 @@ class VideoEncoder(keras.Model):
             `{"rgb": 1024, "audio": 128}`. All streams share the time axis and `num_frames`.
         pooling: The pooling layer of the streams. One of:
 
-            - A name: `"netvlad"`, `"netrvlad"`, `"netfv"`, `"soft_dbow"`, `"nextvlad"`, `"mean"`, `"mean_std"`,
-              `"max"` or `"attention"`. The layer is named `<stream>_<pooling>`.
+            - A name: `"netvlad"`, `"netrvlad"`, `"netfv"`, `"soft_dbow"`, `"nextvlad"`, `"salad"`, `"mean"`,
+              `"mean_std"`, `"max"`, `"gem"` or `"attention"`. The layer is named `<stream>_<pooling>`.
             - A layer with `call(frames, mask=None)` that maps `(B, T, D)` and a boolean mask `(B, T)` to `(B, F)`, for
               example `keras.layers.GlobalAveragePooling1D()` or your own. It must ignore frames where the mask is
               `False`. Your own class should set `supports_masking = True` and return `None` from `compute_mask`, and be

@@ -17,8 +17,10 @@ from layer_contract import (
 from selection import slow_except
 
 from keras_netvlad.layers import (
+    SALAD,
     AttentionPooling,
     FrameMask,
+    GeMPooling,
     MaxPooling,
     MeanPooling,
     MeanStdPooling,
@@ -42,6 +44,8 @@ FORMS = {
     "mean of directions": (MeanPooling, {"normalize_input": True}),
     "mean_std": (MeanStdPooling, {}),
     "max": (MaxPooling, {}),
+    "gem": (GeMPooling, {}),
+    "gem of directions": (GeMPooling, {"exponent": 5, "epsilon": 0.1, "normalize_input": True}),
     "attention": (AttentionPooling, {"num_heads": 2}),
     "attention with hidden units": (AttentionPooling, {"num_heads": 2, "hidden_units": 4}),
     "netrvlad": (NetRVLAD, {"num_clusters": 3}),
@@ -50,6 +54,14 @@ FORMS = {
     "netrvlad, batch-normalized": (NetRVLAD, {"num_clusters": 3, "assignment_batch_normalization": True}),
     "netrvlad, intra only": (NetRVLAD, {"num_clusters": 3, "output_normalization": False}),
     "netrvlad, output only": (NetRVLAD, {"num_clusters": 3, "intra_normalization": False}),
+    "salad": (SALAD, {"num_clusters": 3, "cluster_size": 4, "hidden_units": 5}),
+    "salad, sums": (
+        SALAD,
+        {
+            **{"num_clusters": 8, "cluster_size": 2, "hidden_units": 5, "iterations": 1},
+            **{"normalize_input": True, "output_normalization": False},
+        },
+    ),
     "soft_dbow": (SoftDBoW, {"num_clusters": 3}),
     "soft_dbow, counts": (SoftDBoW, {"num_clusters": 3, "output_normalization": False, "use_bias": False}),
     "netfv": (NetFV, {"num_clusters": 3}),
@@ -61,8 +73,27 @@ FORMS = {
     "nextvlad, output only": (NeXtVLAD, {"num_clusters": 3, "groups": 2, "intra_normalization": False}),
     "nextvlad, no bias": (NeXtVLAD, {"num_clusters": 3, "groups": 3, "expansion": 1, "use_bias": False}),
 }
-DEFAULT_FORMS = ("mean", "mean_std", "max", "attention with hidden units", "netrvlad", "soft_dbow", "netfv", "nextvlad")
-ADDITIVE_FORMS = ("netrvlad", "netrvlad with ghosts", "netfv", "netfv, output only", "nextvlad", "nextvlad, no bias")
+DEFAULT_FORMS = (
+    "mean",
+    "mean_std",
+    "max",
+    "gem",
+    "attention with hidden units",
+    "netrvlad",
+    "soft_dbow",
+    "netfv",
+    "nextvlad",
+    "salad",
+)
+ADDITIVE_FORMS = (
+    "gem",
+    "netrvlad",
+    "netrvlad with ghosts",
+    "netfv",
+    "netfv, output only",
+    "nextvlad",
+    "nextvlad, no bias",
+)
 
 
 def random_array(shape, seed=0):
@@ -382,13 +413,14 @@ def test_a_broken_frame_shows_in_its_video_and_in_no_other(form):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="exports run on TensorFlow: `make test`")
-def test_onnxruntime_shows_a_broken_frame_to_max_pooling(tmp_path):
+@pytest.mark.parametrize("pooling", [MaxPooling, GeMPooling])
+def test_onnxruntime_shows_a_broken_frame_to_poolings_with_a_maximum(pooling, tmp_path):
     import onnxruntime
 
     from keras_netvlad.export import export_onnx
 
     frames = keras.Input((None, SIZE), name="frames")
-    model = keras.Model({"frames": frames}, {"descriptor": MaxPooling()(frames)})
+    model = keras.Model({"frames": frames}, {"descriptor": pooling()(frames)})
     assert export_onnx(model, tmp_path / "model.onnx").ok
     inputs = random_array((1, 7, SIZE))
     inputs[0, 3] = np.nan

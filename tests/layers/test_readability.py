@@ -21,8 +21,11 @@ POOLINGS = (
     layers.NetFV,
     layers.NeXtVLAD,
     layers.SoftDBoW,
+    layers.SALAD,
+    layers.ScoredVLAD,
     layers.VLAD,
     layers.AttentionPooling,
+    layers.GeMPooling,
     *PURE,
 )
 # Measured for NetVLAD: 6 files and 11 changes of file. NetFV has the most equations.
@@ -31,7 +34,8 @@ MOST_FILES, MOST_CHANGES = 6, {layers.NetFV: 22, layers.NeXtVLAD: 14}
 
 def new_layer(pooling):
     has_clusters = "num_clusters" in inspect.signature(pooling.__init__).parameters
-    return pooling(num_clusters=4) if has_clusters else pooling()
+    scores = {"score_layer": keras.layers.Dense(4)} if pooling is layers.ScoredVLAD else {}
+    return pooling(num_clusters=4, **scores) if has_clusters else pooling()
 
 
 def files_of_calls(layer, inputs, mask):

@@ -35,6 +35,8 @@ OPTIONS = {
     "nextvlad": {"pooling": "nextvlad", "pooling_options": {"groups": 4}},
     "mean": {"pooling": "mean"},
     "mean_std": {"pooling": "mean_std"},
+    "gem": {"pooling": "gem"},
+    "salad": {"pooling": "salad", "pooling_options": {"cluster_size": 3, "hidden_units": 5}},
     "max": {"pooling": "max"},
     "attention": {"pooling": "attention", "pooling_options": {"num_heads": 2}},
     "bytes": {"input_dtype": "uint8"},

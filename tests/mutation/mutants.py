@@ -31,6 +31,8 @@ FAULTS = "test_a_fault_fails_the_verification"
 INPUTS = "test_every_signature_of_frames_sees_every_kind_of_video"
 PADDING = "test_padding_is_allowed_only_where_it_cannot_change_an_answer"
 TIES = "test_equal_scores_count_as_the_mean_over_their_orders"
+ALL_ORDERS = "test_equal_scores_count_as_the_mean_over_all_their_orders"
+SHARES = "test_every_cluster_gets_its_share_of_many_and_of_few_features"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
@@ -953,6 +955,67 @@ MUTANTS = [
         ("mass = ops.sum(a, axis=1)", "mass = ops.mean(a, axis=1)", "test_values_are_the_oracles"),
     ),
     *of(
+        "layers/scored_vlad",
+        "layers/test_scored_vlad",
+        (
+            "s = ops.where(ops.expand_dims(present, 2), s, ops.cast(0.0, s.dtype))",
+            "pass",
+            "test_padding_of_scores_changes_nothing_and_passes_no_gradient",
+        ),
+        ("self._scored(x if", "self._scored(inputs if", "test_a_score_layer_computes_the_scores_that_could_be_given"),
+        ("a != b for a, b in pairs", "a < b for a, b in pairs", "test_wrong_arguments_and_scores_are_refused"),
+        ("return x, a if weights is None else a * weights", "return x, a", "test_values_are_those_of_the_equations"),
+        (
+            '{"mask": present} if masked',
+            '{"mask": present} if False',
+            "test_score_layers_in_mixed_precision_and_in_training",
+        ),
+    ),
+    *of(
+        "export/frame_by_frame",
+        "layers/test_scored_vlad",
+        (
+            "return fold([copy(features)], {id(features): flow}, _apply)[0]",
+            "return flow",
+            "test_a_live_stream_of_an_encoder_depends_on_its_score_layer",
+        ),
+        (
+            "return fold([scores], known, _apply)[0]",
+            "return flow",
+            "test_a_live_stream_is_offered_where_scores_are_frame_by_frame",
+        ),
+    ),
+    *of(
+        "layers/gem_pooling",
+        "layers/test_gem_pooling",
+        ("ops.power(x / largest, p), m)", "ops.power(x, p), m) / largest", "test_features_of_any_scale_have_a_mean"),
+        ("return ops.maximum(w, 1.0)", "return w", "test_training_keeps_the_exponent_at_one_or_more"),
+        ("x < self.epsilon,", "x < 0.0,", "test_zeros_and_negative_values_count_as_epsilon_and_pass_no_gradient"),
+        ("ops.power(x, p), axis=1, keepdims=True)", "x, axis=1, keepdims=True)", "test_a_float64_stream_is_float64"),
+        ("means = total[:, 0] * inverse_mass(mass)", "means = total[:, 0]", "test_a_float64_stream_is_float64"),
+    ),
+    *of(
+        "layers/optimal_transport",
+        "layers/test_salad",
+        ("ops.minimum(even, 1.0), ops.max", "1.0 + 0.0 * even, ops.max", SHARES),
+        ("ops.maximum(number - num_clusters, even)", "ops.maximum(number - num_clusters, 1e-6)", SHARES),
+        ("s = s if is_real is None else ops.where(is_real, s, NO_SCORE)", "pass", "test_a_global_token_comes_first"),
+        ("    v = log_weight\n", "    v = 0.0 * log_weight\n", "test_a_feature_of_weight_two_counts_like_two"),
+        (
+            "x - largest)",
+            "x)",
+            "test_scores_of_any_scale_give_finite_assignments",
+        ),
+        ("        if iteration:\n", "        if False:\n", "test_a_global_token_comes_first"),
+    ),
+    *of(
+        "layers/salad",
+        "layers/test_salad",
+        ("ops.concatenate([g, y], axis=1)", "ops.concatenate([y, g], axis=1)", "test_a_global_token_comes_first"),
+        ("self._drop(hidden, training=training)", "hidden", "test_dropout_is_for_training"),
+        ("(token is None) != (self", "(token is not None) and (None is self", "test_wrong_arguments_are_refused"),
+    ),
+    *of(
         "layers/mean_std_pooling",
         "layers/test_poolings",
         ("ops.square(x - ops.expand_dims(mean, 1))", "ops.square(x)", "test_values_are_the_oracles"),
@@ -974,7 +1037,7 @@ MUTANTS = [
         (
             '        y = ops.where(ops.any(ops.isnan(x), axis=1), float("nan"), y)\n',
             "",
-            "test_onnxruntime_shows_a_broken_frame_to_max_pooling",
+            "test_onnxruntime_shows_a_broken_frame_to_poolings_with_a_maximum",
         ),
         (
             "y = ops.where(ops.any(present, axis=1), y, 0.0)",
@@ -1074,9 +1137,30 @@ MUTANTS = [
             "test_a_soft_label_counts_from_one_half",
         ),
         ('ops.where(has_nan, float("nan"), weights)', "weights", "test_a_nan_score_makes_the_result_nan"),
-        ("(positives * per_score - 1.0, size - 1.0)", "(positives * per_score, size)", TIES),
-        ("* per_score + 1.0 - first_rank * share", "* per_score + 1.0 - share", TIES),
+        ("divide_no_nan(others, size - 1.0)", "divide_no_nan(others, size)", TIES),
+        ("found + 1.0 - (rank + 1.0) * share", "found + 1.0 - share", TIES),
         ("per_score = ops.divide_no_nan(counts[..., 2], counts[..., 1])", "per_score = 1.0", TIES),
+    ),
+    *of(
+        "metrics/score_histogram",
+        "metrics/test_exact_metrics",
+        ("ops.where(is_cut, share, found)", "found", "test_no_order_of_the_classes_helps_a_model_of_equal_scores"),
+        (
+            "slots * ops.square(share) - pairs",
+            "share",
+            "test_no_order_of_the_classes_helps_a_model_of_equal_scores",
+        ),
+        ("(rank + size - number, rank)", "(rank + size - 1.0, rank)", ALL_ORDERS),
+        (
+            "ops.divide_no_nan(repeated, positives)",
+            "1.0",
+            "test_no_order_of_the_classes_helps_a_model_of_equal_scores",
+        ),
+    ),
+    *of(
+        "metrics/perr",
+        "metrics/test_exact_metrics",
+        ("scores == lowest", "scores <= lowest", "test_equal_recall_and_the_first_hit_are_those_of_the_definition"),
     ),
     *of(
         "losses/weakly_supervised_triplet_loss",

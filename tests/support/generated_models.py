@@ -9,11 +9,13 @@ from keras import ops
 
 from keras_netvlad import NetVLAD
 from keras_netvlad.layers import (
+    SALAD,
     VLAD,
     AttentionPooling,
     ContextGating,
     Dequantize,
     FrameMask,
+    GeMPooling,
     MaxPooling,
     MeanPooling,
     MeanStdPooling,
@@ -22,6 +24,7 @@ from keras_netvlad.layers import (
     NetRVLAD,
     NeXtVLAD,
     PCAWhitening,
+    ScoredVLAD,
     SoftDBoW,
 )
 
@@ -71,16 +74,23 @@ POOLINGS = {
     "NetRVLAD": lambda: NetRVLAD(2),
     "NetFV": lambda: NetFV(2),
     "NeXtVLAD": lambda: NeXtVLAD(2, groups=2),
+    "ScoredVLAD": lambda: ScoredVLAD(2, 1, score_layer=layers.Dense(3)),
+    "SALAD": lambda: SALAD(2, 3, hidden_units=4),
     "SoftDBoW": lambda: SoftDBoW(3),
     "MeanPooling": lambda: MeanPooling(),
     "MeanStdPooling": lambda: MeanStdPooling(),
     "MaxPooling": lambda: MaxPooling(),
+    "GeMPooling": lambda: GeMPooling(),
     "AttentionPooling": lambda: AttentionPooling(2, hidden_units=3),
     "RootMeanSquare": lambda: RootMeanSquare(),
     "WeightedNetVLAD": lambda: WeightedNetVLAD(2),
 }
 # Poolings whose sums add up over chunks.
-ADDITIVE = ("NetVLAD", "NetVLAD ghost conv", "NetVLAD batch norm", "VLAD", "NetRVLAD", "NetFV", "NeXtVLAD", "SoftDBoW")
+ADDITIVE = (
+    *("NetVLAD", "NetVLAD ghost conv", "NetVLAD batch norm", "VLAD", "NetRVLAD", "NetFV", "NeXtVLAD", "SoftDBoW"),
+    "ScoredVLAD",
+    "GeMPooling",
+)
 # Layers before the pooling: those that process each frame alone, for inputs of any rank, and others.
 FRAME_BY_FRAME = {
     "dense": lambda: layers.Dense(4, activation="relu"),

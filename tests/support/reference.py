@@ -157,8 +157,46 @@ def nextvlad(inputs, weights, groups, mask=None, intra_normalization=True, outpu
     return describe(first, second, centroids, intra_normalization, output_normalization)
 
 
-def simple_pooling(kind, inputs, mask=None, kernel=None, hidden_kernel=None):
-    """Returns `"mean"`, `"mean_std"`, `"max"` or `"attention"` pooling `(B, F)` of `(B, N, D)` or maps."""
+def salad(inputs, weights, iterations, mask=None, output_normalization=True, token=None):
+    """Returns SALAD's descriptor `(B, T + K * L)`: Sinkhorn's scaling of rows and columns, not of logarithms.
+
+    Args:
+        inputs: `(B, N, D)`, or maps.
+        weights: Dict of arrays by the names of `SALAD`'s weights.
+        iterations: Number of iterations.
+        mask: As of `netvlad`.
+        output_normalization: Whether the descriptor has unit norm.
+        token: `(B, D)` or `None`.
+    """
+
+    def perceptron(name, x):
+        hidden = x @ weights[f"{name}_hidden_kernel"] + weights[f"{name}_hidden_bias"]
+        return np.maximum(hidden, 0.0) @ weights[f"{name}_kernel"] + weights.get(f"{name}_bias", 0.0)
+
+    rows = []
+    for b, (x, presence) in enumerate(zip(*flatten(inputs, mask), strict=True)):
+        x, presence = x[presence > 0], presence[presence > 0]
+        scores, features, number = perceptron("score", x), perceptron("feature", x), presence.sum()
+        num_clusters = scores.shape[1]
+        if number > num_clusters:
+            shares = np.array([1.0] * num_clusters + [number - num_clusters])
+        if number <= num_clusters + 1:
+            shares = np.full(num_clusters + 1, number / (num_clusters + 1))
+        plan = np.exp(np.hstack([scores, np.ones((len(x), 1))]))
+        of_features = presence
+        for _ in range(iterations):
+            of_clusters = shares / np.maximum(of_features @ plan, 1e-300)
+            of_features = presence / (plan @ of_clusters)
+        plan = of_features[:, None] * plan * of_clusters
+        blocks = [normalized(plan[:, k] @ features) for k in range(num_clusters)]
+        blocks = blocks if token is None else [normalized(perceptron("token", token[b])), *blocks]
+        row = np.concatenate(blocks)
+        rows.append(normalized(row) if output_normalization else row)
+    return np.stack(rows)
+
+
+def simple_pooling(kind, inputs, mask=None, kernel=None, hidden_kernel=None, exponent=None, epsilon=None):
+    """Returns `"mean"`, `"mean_std"`, `"max"`, `"gem"` or `"attention"` pooling `(B, F)` of `(B, N, D)` or maps."""
     rows = []
     for x, weights in zip(*flatten(inputs, mask), strict=True):
         x, weights = x[weights > 0], weights[weights > 0]
@@ -167,6 +205,8 @@ def simple_pooling(kind, inputs, mask=None, kernel=None, hidden_kernel=None):
             rows.append(np.zeros(x.shape[1] * {"mean_std": 2}.get(kind, heads)))
         elif kind == "max":
             rows.append(x.max(axis=0))
+        elif kind == "gem":
+            rows.append(np.average(np.maximum(x, epsilon) ** exponent, axis=0, weights=weights) ** (1 / exponent))
         elif kind == "attention":
             features = x if hidden_kernel is None else np.tanh(x @ hidden_kernel)
             exponentials = weights[:, None] * np.exp(features @ kernel)
@@ -270,13 +310,26 @@ def pooled(layer, inputs, mask=None):
     """Returns what a built pooling layer, of any of the package's classes with float weights, gives."""
     kind = type(layer).__name__
     weights = {weight.name: _array(weight) for weight in layer.weights}
-    if kind in ("MeanPooling", "MeanStdPooling", "MaxPooling", "AttentionPooling"):
+    if kind in ("MeanPooling", "MeanStdPooling", "MaxPooling", "GeMPooling", "AttentionPooling"):
         x, presence = flatten(inputs, mask, layer.data_format == "channels_first")
         if layer.normalize_input:
             x = np.apply_along_axis(normalized, 2, np.where(presence[..., None] > 0, x, 0.0))
-        kind = {"MeanPooling": "mean", "MeanStdPooling": "mean_std", "MaxPooling": "max"}.get(kind, "attention")
+        if kind == "GeMPooling":
+            weights["epsilon"] = layer.epsilon
+        kind = {
+            "MeanPooling": "mean",
+            "MeanStdPooling": "mean_std",
+            "MaxPooling": "max",
+            "GeMPooling": "gem",
+            "AttentionPooling": "attention",
+        }[kind]
         return simple_pooling(kind, x, presence, **weights)
     norms = {"output_normalization": layer.output_normalization}
+    if kind == "SALAD":
+        x, presence = flatten(inputs, mask, layer.data_format == "channels_first")
+        if layer.normalize_input:
+            x = np.apply_along_axis(normalized, 2, np.where(presence[..., None] > 0, x, 0.0))
+        return salad(x, weights, layer.iterations, presence, **norms)
     if kind != "SoftDBoW":
         norms["intra_normalization"] = layer.intra_normalization
     if kind == "NeXtVLAD":

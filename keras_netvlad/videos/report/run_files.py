@@ -18,8 +18,10 @@ NAMES = {
     "netfv": "NetFV",
     "soft_dbow": "Soft-DBoW",
     "nextvlad": "NeXtVLAD",
+    "salad": "SALAD",
     "mean": "Mean pooling",
     "mean_std": "Mean and deviation",
+    "gem": "Generalized mean",
     "max": "Max pooling",
     "attention": "Attention pooling",
 }
