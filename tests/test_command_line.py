@@ -230,7 +230,7 @@ def test_a_model_that_reads_the_padding_exits_with_2_and_writes_nothing(tmp_path
         (["export", "small.keras", "small.keras/out"], "must be one that can be written to"),
         (["verify", "small.keras", "absent.onnx"], "An artifact is a directory"),
         (["verify", "small.keras", "absent.onnx", "--layers"], "An artifact is a directory"),
-        (["export", "small.keras", "out", "--precision", "float16"], "other precisions are for ONNX, with `formats="),
+        (["export", "small.keras", "out", "--precision", "float16"], "other precisions are for ONNX and LiteRT, with "),
         (["export", "small.keras", "out", "--format", "onnx", "--precision", "int8"], "needs a dense layer behind"),
         (["export", "small.keras", "out", "--data", "absent.npz"], "`data` must be an .npz file"),
         (["export", "small.keras", "out", "--min-agreement", "0.9"], "pass `data` as well"),
@@ -481,3 +481,18 @@ def test_the_handlers_of_other_libraries_print_no_stages(capsys):
         logging.getLogger().removeHandler(handler)
     assert "SavedModel" not in capsys.readouterr().err
     assert LOGGER.propagate
+
+
+def test_a_file_for_phones(directory, tmp_path, capsys):
+    small, out = directory / "small.keras", tmp_path / "out"
+    assert run("export", small, out, "--format", "litert") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"litert  {out}/model.tflite\n")
+    assert printed.count(" ok") == 8  # outputs of four signatures
+    assert run("verify", small, out / "model.tflite") == 0
+    assert run("inspect", out) == 0
+    assert f"litert  {out}/model.tflite\n" in capsys.readouterr().out
+    assert run("verify", small, out / "model.tflite", "--layers") == 2
+    assert "Layers can be compared in an ONNX file" in capsys.readouterr().err
+    assert run("export", small, tmp_path / "half", "--format", "litert", "--precision", "float16") == 2
+    assert "`precision` must be one of ['float32', 'int8']" in capsys.readouterr().err

@@ -45,6 +45,7 @@ ROOMS = (
     "verification",
     "saved_model",
     "onnx",
+    "litert",
     "serving",
     "model_export",
     "description",

@@ -70,6 +70,7 @@ def test_every_page_has_code_or_needs_none():
             "artefacts.md",
             "layer.md",
             "migration.md",
+            "phones.md",
             "pictures.md",
             "places.md",
             "training.md",

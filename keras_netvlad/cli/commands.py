@@ -52,7 +52,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Writes a `.keras` model as SavedModel and ONNX."""
+    """Writes a `.keras` model as SavedModel, ONNX or LiteRT."""
     from keras_netvlad.export import export_model
 
     def write():

@@ -42,7 +42,7 @@ def _demo(subparsers):
 
 
 def _export(subparsers):
-    export = subparsers.add_parser("export", help="write a .keras model as SavedModel and ONNX, verified")
+    export = subparsers.add_parser("export", help="write a .keras model as SavedModel, ONNX or LiteRT, verified")
     export.add_argument("model", metavar="MODEL.keras", help="a model saved by Keras, with named inputs")
     export.add_argument("output", metavar="DIR", help="directory to create; it must not exist")
     export.add_argument(
@@ -50,7 +50,8 @@ def _export(subparsers):
         nargs="+",
         default=["saved_model", "onnx"],
         metavar="FORMAT",
-        help="saved_model (to DIR/NAME/1/), onnx (to DIR/model.onnx), or both, the default",
+        help="saved_model (to DIR/NAME/1/), onnx (to DIR/model.onnx), litert for phones (to DIR/model.tflite), or "
+        "several (default saved_model onnx)",
     )
     export.add_argument(
         "--signatures",
@@ -58,7 +59,7 @@ def _export(subparsers):
         default=["serving_default"],
         metavar="NAME",
         help="signatures to write in ONNX: all, or some of serving_default (to DIR/model.onnx, the default), "
-        "serve_quantized, accumulate and describe (to DIR/NAME.onnx); a SavedModel contains all",
+        "serve_quantized, accumulate and describe (to DIR/NAME.onnx); other formats contain all",
     )
     export.add_argument("--opset", type=int, default=18, help="ONNX operator set, 13 to 18 (default %(default)s)")
     _add_precision(export)
@@ -191,7 +192,9 @@ def _predict(subparsers):
 def _verify(subparsers):
     verify = subparsers.add_parser("verify", help="compare artifacts with the .keras model they were made from")
     verify.add_argument("model", metavar="MODEL.keras", help="the model")
-    verify.add_argument("artefact", nargs="+", metavar="ARTIFACT", help="a SavedModel directory or an .onnx file")
+    verify.add_argument(
+        "artefact", nargs="+", metavar="ARTIFACT", help="a SavedModel directory, an .onnx or a .tflite file"
+    )
     verify.add_argument(
         "--layers",
         action="store_true",
@@ -205,7 +208,9 @@ def _verify(subparsers):
 
 def _inspect(subparsers):
     inspect = subparsers.add_parser("inspect", help="describe an artifact without running it")
-    inspect.add_argument("path", metavar="PATH", help="a SavedModel, an .onnx file, or a directory that holds some")
+    inspect.add_argument(
+        "path", metavar="PATH", help="a SavedModel, an .onnx or .tflite file, or a directory that holds some"
+    )
     inspect.set_defaults(command=commands.inspect)
     return inspect
 
@@ -324,7 +329,8 @@ def _add_precision(parser, default="float32"):
         "--precision",
         choices=["float32", "float16", "int8"],
         default=default,
-        help="of the weights of the large projections in ONNX (default float32: as in the model)",
+        help="of the weights of the large projections in ONNX and LiteRT, which has no float16 (default float32: as "
+        "in the model)",
     )
 
 

@@ -1,11 +1,11 @@
-"""Exports models as SavedModel and ONNX artifacts, and verifies that they compute what the model computes.
+"""Exports models as SavedModel, ONNX and LiteRT artifacts, and verifies that they compute what the model computes.
 
 Modules import only from their own level and from the levels above them in this list:
 
 1. `port`, `signature`, `forward`, `model_signature`, `serving_signatures`, `metadata`, `parity_file`: the functions of
    a model that an artifact offers, and the file that describes an artifact.
 2. `verification`: compares an artifact with its model.
-3. `saved_model`, `onnx`: the writers.
+3. `saved_model`, `onnx`, `litert`: the writers.
 4. `serving`: directories for TensorFlow Serving and Triton.
 5. `model_export`, `description`, `inspection`, `layer_comparison`: functions that combine the others.
 
@@ -17,6 +17,7 @@ from keras_netvlad.data.sequence_example import serialize_example
 from keras_netvlad.export.description import Description
 from keras_netvlad.export.inspection import inspect_artefact
 from keras_netvlad.export.layer_comparison import compare_layers
+from keras_netvlad.export.litert.litert_export import export_litert
 from keras_netvlad.export.model_export import export_model
 from keras_netvlad.export.onnx.onnx_export import export_onnx
 from keras_netvlad.export.saved_model import export_saved_model
@@ -35,6 +36,7 @@ __all__ = [
     "ParityError",
     "Report",
     "compare_layers",
+    "export_litert",
     "export_model",
     "export_onnx",
     "export_saved_model",

@@ -15,7 +15,7 @@ class Description:
 
     Attributes:
         path: Path of the artifact.
-        kind: `"saved_model"` or `"onnx"`.
+        kind: `"saved_model"`, `"onnx"` or `"litert"`.
         num_bytes: Size of all files.
         made_with: The program that wrote the artifact, and for ONNX the operator set.
         signatures: Dict from the name of each signature to a pair of dicts, inputs and outputs, from a name to

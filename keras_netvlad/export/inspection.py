@@ -11,10 +11,12 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from keras_netvlad.export.description import Description
+from keras_netvlad.export.litert.litert_file import read_litert
 from keras_netvlad.export.parity_file import read_parity
 from keras_netvlad.export.serving.warmup import WARMUP_FILE, read_warmup
 from keras_netvlad.export.signature import SERVING_DEFAULT
 from keras_netvlad.export.verification.artefact import (
+    LITERT_SUFFIX,
     Ports,
     count_bytes,
     find_kind,
@@ -22,7 +24,7 @@ from keras_netvlad.export.verification.artefact import (
     signatures_of,
 )
 
-# What both readers return: the program that wrote the artifact, its signatures, and the number of values by dtype.
+# What all readers return: the program that wrote the artifact, its signatures, and the number of values by dtype.
 Contents = tuple[str, dict[str, tuple[Ports, Ports]], dict[str, int]]
 
 
@@ -30,7 +32,7 @@ def inspect_artefact(path: str | os.PathLike[str]) -> Description:
     """Reads the facts about an artifact from its files, without running it.
 
     Args:
-        path: Directory of a SavedModel, or an `.onnx` file.
+        path: Directory of a SavedModel, an `.onnx` file or a `.tflite` file.
 
     Returns:
         A `Description`, which prints as a page.
@@ -52,7 +54,8 @@ def inspect_artefact(path: str | os.PathLike[str]) -> Description:
     """
     path = Path(path)
     kind = find_kind(path)
-    made_with, signatures, stored = _read_saved_model(path) if kind == "saved_model" else _read_onnx(path)
+    read = {"saved_model": _read_saved_model, "onnx": _read_onnx, "litert": read_litert}[kind]
+    made_with, signatures, stored = read(path)
     warmup = path / WARMUP_FILE
     return Description(
         str(path),
@@ -96,12 +99,14 @@ def find_artefacts(path: str | os.PathLike[str]) -> list[Path]:
     found = [file.parent if file.name == "saved_model.pb" else file for file in path.rglob("*") if _is_artifact(file)]
     found = [one for one in found if not any(part.startswith(".") for part in one.relative_to(path).parts)]
     if not found:
-        raise FileNotFoundError(f"There must be a SavedModel or an .onnx file at or below the path. Received: {path}")
+        raise FileNotFoundError(
+            f"There must be a SavedModel, an .onnx or a .tflite file at or below the path. Received: {path}"
+        )
     return sorted(found, key=lambda one: [(int(part) if part.isdecimal() else 0, part) for part in one.parts])
 
 
 def _is_artifact(file: Path) -> bool:
-    return file.is_file() and (file.name == "saved_model.pb" or file.suffix == ".onnx")
+    return file.is_file() and (file.name == "saved_model.pb" or file.suffix in (".onnx", LITERT_SUFFIX))
 
 
 def _read_saved_model(path: Path) -> Contents:

@@ -67,14 +67,14 @@ def compare_layers(
     Raises:
         FileNotFoundError: If there is no artifact at `path`.
         TypeError: If `model` is not a functional or Sequential Keras model.
-        ValueError: If the artifact is a SavedModel, holds another signature, cannot be loaded or run, has inputs or
+        ValueError: If the artifact is no ONNX file, holds another signature, cannot be loaded or run, has inputs or
             outputs that differ from the model's, or has no nodes that are named after layers of the model; if the
             model accepts no inputs that were tried, or an argument is invalid.
     """
     if find_kind(path) != "onnx":
         raise ValueError(
             "Layers can be compared in an ONNX file, whose nodes have the names of the layers; export the model with "
-            f"`export_onnx`. Received: the SavedModel {path}"
+            f"`export_onnx`. Received: {path}"
         )
     signatures = {SERVING_DEFAULT: read_signature(model)}
     arrays = check_options(signatures[SERVING_DEFAULT], tolerance, data, None)

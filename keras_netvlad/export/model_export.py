@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 
 from keras_netvlad.base.atomic_files import staged
+from keras_netvlad.base.validation import check_choice
+from keras_netvlad.export.litert.litert_export import LITERT_PRECISIONS, write_verified_litert
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset
 from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
@@ -24,17 +26,19 @@ from keras_netvlad.export.serving_signatures import (
     serving_signatures,
 )
 from keras_netvlad.export.signature import SERVING_DEFAULT
+from keras_netvlad.export.verification.artefact import LITERT_SUFFIX, check_litert
 from keras_netvlad.export.verification.parity_error import ParityError
 from keras_netvlad.export.verification.real_data import RealData
 from keras_netvlad.export.verification.report import Report
 
-FORMATS: tuple[Literal["saved_model", "onnx"], ...] = ("saved_model", "onnx")
+Format = Literal["saved_model", "onnx", "litert"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def export_model(
     model: keras.Model,
     directory: str | os.PathLike[str],
-    formats: Sequence[Literal["saved_model", "onnx"]] = FORMATS,
+    formats: Sequence[Format] = ("saved_model", "onnx"),
     opset: int = 18,
     precision: Literal["float32", "float16", "int8"] = "float32",
     *,
@@ -47,25 +51,27 @@ def export_model(
 ) -> list[Report]:
     """Writes a model in several formats into a new directory and verifies every format.
 
-    The SavedModel is written to `<directory>/<model's name>/1/`, the layout of TensorFlow Serving, and the ONNX model
-    to `<directory>/model.onnx`. Other signatures in ONNX are written to `<directory>/<signature>.onnx`. The directory
-    appears when all files are verified. For a directory that a server polls, use `publish` or `publish_triton`.
+    The SavedModel is written to `<directory>/<model's name>/1/`, the layout of TensorFlow Serving, the ONNX model to
+    `<directory>/model.onnx`, and the LiteRT model to `<directory>/model.tflite`. Other signatures in ONNX are written
+    to `<directory>/<signature>.onnx`. The directory appears when all files are verified. For a directory that a server
+    polls, use `publish` or `publish_triton`.
 
     Args:
         model: A functional or Sequential Keras model with named inputs.
         directory: Path that does not exist yet.
-        formats: Any of `"saved_model"` and `"onnx"`.
+        formats: Any of `"saved_model"`, `"onnx"` and `"litert"`.
         opset: Integer, ONNX operator set, 13 to 18.
-        precision: See `export_onnx`. A SavedModel keeps the model's own precision.
+        precision: See `export_onnx` and `export_litert`. A SavedModel keeps the model's own precision.
         verify: Boolean, whether to compare the artifacts with the model before they appear.
         tolerance, data, min_agreement: See `verify`.
         metadata: See `export_saved_model`.
         onnx_signatures: Names of the signatures to write in ONNX, each to its own file; see `export_onnx`. `"all"`
-            writes those that the model offers. A SavedModel contains all signatures. `precision` does not apply to
-            `accumulate`, which has no dense layers behind the pooling.
+            writes those that the model offers. Other formats hold all signatures in one artifact. `precision` does not
+            apply to `accumulate`, which has no dense layers behind the pooling.
 
     Returns:
-        A list with one `Report` for the SavedModel and for each ONNX file. Empty if `verify` is `False`.
+        A list with one `Report` for the SavedModel, for each ONNX file and for the LiteRT file. Empty if `verify` is
+        `False`.
 
     Example:
 
@@ -81,6 +87,7 @@ def export_model(
     [('saved_model', True), ('onnx', True)]
 
     Raises:
+        ImportError: If LiteRT is needed for the verification and not installed.
         TypeError: If `model` is not a functional or Sequential Keras model.
         ValueError: If the model cannot be exported, does not offer a signature, or an argument is invalid.
         ParityError: If an artifact does not compute what the model computes. Nothing is written.
@@ -92,19 +99,23 @@ def export_model(
         raise ValueError(f"`formats` must be some of {list(FORMATS)}. Received: {unknown or formats}")
     if "saved_model" in formats and precision != "float32":
         raise ValueError(
-            "A SavedModel keeps the model's own precision; other precisions are for ONNX, with `formats=['onnx']`. "
-            f"Received: precision={precision!r}"
+            "A SavedModel keeps the model's own precision; other precisions are for ONNX and LiteRT, with "
+            f"`formats=['onnx']` or `['litert']`. Received: precision={precision!r}"
         )
     check_precision(precision)
+    if "litert" in formats:
+        check_choice("precision", precision, LITERT_PRECISIONS)
+        if verify:
+            check_litert()
     check_opset(opset)
     names = _check_names(onnx_signatures)
     is_default = names == [SERVING_DEFAULT]
     if "onnx" not in formats and not is_default:
         raise ValueError(
-            "A SavedModel contains all signatures; `onnx_signatures` are for ONNX, with 'onnx' in `formats`. "
+            "Other formats contain all signatures; `onnx_signatures` are for ONNX, with 'onnx' in `formats`. "
             f"Received: onnx_signatures={onnx_signatures!r}"
         )
-    if "saved_model" not in formats and is_default:
+    if formats == ["onnx"] and is_default:
         signatures = {SERVING_DEFAULT: read_signature(model)}
     else:
         signatures = serving_signatures(model)
@@ -127,7 +138,9 @@ def export_model(
                     "min_agreement": min_agreement,
                     "metadata": metadata,
                 }
-                if name is None:
+                if relative.suffix == LITERT_SUFFIX:
+                    report = write_verified_litert(model, signatures, stage / relative, precision, **options)
+                elif name is None:
                     report = write_verified_saved_model(model, signatures, stage / relative, **options)
                 else:
                     options["precision"] = "float32" if name == ACCUMULATE else precision
@@ -155,10 +168,13 @@ def _check_names(onnx_signatures: Sequence[OnnxSignature] | Literal["all"]) -> l
 def _files(
     formats: Sequence[str], model_name: str, names: Sequence[OnnxSignature]
 ) -> Iterator[tuple[Path, OnnxSignature | None]]:
-    """Yields the relative path of each artifact, and the signature of each ONNX file. A SavedModel has `None`."""
+    """Yields the relative path of each artifact, and the signature of each ONNX file. Other artifacts have `None`."""
     for file_format in formats:
         if file_format == "saved_model":
             yield Path(model_name, "1"), None
+            continue
+        if file_format == "litert":
+            yield Path(f"model{LITERT_SUFFIX}"), None
             continue
         for name in names:
             yield Path("model.onnx" if name == SERVING_DEFAULT else f"{name}.onnx"), name

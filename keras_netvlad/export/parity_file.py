@@ -79,9 +79,10 @@ SCHEMA = {
 
 
 def parity_path(artifact_path: str | os.PathLike[str]) -> Path:
-    """Returns the path of the file: `parity.json` in a SavedModel, `<name>.onnx.parity.json` next to an ONNX model."""
+    """Returns the path of the file: `parity.json` in a SavedModel, `<name>.parity.json` next to other artifacts."""
     path = Path(artifact_path)
-    return path.with_name(f"{path.name}.parity.json") if path.suffix == ".onnx" else path / "parity.json"
+    is_file = path.suffix in (".onnx", ".tflite")
+    return path.with_name(f"{path.name}.parity.json") if is_file else path / "parity.json"
 
 
 def write_parity(
@@ -98,7 +99,7 @@ def write_parity(
         parity: Result of the verification, or `None` if the artifact was not verified.
         metadata: The user's metadata, validated by `check_metadata`.
         precision: Precision of the artifact.
-        signature: Name of the signature of an ONNX file, or `None` for a SavedModel, which has several.
+        signature: Name of the signature of an ONNX file, or `None` for other artifacts, which have several.
     """
     content = {
         "producer": f"keras_netvlad {__version__}, keras {keras.__version__}, tensorflow {tf.__version__}",

@@ -103,8 +103,14 @@ def write_verified_saved_model(
         return report
 
 
-def write_saved_model(model: keras.Model, signatures: Mapping[str, Signature], path: Path) -> str:
-    """Writes the files of a SavedModel, without verification and without `parity.json`. Returns its precision."""
+def write_saved_model(
+    model: keras.Model, signatures: Mapping[str, Signature], path: Path, keras_endpoint: bool = True
+) -> str:
+    """Writes the files of a SavedModel, without verification and without `parity.json`. Returns its precision.
+
+    `keras_endpoint` adds the function that `keras.layers.TFSMLayer` calls. The converter to LiteRT would take it for
+    the only signature.
+    """
     module = tf.Module()
     # Tracked as plain variables: the session loader of TensorFlow Serving finds them, and each weight is stored once.
     # Keras's own export stores each weight twice.
@@ -113,7 +119,8 @@ def write_saved_model(model: keras.Model, signatures: Mapping[str, Signature], p
     try:
         with stage("writing the SavedModel"):
             traced = {name: _trace(model, signature, module.state) for name, signature in signatures.items()}
-            module.serve = _keras_endpoint(model, signatures[SERVING_DEFAULT], traced[SERVING_DEFAULT])
+            if keras_endpoint:
+                module.serve = _keras_endpoint(model, signatures[SERVING_DEFAULT], traced[SERVING_DEFAULT])
             tf.saved_model.save(module, str(path), signatures=traced)
     except AssertionError as error:  # a function uses a variable or resource that no layer owns
         raise ValueError(

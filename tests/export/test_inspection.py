@@ -78,7 +78,7 @@ def test_a_directory_of_models_is_searched_in_the_order_of_versions(model, tmp_p
     assert [path.name for path in find_artefacts(tmp_path)] == ["9", "10"]
     assert find_artefacts(tmp_path / "classifier" / "9") == [tmp_path / "classifier" / "9"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"There must be a SavedModel or an .onnx file at or below"):
+    with pytest.raises(FileNotFoundError, match=r"There must be a SavedModel, an .onnx or a .tflite file at or below"):
         find_artefacts(tmp_path / "empty")
 
 

@@ -223,7 +223,7 @@ def test_wrong_uses_are_one_sentence(tmp_path):
     model = make_classifier()
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "saved_model.pb").touch()
-    with pytest.raises(ValueError, match=r"in an ONNX file, .* Received: the SavedModel "):
+    with pytest.raises(ValueError, match=r"in an ONNX file, .* Received: /"):
         compare_layers(model, tmp_path / "saved")
     with pytest.raises(FileNotFoundError, match="An artifact is a directory"):
         compare_layers(model, tmp_path / "absent.onnx")

@@ -18,7 +18,7 @@ from scipy.io import savemat
 from keras_netvlad import VideoClassifier
 from keras_netvlad.convert import from_loupe, from_matlab, from_tfa
 from keras_netvlad.data import read_video, record_files, write_youtube8m, youtube8m
-from keras_netvlad.export import export_onnx, export_saved_model, inspect_artefact
+from keras_netvlad.export import export_litert, export_onnx, export_saved_model, inspect_artefact
 from keras_netvlad.export.description import Description
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.parity_file import parity_path, read_parity
@@ -97,6 +97,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     model = VideoClassifier({"frames": 4}, 3, num_clusters=2, hidden_units=None, name="small")
     signature = read_signature(model)
     export_onnx(model, folder / "model.onnx")
+    export_litert(model, folder / "model.tflite")
     export_saved_model(model, folder / "1")
     model.save(folder / "model.keras")
     warmup = [
@@ -195,6 +196,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
             )
             for name in RUN_FILES
         },
+        "LiteRT": kind("model.tflite", lambda path: str(inspect_artefact(path)), any_bytes, folder / "model.tflite"),
         "ONNX": kind("model.onnx", lambda path: str(inspect_artefact(path)), any_bytes, folder / "model.onnx"),
         "saved_model.pb": kind("graph/saved_model.pb", inspect_parent(0), any_bytes, folder / "1" / "saved_model.pb"),
         ".h5": kind("weights.h5", from_tfa, any_bytes, folder / "plain.h5", folder / "chunked.h5"),

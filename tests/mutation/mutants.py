@@ -65,6 +65,34 @@ MUTANTS = [
         "export/verification/test_accepted_models",
         ("*map(_without_nan, pair))", "*pair)", "test_the_cause_is_named_if_it_is_the_model"),
     ),
+    # LiteRT files.
+    *of(
+        "export/litert/conversion",
+        "export/litert/test_litert_export",
+        ("[rows, *known[1:]])", "known)", "test_inputs_of_different_numbers_of_rows_fail"),
+        ("keras_endpoint=False", "keras_endpoint=True", "test_one_file_holds_every_signature_and_equals_the_model"),
+        ("sizes[axis] if size is None else size", "sizes[axis]", "test_other_models_export"),
+    ),
+    *of(
+        "export/litert/float32_model",
+        "export/litert/test_litert_export",
+        ("if in_float64:", "if False:", "test_float64_is_refused"),
+        ('dtype in ("bfloat16", "float16")', "False", "test_layers_of_16_bits_are_written_in_float32"),
+    ),
+    *of(
+        "export/litert/int8_kernels",
+        "export/litert/test_int8_kernels",
+        ("ALIGNMENT = 16", "ALIGNMENT = 1", "test_weights_lie_at_multiples_of_16_bytes"),
+        ("np.ascontiguousarray(levels.T)", "levels", "test_levels_are_the_nearest_multiples_of_the_scale_of_each_unit"),
+        ("for kernel in [*missing, ", "for kernel in [", "test_what_cannot_be_quantized_is_one_sentence"),
+        ("latest.ljust", "versions[0].ljust", "test_a_quarter_of_the_size_and_the_kernel_only"),
+    ),
+    *of(
+        "export/litert/litert_file",
+        "export/litert/test_litert_export",
+        ("if content[4:8] != IDENTIFIER:", "if False:", "test_damaged_files_are_named"),
+        ("name != SERVING_DEFAULT, name", "name", "test_a_file_is_described"),
+    ),
     *of(
         "export/onnx/canonical_graph",
         "export/onnx/test_canonical_graph",

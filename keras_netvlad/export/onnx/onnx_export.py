@@ -188,13 +188,17 @@ def write_onnx(
     if precision == "float32":
         precision = graph_precision(proto, values)
     else:
-        poolings = [layer for layer in model._flatten_layers() if isinstance(layer, FramePooling)]
-        pooling_weights = {id(weight) for layer in poolings for weight in layer.weights}
-        pooled = {placeholder(index) for index, weight in enumerate(weights) if id(weight) in pooling_weights}
-        tensors |= reduce_precision(proto, values, pooled, precision)
+        tensors |= reduce_precision(proto, values, pooling_weights(model), precision)
         proto = infer_types(proto)
     with stage("writing the weights of the ONNX file"):
         attach_weights(proto, tensors, path, external_data_threshold)
         proto.metadata_props.add(key=SIGNATURE, value=signature.name)
         path.write_bytes(proto.SerializeToString())
     return precision
+
+
+def pooling_weights(model: keras.Model) -> set[str]:
+    """Returns the names of the inputs of a converted graph that stand for weights of pooling layers."""
+    poolings = [layer for layer in model._flatten_layers() if isinstance(layer, FramePooling)]
+    ids = {id(weight) for layer in poolings for weight in layer.weights}
+    return {placeholder(index) for index, weight in enumerate(weights_of(model)) if id(weight) in ids}

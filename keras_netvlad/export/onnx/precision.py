@@ -77,21 +77,8 @@ def reduce_precision(
     """
     graph = proto.graph
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    types = {
-        value.name: (value.type.tensor_type.elem_type, len(value.type.tensor_type.shape.dim))
-        for value in [*graph.input, *graph.value_info, *graph.output]
-    }
-    kernels = _find_kernels(graph, types, set(weights) - _needed_by(graph, pooled))
-    sizes = {name: weights[name].values.size for name in kernels}
-    smallest = INT8_MIN_VALUES if precision == "int8" else 0
-    chosen = {name: products for name, products in kernels.items() if sizes[name] >= smallest}
-    if not chosen:
-        raise ValueError(
-            f"`precision` {precision!r} needs a dense layer behind the pooling with a kernel in float16 or float32"
-            + (f" of {smallest} or more values" if smallest else "")
-            + "; export with precision='float32'. Received: "
-            + (f"kernels of up to {max(sizes.values())} values" if sizes else "no such kernel")
-        )
+    types = _types(graph)
+    chosen = large_kernels(proto, weights, pooled, precision)
     stored: dict[str, StoredTensor] = {}
     rewritten: dict[str, Replacement] = {}
     for name, products in chosen.items():
@@ -107,6 +94,41 @@ def reduce_precision(
             rewritten[product.output[0]] = rewrite(product, name, types, opset)
     _replace(graph, chosen, stored, rewritten)
     return stored
+
+
+def large_kernels(
+    proto: onnx.ModelProto, weights: Mapping[str, WeightValues], pooled: set[str], precision: str
+) -> dict[str, list[onnx.NodeProto]]:
+    """Finds the large dense kernels behind the pooling.
+
+    Args:
+        proto, weights, pooled, precision: See `reduce_precision`.
+
+    Returns:
+        Dict from inputs that stand for kernels to the products that read them.
+
+    Raises:
+        ValueError: If there is no such kernel.
+    """
+    kernels = _find_kernels(proto.graph, _types(proto.graph), set(weights) - _needed_by(proto.graph, pooled))
+    sizes = {name: weights[name].values.size for name in kernels}
+    smallest = INT8_MIN_VALUES if precision == "int8" else 0
+    chosen = {name: products for name, products in kernels.items() if sizes[name] >= smallest}
+    if not chosen:
+        raise ValueError(
+            f"`precision` {precision!r} needs a dense layer behind the pooling with a kernel in float16 or float32"
+            + (f" of {smallest} or more values" if smallest else "")
+            + "; export with precision='float32'. Received: "
+            + (f"kernels of up to {max(sizes.values())} values" if sizes else "no such kernel")
+        )
+    return chosen
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, tuple[int, int]]:
+    return {
+        value.name: (value.type.tensor_type.elem_type, len(value.type.tensor_type.shape.dim))
+        for value in [*graph.input, *graph.value_info, *graph.output]
+    }
 
 
 def _needed_by(graph: onnx.GraphProto, weights: set[str]) -> set[str]:

@@ -1,6 +1,6 @@
-"""`Artefact`: runs a SavedModel or an ONNX file as a server does, without Keras and without this package.
+"""`Artefact`: runs a SavedModel, an ONNX or a LiteRT file as a server does, without Keras and without this package.
 
-This file imports NumPy, and TensorFlow or onnxruntime, so that it can be copied and run by itself:
+This file imports NumPy, and TensorFlow, onnxruntime or LiteRT, so that it can be copied and run by itself:
 
     python artefact.py ARTIFACT INPUTS.npz OUTPUTS.npz
 """
@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike
 # ONNX has one namespace for inputs and outputs. An input that has the name of an output, such as the sums that
 # `accumulate` takes and returns, has this prefix in the file. The names in a signature contain no dots.
 PAST = "past."
+LITERT_SUFFIX = ".tflite"
+Kind = Literal["saved_model", "onnx", "litert"]
 # Dict from the name of an input or output to its shape and dtype.
 Ports = dict[str, tuple[tuple[int | str | None, ...], str]]
 # NumPy's names of onnxruntime's types.
@@ -26,7 +28,7 @@ ONNX_DTYPES = {
 } | {f"tensor({name})": name for name in ("bool", "int8", "uint8", "int16", "int32", "int64", "string", "bfloat16")}
 
 
-def find_kind(path: str | os.PathLike[str]) -> Literal["saved_model", "onnx"]:
+def find_kind(path: str | os.PathLike[str]) -> Kind:
     """Returns the format of the artifact at a path.
 
     Raises:
@@ -37,8 +39,10 @@ def find_kind(path: str | os.PathLike[str]) -> Literal["saved_model", "onnx"]:
         return "saved_model"
     if path.is_file() and path.suffix == ".onnx":
         return "onnx"
+    if path.is_file() and path.suffix == LITERT_SUFFIX:
+        return "litert"
     raise FileNotFoundError(
-        f"An artifact is a directory with a saved_model.pb or a file that ends in .onnx. Received: {path}"
+        f"An artifact is a directory with a saved_model.pb or a file that ends in .onnx or .tflite. Received: {path}"
     )
 
 
@@ -94,21 +98,37 @@ def signatures_of(meta_graph: Any) -> dict[str, tuple[Ports, Ports]]:
     }
 
 
+def check_litert() -> None:
+    """Raises if LiteRT is not installed.
+
+    Raises:
+        ImportError: If the package ai-edge-litert is missing.
+    """
+    try:
+        import ai_edge_litert.interpreter  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Running a .tflite file needs ai-edge-litert, which is not installed. Install it with "
+            "`pip install 'keras_netvlad[litert]'`."
+        ) from error
+
+
 class Artefact:
-    """A loaded artifact: a SavedModel in TensorFlow's session loader, or an `.onnx` file in onnxruntime.
+    """A loaded artifact: a SavedModel in TensorFlow's session loader, `.onnx` in onnxruntime, or `.tflite` in LiteRT.
 
     TensorFlow Serving uses the same session loader. It reports missing variables that `tf.saved_model.load` ignores.
 
     Args:
-        path: A SavedModel's directory or an `.onnx` file.
+        path: A SavedModel's directory, an `.onnx` file or a `.tflite` file.
 
     Attributes:
-        kind: `"saved_model"` or `"onnx"`.
+        kind: `"saved_model"`, `"onnx"` or `"litert"`.
         signatures: Dict from the name of each signature to a pair of dicts, inputs and outputs, from a name to
-            `(shape, dtype)`. Dynamic dimensions are `None` in a SavedModel and names in an ONNX model. The latter has
-            one signature, whose name is in its metadata. Its inputs `past.NAME` are called `NAME`, as in a SavedModel.
+            `(shape, dtype)`. Dynamic dimensions are names in an ONNX model and `None` in other artifacts. An ONNX model
+            has one signature, whose name is in its metadata. Its inputs `past.NAME` are called `NAME`, as in a
+            SavedModel.
         precision: `"float32"`, `"float16"`, `"int8"`, `"mixed_float16"` or `"float64"`, as recorded in an ONNX model's
-            metadata. `"float32"` for a SavedModel.
+            metadata. `"int8"` for a LiteRT model with quantized kernels. `"float32"` for others.
         load_seconds: Time that loading took.
         num_bytes: Size of all files.
 
@@ -127,6 +147,7 @@ class Artefact:
 
     Raises:
         FileNotFoundError: If there is no artifact at `path`.
+        ImportError: If LiteRT is needed and not installed.
         ValueError: If the artifact cannot be loaded.
     """
 
@@ -136,12 +157,11 @@ class Artefact:
         self.precision = "float32"
         self.signatures: dict[str, tuple[Ports, Ports]] = {}
         self._run: Callable[[Mapping[str, Any], str], dict[str, np.ndarray]]
+        if self.kind == "litert":
+            check_litert()
         start = time.perf_counter()
         try:
-            if self.kind == "saved_model":
-                self._open_saved_model()
-            else:
-                self._open_onnx()
+            {"saved_model": self._open_saved_model, "onnx": self._open_onnx, "litert": self._open_litert}[self.kind]()
         except Exception as error:
             # The loaders raise exceptions of many classes on a damaged file. The cause stays attached.
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -161,7 +181,7 @@ class Artefact:
             Dict from output name to array.
         """
         if signature is None:
-            signature = "serving_default" if self.kind == "saved_model" else next(iter(self.signatures))
+            signature = next(iter(self.signatures)) if self.kind == "onnx" else "serving_default"
         return self._run({name: inputs[name] for name in self.signatures[signature][0]}, signature)
 
     @property
@@ -214,6 +234,34 @@ class Artefact:
         def run(inputs: Mapping[str, Any], _: str) -> dict[str, np.ndarray]:
             feeds = {input_names[key]: value for key, value in inputs.items()}
             return dict(zip(output_names, session.run(output_names, feeds), strict=True))
+
+        self._run = run
+
+    def _open_litert(self) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_path=str(self.path))
+        runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+
+        def ports(details: Mapping[str, Mapping[str, Any]]) -> Ports:
+            return {
+                name: (
+                    tuple(None if size < 0 else int(size) for size in one["shape_signature"]),
+                    np.dtype(one["dtype"]).name,
+                )
+                for name, one in details.items()
+            }
+
+        self.signatures = {
+            name: (ports(runner.get_input_details()), ports(runner.get_output_details()))
+            for name, runner in runners.items()
+        }
+        tensors = [one for index in range(interpreter.num_subgraphs()) for one in interpreter.get_tensor_details(index)]
+        if any(one["dtype"] is np.int8 and len(one["quantization_parameters"]["scales"]) for one in tensors):
+            self.precision = "int8"
+
+        def run(inputs: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:
+            return runners[name](**inputs)
 
         self._run = run
 

@@ -32,7 +32,7 @@ def float64_copy(model: keras.Model) -> tuple[keras.Model | None, str | None]:
     if any(getattr(layer, "quantization_mode", None) for layer in model._flatten_layers()):
         return None, "quantized layers"
     try:
-        return rebuilt(model, _in_float64(model.get_config())), None
+        return rebuilt(model, in_dtype(model.get_config(), "float64")), None
     except Exception as error:
         # A user's own layer may raise any exception when it is rebuilt. The report names it.
         return None, f"the model can't be made again ({type(error).__name__})"
@@ -74,17 +74,17 @@ def _weights_of_zeros() -> Iterator[None]:
             keras.Layer.add_weight = add_weight
 
 
-def _in_float64(config: Any) -> Any:
-    """Returns a configuration with every floating dtype replaced by float64, including dtype policies."""
+def in_dtype(config: Any, dtype: str) -> Any:
+    """Returns a configuration with every floating dtype replaced by `dtype`, including dtype policies."""
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
-            policy = _in_float64({"dtype": config["config"]["name"]})["dtype"]
+            policy = in_dtype({"dtype": config["config"]["name"]}, dtype)["dtype"]
             return {**config, "config": {**config["config"], "name": policy}}
         config = {
-            key: "float64" if key == "dtype" and isinstance(value, str) and value in FLOATS else _in_float64(value)
+            key: dtype if key == "dtype" and isinstance(value, str) and value in FLOATS else in_dtype(value, dtype)
             for key, value in config.items()
         }
         return {**config, "product_dtype": None} if "product_dtype" in config else config
     if isinstance(config, (list, tuple)):
-        return type(config)(_in_float64(value) for value in config)
+        return type(config)(in_dtype(value, dtype) for value in config)
     return config

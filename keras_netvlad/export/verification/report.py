@@ -17,7 +17,7 @@ class Report:
 
     Attributes:
         path: Path of the artifact.
-        kind: `"saved_model"` or `"onnx"`.
+        kind: `"saved_model"`, `"onnx"` or `"litert"`.
         num_bytes: Size of its files.
         load_seconds: Time that loading took.
         tolerance: Largest relative difference allowed.

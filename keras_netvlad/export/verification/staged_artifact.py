@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import keras
 
@@ -38,7 +39,8 @@ def verify_staged(
         ParityError: If the artifact does not compute what the model computes.
         ValueError: If an argument is invalid.
     """
-    with stage(f"verifying the {'ONNX file' if os.fspath(target).endswith('.onnx') else 'SavedModel'}"):
+    kind = {".onnx": "ONNX file", ".tflite": "LiteRT file"}.get(Path(target).suffix, "SavedModel")
+    with stage(f"verifying the {kind}"):
         report = verify_signatures(model, signatures, staged_path, tolerance, data, min_agreement).at(target)
     if not report.ok:
         raise ParityError(report)

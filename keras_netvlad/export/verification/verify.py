@@ -14,6 +14,7 @@ from keras_netvlad.export.reason import reason_of
 from keras_netvlad.export.serving_signatures import (
     ACCUMULATE,
     DESCRIBE,
+    SERVE_EXAMPLES,
     check_offered,
     live_stream_obstacle,
     serving_signatures,
@@ -49,24 +50,24 @@ def verify(
     This runs the artifact, so verify only artifacts that you trust. A SavedModel whose signatures differ from the
     model's is refused before anything in it runs.
 
-    The artifact is loaded as in production, by TensorFlow's session loader or by onnxruntime. It runs at several batch
-    sizes and lengths, from the smallest that the model accepts. Frames beyond `num_frames` hold zeros, then the first
-    element of each tensor (TensorFlow Serving's padding), then NaN, while the model always runs on zeros: equal outputs
-    show that padding changes nothing. Outputs with a row for every frame are compared on the real frames. Requests are
-    also merged as TensorFlow Serving merges them: of different lengths if the model takes `num_frames`, otherwise of
-    equal shape. Live streams are run in chunks, cut in several ways. Artifact and model are also compared with a
-    float64 copy of the model, unless the model is quantized or has more than 1 GB of weights. The report says if there
-    is no copy.
+    The artifact is loaded as in production, by TensorFlow's session loader, onnxruntime or LiteRT. It runs at several
+    batch sizes and lengths, from the smallest that the model accepts. Frames beyond `num_frames` hold zeros, then the
+    first element of each tensor (TensorFlow Serving's padding), then NaN, while the model always runs on zeros: equal
+    outputs show that padding changes nothing. Outputs with a row for every frame are compared on the real frames.
+    Requests are also merged as TensorFlow Serving merges them: of different lengths if the model takes `num_frames`,
+    otherwise of equal shape. Live streams are run in chunks, cut in several ways. Artifact and model are also compared
+    with a float64 copy of the model, unless the model is quantized or has more than 1 GB of weights. The report says if
+    there is no copy.
 
     An ONNX file holds one signature, whose name is in its metadata. In the live streams of a file of `accumulate`, the
     model computes `describe` from the sums of the file; in those of a file of `describe`, it computes the sums.
 
     Args:
         model: The Keras model, functional or Sequential, with named inputs.
-        path: Directory of a SavedModel, or an `.onnx` file.
+        path: Directory of a SavedModel, an `.onnx` file or a `.tflite` file.
         tolerance: Largest difference allowed, to the model and to its float64 copy, as a fraction of the largest
-            magnitude of the output. The default is 1e-4; 2e-2 for models with 16-bit layers; 2e-3 and 5e-2 for ONNX
-            files in float16 and int8.
+            magnitude of the output. The default is 1e-4; 2e-2 for models with 16-bit layers; 2e-3 and 5e-2 for
+            artifacts in float16 and int8.
         data: Real inputs to compare on as well: a dict of arrays by input name with the batch first, or the path of an
             `.npz` file that contains them.
         min_agreement: Fraction of the rows of `data` on which the artifact and the model must predict the same class.
@@ -89,6 +90,7 @@ def verify(
 
     Raises:
         FileNotFoundError: If there is no artifact at `path`.
+        ImportError: If LiteRT is needed and not installed.
         TypeError: If `model` is not a functional or Sequential Keras model.
         ValueError: If the artifact cannot be loaded or run, its signatures differ from the model's in a name, dtype or
             axis, or an argument is invalid; if the model accepts no inputs that were tried, computes NaN, other values
@@ -123,6 +125,8 @@ def verify_signatures(
         check_offered(model, signatures, name)
         declared = {name: in_onnx(signatures[name])}
         signatures = {key: signatures[key] for key in _references(name)}
+    elif artifact.kind == "litert":
+        declared = {name: in_litert(one) for name, one in signatures.items() if name != SERVE_EXAMPLES}
     check_signatures(declared, artifact.signatures)
 
     outputs = ModelOutputs(model, signatures, tolerance)
@@ -175,7 +179,7 @@ def verify_signatures(
         judge=outputs.judge,
         agreement=Agreement(class_output, same, rows) if rows else None,
         min_agreement=min_agreement,
-        no_live_stream=live_stream_obstacle(model, default) if artifact.kind == "saved_model" else None,
+        no_live_stream=None if artifact.kind == "onnx" else live_stream_obstacle(model, default),
     )
 
 
@@ -212,7 +216,16 @@ def _references(name: str) -> list[str]:
 
 def in_onnx(signature: Signature) -> Signature:
     """Returns a signature as ONNX files have it: outputs of bfloat16 are float32."""
-    outputs = tuple(replace(port, dtype="float32") if port.dtype == "bfloat16" else port for port in signature.outputs)
+    return _with_float32_outputs(signature, ("bfloat16",))
+
+
+def in_litert(signature: Signature) -> Signature:
+    """Returns a signature as LiteRT files have it: outputs of bfloat16 and float16 are float32."""
+    return _with_float32_outputs(signature, ("bfloat16", "float16"))
+
+
+def _with_float32_outputs(signature: Signature, dtypes: Collection[str]) -> Signature:
+    outputs = tuple(replace(port, dtype="float32") if port.dtype in dtypes else port for port in signature.outputs)
     return replace(signature, outputs=outputs)
 
 

@@ -1,0 +1,1 @@
+"""The writer of LiteRT files, the format of TensorFlow Lite."""

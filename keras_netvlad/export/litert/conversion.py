@@ -1,0 +1,63 @@
+"""`convert_signatures`: signatures of a Keras model as the content of a LiteRT file."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_netvlad.export.reason import reason_of
+from keras_netvlad.export.saved_model import write_saved_model
+from keras_netvlad.export.signature import Signature
+
+
+def convert_signatures(model: keras.Model, signatures: Mapping[str, Signature], directory: Path) -> bytearray:
+    """Converts signatures of a model with TensorFlow's converter.
+
+    Args:
+        model: The Keras model, which computes in float32.
+        signatures: The signatures to write, by name.
+        directory: Existing directory for a SavedModel that the converter reads. It is removed again.
+
+    Returns:
+        The content of a LiteRT file with all signatures.
+
+    Raises:
+        ValueError: If LiteRT has no operator for an operation of the model.
+    """
+    checked = {name: _with_equal_rows(signature) for name, signature in signatures.items()}
+    with tempfile.TemporaryDirectory(dir=directory) as saved_model:
+        write_saved_model(model, checked, Path(saved_model), keras_endpoint=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=list(checked))
+        try:
+            return bytearray(converter.convert())
+        except Exception as error:
+            # The converter raises exceptions of several classes.
+            raise ValueError(
+                "The model must be made of operations that LiteRT has; export it as SavedModel or ONNX, or change the "
+                f"layer. Received: {reason_of(error)}"
+            ) from error
+
+
+def _with_equal_rows(signature: Signature) -> Signature:
+    """Returns a signature that fails if its inputs have different numbers of rows.
+
+    LiteRT has no assertions. Without this, a `num_frames` of one row would be used for all videos. A reshape to the
+    number of rows of the first input fails unless the numbers are equal.
+    """
+    batched = [port for port in signature.inputs if port.shape and port.shape[0] is None]
+    first, others = batched[:1], batched[1:]
+
+    def compute(values: Mapping[str, Any]) -> dict[str, Any]:
+        values = dict(values)
+        for port in others:
+            rows, sizes = tf.shape(values[first[0].name])[0], tf.shape(values[port.name])
+            # The sizes that are known: from others, the converter would conclude that a product has any size.
+            known = [sizes[axis] if size is None else size for axis, size in enumerate(port.shape)]
+            values[port.name] = tf.reshape(values[port.name], [rows, *known[1:]])
+        return signature.compute(values)
+
+    return replace(signature, compute=compute)
