@@ -51,7 +51,7 @@ lint: .venv/.test
 	$(BIN)/mypy
 	$(BIN)/python -m tests.mutation --check
 
-# Plants about 200 faults one by one and prints which of them the tests notice.
+# Plants faults one by one and prints which of them the tests notice.
 mutants: .venv/.test
 	$(BIN)/python -m tests.mutation
 
