@@ -37,7 +37,7 @@ backends: .venv/.backends
 	KERAS_BACKEND=torch $(WORKERS) -m "backends and not needs_torch"
 	$(BIN)/pytest -m needs_torch
 
-# Artifacts in every other runtime that a package index offers: OpenVINO, tract, Node, browsers, Triton's own server.
+# Artifacts in every other runtime that a package index offers: OpenVINO, tract, Node, MLflow, browsers, Triton's server.
 runtimes: .venv/.runtimes
 	$(BIN)/pytest -m runtimes
 

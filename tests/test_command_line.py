@@ -496,3 +496,13 @@ def test_a_file_for_phones(directory, tmp_path, capsys):
     assert "Layers can be compared in an ONNX file" in capsys.readouterr().err
     assert run("export", small, tmp_path / "half", "--format", "litert", "--precision", "float16") == 2
     assert "`precision` must be one of ['float32', 'int8']" in capsys.readouterr().err
+
+
+def test_verification_in_another_runtime(directory, tmp_path, capsys):
+    small, path = directory / "small.keras", tmp_path / "out" / "model.onnx"
+    assert run("export", small, tmp_path / "out", "--format", "onnx") == 0
+    capsys.readouterr()
+    assert run("verify", small, path, "--runtime", "onnx.reference") == 0
+    assert capsys.readouterr().out.startswith(f"onnx  {path}  in onnx.reference\n")
+    assert run("verify", small, path, "--runtime", "litert") == 2
+    assert "`runtime` must be one that runs artifacts of the kind 'onnx'" in capsys.readouterr().err

@@ -73,6 +73,7 @@ def test_every_page_has_code_or_needs_none():
             "phones.md",
             "pictures.md",
             "places.md",
+            "runtimes.md",
             "training.md",
             "video.md",
         )

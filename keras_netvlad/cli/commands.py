@@ -136,7 +136,7 @@ def verify(options: argparse.Namespace) -> int:
     model = _load_model(options)
     compared = options.artefact if options.layers else []
     layers = [compare_layers(model, path, options.tolerance, options.data) for path in compared]
-    reports = [verify(model, path, **_checks(options)) for path in options.artefact]
+    reports = [verify(model, path, **_checks(options), runtime=options.runtime) for path in options.artefact]
     for report in (*reports, *layers):
         print(report)  # cli
     is_ok = all(report.ok for report in reports) and all(report.ok for report in layers)

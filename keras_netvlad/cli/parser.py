@@ -200,6 +200,12 @@ def _verify(subparsers):
         action="store_true",
         help="compare the output of every layer as well, and name the first that differs; for ONNX files",
     )
+    verify.add_argument(
+        "--runtime",
+        metavar="NAME",
+        help="runtime to run the artifacts in: tensorflow (the default for SavedModels), onnxruntime (for .onnx), "
+        "litert (for .tflite), openvino (for .onnx and SavedModels), tract or onnx.reference (for .onnx)",
+    )
     _add_checks(verify)
     _add_imports(verify)
     verify.set_defaults(command=commands.verify)

@@ -1,4 +1,4 @@
-"""The artefacts in every runtime that can be had here, beside the Keras model and the float64 oracle."""
+"""The artifacts in every runtime that can be had here, compared with the Keras model and the float64 reference."""
 
 import json
 import shutil
@@ -13,7 +13,8 @@ import reference
 from paths import EXPORT
 from selection import slow_except
 
-from keras_netvlad.export import Artefact, export_model, export_onnx, export_saved_model
+from keras_netvlad.export import Artefact, export_model, export_onnx, export_saved_model, verify
+from keras_netvlad.export.verification.artifact_in_runtime import ArtifactInRuntime
 from keras_netvlad.layers import FrameMask, NetVLAD
 from keras_netvlad.models import VideoClassifier
 
@@ -29,41 +30,8 @@ WIDTH = 2  # of the maps
 TOLERANCE = 2e-6
 
 
-# The runtimes: each a function from an artefact's path to a function from inputs to outputs, dicts of arrays
-
-
-def onnxruntime(path):
-    return Artefact(path).run
-
-
-def onnx_reference(path):
-    evaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator(path)
-    return lambda inputs: dict(zip(evaluator.output_names, evaluator.run(None, inputs), strict=True))
-
-
-def openvino(path):
-    package = pytest.importorskip("openvino", reason="`make runtimes` installs OpenVINO")
-    # Where the processor has bfloat16, OpenVINO computes in it unless told otherwise: 2.6e-3 off.
-    model = package.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda inputs: {port.get_any_name(): values for port, values in model(inputs).items()}
-
-
-def tract(path):
-    package = pytest.importorskip("tract", reason="`make runtimes` installs tract")
-    model = package.onnx().load(path).into_model()
-    inputs_of = [model.input_name(index) for index in range(model.input_count())]
-    # tract names an output after the node that makes it; the file's order holds.
-    outputs_of = [value.name for value in onnx.load(path, load_external_data=False).graph.output]
-    runnable = model.into_runnable()
-
-    def run(inputs):
-        outputs = runnable.run([inputs[name] for name in inputs_of])
-        return {name: values.to_numpy() for name, values in zip(outputs_of, outputs, strict=True)}
-
-    return run
-
-
 def onnxruntime_node(path):
+    """Opens an ONNX file in Node, as `verify(runtime=...)` takes it: a function from a path to a function of arrays."""
     if shutil.which("node") is None or not (NODE / "node_modules").is_dir():
         pytest.skip("`make runtimes` installs onnxruntime-node, if Node is installed")
 
@@ -81,10 +49,15 @@ def onnxruntime_node(path):
 
 
 RUNTIMES = [
-    onnxruntime,
-    onnx_reference,
-    *(pytest.param(runtime, marks=pytest.mark.runtimes) for runtime in (openvino, tract, onnxruntime_node)),
+    "onnxruntime",
+    "onnx.reference",
+    *(pytest.param(runtime, marks=pytest.mark.runtimes) for runtime in ("openvino", "tract", onnxruntime_node)),
 ]
+
+
+def opened(runtime, path):
+    """The function that runs an artifact in a runtime."""
+    return (Artefact(path) if runtime == "onnxruntime" else ArtifactInRuntime(path, runtime)).run
 
 
 # The models, with large random weights: those of a new model would hide a wrong bias, and make every softmax flat
@@ -189,13 +162,13 @@ def worst_difference(run, model):
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_an_onnx_model_is_the_oracle(runtime, model, paths):
-    assert worst_difference(runtime(str(paths / "model.onnx")), model) <= TOLERANCE
+    assert worst_difference(opened(runtime, paths / "model.onnx"), model) <= TOLERANCE
 
 
 @pytest.mark.runtimes
 def test_openvino_reads_the_saved_model_too(model, paths):
     # Of its signatures it takes `serving_default` and leaves the ops of the others out, also those it does not know.
-    assert worst_difference(openvino(str(paths / "saved_model")), model) <= TOLERANCE
+    assert worst_difference(opened("openvino", paths / "saved_model"), model) <= TOLERANCE
 
 
 @pytest.mark.slow
@@ -205,7 +178,7 @@ def test_weights_in_a_second_file_are_found(runtime, model, paths):
     if not path.exists():
         assert export_onnx(model, path, external_data_threshold=0).ok
     inputs = draw(model, 3, 5, [5, 2, 0])
-    assert difference(runtime(str(path))(inputs), exact(model, inputs)) <= TOLERANCE
+    assert difference(opened(runtime, path)(inputs), exact(model, inputs)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -214,7 +187,7 @@ def test_the_oldest_opset_is_the_oracle(runtime, model, paths):
     if not path.exists():
         assert export_onnx(model, path, opset=13).ok
     inputs = draw(model, 3, 5, [5, 2, 0])
-    assert difference(runtime(str(path))(inputs), exact(model, inputs)) <= TOLERANCE
+    assert difference(opened(runtime, path)(inputs), exact(model, inputs)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("opset", slow_except([13, 18], 18))
@@ -226,8 +199,7 @@ def test_a_live_stream_is_the_oracle(runtime, opset, tmp_path):
     names = ["accumulate", "describe"]
     export_model(model, tmp_path / "out", ["onnx"], opset, onnx_signatures=names)
     paths = [str(tmp_path / "out" / f"{name}.onnx") for name in names]
-    accumulate, describe = map(runtime, paths)
-    past = "" if runtime is onnxruntime else "past."  # `Artefact` calls the inputs as a SavedModel does
+    accumulate, describe = (opened(runtime, path) for path in paths)
     sums = {
         value.name: np.zeros((3, *(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])), "float32")
         for value in onnx.load(paths[1]).graph.input
@@ -236,9 +208,40 @@ def test_a_live_stream_is_the_oracle(runtime, opset, tmp_path):
     for start, length in ((0, 6), (6, 1), (7, 13)):
         chunk = {name: inputs[name][:, start : start + length] for name in ("rgb", "audio")}
         chunk["num_frames"] = np.clip(inputs["num_frames"] - start, 0, length)
-        received = accumulate({**chunk, **{past + name: values for name, values in sums.items()}})
+        received = accumulate({**chunk, **sums})
         sums = {name: np.array(received[name], "float32") for name in sums}
     assert difference(describe(sums), exact(model, inputs)) <= TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory):
+    """A model of two streams, and the directory of its ONNX files."""
+    model = two_streams()
+    directory = tmp_path_factory.mktemp("streams") / "out"
+    names = ["serving_default", "accumulate", "describe"]
+    export_model(model, directory, ["onnx"], onnx_signatures=names, verify=False)
+    return model, directory
+
+
+@pytest.mark.parametrize("name", ["model", *slow_except(["accumulate", "describe"])])
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_verification_runs_in_every_runtime(runtime, name, streams):
+    model, directory = streams
+    report = verify(model, directory / f"{name}.onnx", runtime=runtime)
+    assert report.ok, report
+    assert max(comparison.relative for comparison in report.comparisons) < 1e-5
+    # OpenVINO removes the check of the rows from the graph.
+    assert report.answers_unequal_rows == (runtime == "openvino" and name != "describe")
+
+
+@pytest.mark.runtimes
+def test_the_verification_runs_a_saved_model_in_openvino(tmp_path):
+    model = two_streams()
+    export_saved_model(model, tmp_path / "1", verify=False)
+    report = verify(model, tmp_path / "1", runtime="openvino")
+    assert report.ok, report
+    assert {comparison.signature for comparison in report.comparisons} == {"serving_default"}
+    assert report.answers_unequal_rows
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +256,6 @@ def large_model():
 def test_a_smaller_precision_runs_everywhere(runtime, large_model, precision, tolerance, tmp_path):
     assert export_onnx(large_model, tmp_path / "model.onnx", precision=precision).ok
     inputs = draw(large_model, 3, 20, [20, 7, 0])
-    received, expected = runtime(str(tmp_path / "model.onnx"))(inputs), exact(large_model, inputs)
+    received, expected = opened(runtime, tmp_path / "model.onnx")(inputs), exact(large_model, inputs)
     print(f"{precision}: {difference(received, expected):.1e} from the oracle")
     assert TOLERANCE < difference(received, expected) <= tolerance  # a difference of none would be another file's

@@ -65,6 +65,20 @@ MUTANTS = [
         "export/verification/test_accepted_models",
         ("*map(_without_nan, pair))", "*pair)", "test_the_cause_is_named_if_it_is_the_model"),
     ),
+    # Other runtimes.
+    *of(
+        "export/verification/artifact_in_runtime",
+        "export/verification/test_runtimes",
+        ('if self.kind != "onnx":', "if False:", "test_of_a_saved_model_another_runtime_runs_the_default"),
+        ('f"{PAST}{name}" if name', "name if name", "test_sums_of_a_live_stream_get_the_names_of_the_file"),
+        ("not set(output_names) <= set(outputs)", "False", "test_wrong_runtimes_are_one_sentence"),
+    ),
+    *of(
+        "export/verification/unequal_rows",
+        "export/verification/test_runtimes",
+        ("    return True\n", "    return False\n", "test_a_removed_check_of_rows_is_reported_but_no_failure"),
+        ("counts[:1]", "counts", "test_a_function_is_a_runtime"),
+    ),
     # LiteRT files.
     *of(
         "export/litert/conversion",

@@ -28,6 +28,9 @@ class Report:
         min_agreement: Fraction of rows that must agree, or `None`.
         no_live_stream: The reason why a model of streams and `num_frames` has no signatures for live streams, if all
             signatures were to be written, as to a SavedModel. Otherwise `None`.
+        runtime: Name of the runtime that the user chose, or `None`.
+        answers_unequal_rows: Whether the chosen runtime answers several videos with a `num_frames` of one row, which
+            artifacts refuse.
 
     Example:
 
@@ -51,6 +54,8 @@ class Report:
     agreement: Agreement | None = None
     min_agreement: float | None = None
     no_live_stream: str | None = None
+    runtime: str | None = None
+    answers_unequal_rows: bool = False
 
     @property
     def ok(self) -> bool:
@@ -103,7 +108,7 @@ class Report:
         num_runs = self._num_runs()
         runs = "1 run" if num_runs == 1 else f"{num_runs} runs"
         lines = [
-            f"{self.kind}  {self.path}",
+            f"{self.kind}  {self.path}" + (f"  in {self.runtime}" if self.runtime else ""),
             f"  {format_bytes(self.num_bytes)}, loaded in {self.load_seconds:.2f} s, {runs}, "
             f"tolerance {self.tolerance:g}",
             f"  {'signature':<{widths[0]}}  {'output':<{widths[1]}}  max |difference|  relative  to float64  parity",
@@ -121,6 +126,11 @@ class Report:
             lines.append(f"  no copy in float64 to compare with: {self.judge}")
         if self.no_live_stream is not None:
             lines.append(f"  no signatures for live streams: {self.no_live_stream}")
+        if self.answers_unequal_rows:
+            lines.append(
+                f"  {self.runtime} uses a `num_frames` of one row for all videos, which the artifact should refuse: "
+                "always send one number for each video"
+            )
         if self.agreement is not None:
             minimum = "" if self.min_agreement is None else f", at least {self.min_agreement:.2%} wanted"
             lines.append(

@@ -22,6 +22,7 @@ from keras_netvlad.export.serving_signatures import (
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.agreement import Agreement
 from keras_netvlad.export.verification.artefact import Artefact, find_kind, read_saved_model, signatures_of
+from keras_netvlad.export.verification.artifact_in_runtime import ArtifactInRuntime
 from keras_netvlad.export.verification.chunked_videos import compare_chunks
 from keras_netvlad.export.verification.comparison import Comparison
 from keras_netvlad.export.verification.merged_requests import (
@@ -33,8 +34,10 @@ from keras_netvlad.export.verification.model_outputs import ModelOutputs, on_rea
 from keras_netvlad.export.verification.options import check_options
 from keras_netvlad.export.verification.real_data import RealData
 from keras_netvlad.export.verification.report import Report
+from keras_netvlad.export.verification.runtimes import Runtime, is_own
 from keras_netvlad.export.verification.signature_check import check_signatures
 from keras_netvlad.export.verification.tolerance import default_tolerance
+from keras_netvlad.export.verification.unequal_rows import answers_unequal_rows
 from keras_netvlad.export.verification.verification_inputs import Arrays, Case, make_cases
 
 
@@ -44,6 +47,8 @@ def verify(
     tolerance: float | None = None,
     data: RealData | None = None,
     min_agreement: float | None = None,
+    *,
+    runtime: Runtime | None = None,
 ) -> Report:
     """Runs an artifact and its Keras model on the same inputs and compares every output of every signature.
 
@@ -72,6 +77,11 @@ def verify(
             `.npz` file that contains them.
         min_agreement: Fraction of the rows of `data` on which the artifact and the model must predict the same class.
             The class is the largest value of the output `scores`, or of the first output if none is named `scores`.
+        runtime: The runtime to run the artifact in. The default is the one named above. `"openvino"` runs ONNX files
+            and the signature `serving_default` of SavedModels, `"tract"` and `"onnx.reference"` run ONNX files. Or a
+            function for any other runtime: it takes the path and returns a function from inputs to outputs, dicts of
+            arrays by the names in the file. Inputs, comparisons and tolerances are the same. The report also says if
+            the runtime answers several videos with a `num_frames` of one row, which the artifact should refuse.
 
     Returns:
         A `Report` with `.ok` and the differences of each output. It prints as a table. NaN is never ok.
@@ -90,14 +100,14 @@ def verify(
 
     Raises:
         FileNotFoundError: If there is no artifact at `path`.
-        ImportError: If LiteRT is needed and not installed.
+        ImportError: If the runtime is not installed.
         TypeError: If `model` is not a functional or Sequential Keras model.
         ValueError: If the artifact cannot be loaded or run, its signatures differ from the model's in a name, dtype or
             axis, or an argument is invalid; if the model accepts no inputs that were tried, computes NaN, other values
             each time, or values that depend on frames beyond `num_frames`.
     """
     with stage(f"verifying {path}"):
-        return verify_signatures(model, serving_signatures(model), path, tolerance, data, min_agreement)
+        return verify_signatures(model, serving_signatures(model), path, tolerance, data, min_agreement, runtime)
 
 
 def verify_signatures(
@@ -107,6 +117,7 @@ def verify_signatures(
     tolerance: float | None = None,
     data: RealData | None = None,
     min_agreement: float | None = None,
+    runtime: Runtime | None = None,
 ) -> Report:
     """Does the work of `verify` with signatures that the caller has computed.
 
@@ -114,10 +125,12 @@ def verify_signatures(
     """
     default = signatures[SERVING_DEFAULT]
     arrays = check_options(default, tolerance, data, min_agreement)
-    if find_kind(path) == "saved_model":
+    kind = find_kind(path)
+    in_other_runtime = not is_own(runtime, kind)
+    if kind == "saved_model":
         # Loading a SavedModel runs parts of its graph. That of another model is refused before.
         check_signatures(signatures, signatures_of(read_saved_model(path)))
-    artifact = Artefact(path)
+    artifact = Artefact(path) if runtime is None or not in_other_runtime else ArtifactInRuntime(path, runtime)
     tolerance = default_tolerance(model, artifact.precision) if tolerance is None else float(tolerance)
     declared = signatures
     if artifact.kind == "onnx":  # the format has one signature
@@ -127,6 +140,9 @@ def verify_signatures(
         signatures = {key: signatures[key] for key in _references(name)}
     elif artifact.kind == "litert":
         declared = {name: in_litert(one) for name, one in signatures.items() if name != SERVE_EXAMPLES}
+    if in_other_runtime and kind != "onnx":
+        signatures = {SERVING_DEFAULT: default}
+        declared = {SERVING_DEFAULT: declared[SERVING_DEFAULT]}
     check_signatures(declared, artifact.signatures)
 
     outputs = ModelOutputs(model, signatures, tolerance)
@@ -179,11 +195,25 @@ def verify_signatures(
         judge=outputs.judge,
         agreement=Agreement(class_output, same, rows) if rows else None,
         min_agreement=min_agreement,
-        no_live_stream=None if artifact.kind == "onnx" else live_stream_obstacle(model, default),
+        no_live_stream=None if kind == "onnx" or in_other_runtime else live_stream_obstacle(model, default),
+        runtime=artifact.runtime if isinstance(artifact, ArtifactInRuntime) else None,
+        answers_unequal_rows=in_other_runtime and _answers_unequal_rows(artifact, declared, requests),
+    )
+
+
+def _answers_unequal_rows(
+    artifact: Artefact, declared: Mapping[str, Signature], requests: Mapping[str, Iterable[AnsweredRequest]]
+) -> bool:
+    return any(
+        answers_unequal_rows(artifact, declared[name], request.inputs)
+        for name, answered in requests.items()
+        for request in answered
     )
 
 
 def _run(artifact: Artefact, case: Case, inputs: Arrays) -> Arrays:
+    if isinstance(artifact, ArtifactInRuntime):
+        return artifact.run(inputs, case.signature)
     try:
         return artifact.run(inputs, case.signature)
     except Exception as error:
