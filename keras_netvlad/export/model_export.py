@@ -13,6 +13,7 @@ from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset
 from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
 from keras_netvlad.export.onnx.precision import check_precision
+from keras_netvlad.export.pictures import Layout, as_pictures
 from keras_netvlad.export.saved_model import write_verified_saved_model
 from keras_netvlad.export.serving.model_versions import check_model_name
 from keras_netvlad.export.serving_signatures import (
@@ -44,6 +45,8 @@ def export_model(
     min_agreement: float | None = None,
     metadata: Mapping[str, Any] | None = None,
     onnx_signatures: Sequence[OnnxSignature] | Literal["all"] = ("serving_default",),
+    layout: Layout | None = None,
+    size: Sequence[int] | None = None,
 ) -> list[Report]:
     """Writes a model in several formats into a new directory and verifies every format.
 
@@ -63,6 +66,7 @@ def export_model(
         onnx_signatures: Names of the signatures to write in ONNX, each to its own file; see `export_onnx`. `"all"`
             writes those that the model offers. A SavedModel contains all signatures. `precision` does not apply to
             `accumulate`, which has no dense layers behind the pooling.
+        layout, size: See `export_onnx`. They apply to all formats.
 
     Returns:
         A list with one `Report` for the SavedModel and for each ONNX file. Empty if `verify` is `False`.
@@ -97,6 +101,7 @@ def export_model(
         )
     check_precision(precision)
     check_opset(opset)
+    model = as_pictures(model, layout, size)
     names = _check_names(onnx_signatures)
     is_default = names == [SERVING_DEFAULT]
     if "onnx" not in formats and not is_default:
