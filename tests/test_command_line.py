@@ -10,6 +10,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from small_pictures import make_places
 
 from keras_netvlad.__main__ import main
 from keras_netvlad.base.stages import LOGGER, stage
@@ -70,6 +71,26 @@ def test_signatures_of_onnx_files(directory, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "\n  accumulate\n    <- " in printed
     assert "\n  describe\n    <- frames_first_sum  float32 (batch, 2, 4)\n" in printed
+
+
+@pytest.mark.slow
+def test_export_of_pictures(tmp_path, capsys):
+    make_places().save(tmp_path / "places.keras")
+    given = ["--format", "onnx", "--layout", "nchw", "--size", "20x28"]
+    assert run("export", tmp_path / "places.keras", tmp_path / "out", *given) == 0
+    assert run("verify", tmp_path / "places.keras", tmp_path / "out" / "model.onnx") == 0
+    capsys.readouterr()
+    assert run("inspect", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "<- images  uint8 (batch, 3, 20, 28)" in printed
+    assert "  input_size  20x28\n" in printed
+
+
+@pytest.mark.parametrize("size", ["480", "480x", "0x640", "480x640x3", "-1x5"])
+def test_a_wrong_size_of_pictures_is_one_sentence(size, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run("export", "places.keras", "out", f"--size={size}")
+    assert f"must be height and width in pixels, such as 480x640. Received: {size}" in capsys.readouterr().err
 
 
 def test_long_stages_are_printed_to_standard_error(directory, tmp_path, monkeypatch, capsys):

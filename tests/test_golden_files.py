@@ -91,5 +91,6 @@ def test_every_public_layer_and_preset_has_a_file():
 
     configs = "".join(zipfile.ZipFile(path).read("config.json").decode() for path in MODELS.values())
     # A VideoClassifier's file has no configurations of its layers.
-    assert {name for name in layers.__all__ if f'"class_name": "{name}"' not in configs} == set()
+    missing = {name for name in layers.__all__ if f'"class_name": "{name}"' not in configs}
+    assert missing == {"PicturePreprocessing"}  # part of what `export_onnx(layout=...)` makes, which is never saved
     assert {f"preset_{preset}" for preset in PRESETS} <= set(MODELS)

@@ -59,6 +59,7 @@ def export(options: argparse.Namespace) -> int:
         model = _load_model(options)
         settings = (options.format, options.opset, options.precision)
         checks = {**_checks(options), "verify": options.verify}
+        checks |= {"layout": options.layout, "size": options.size}
         checks["onnx_signatures"] = "all" if options.signatures == ["all"] else options.signatures
         reports = export_model(model, options.output, *settings, **checks, metadata=_metadata(options))
         return reports if options.verify else [f"{options.output}: written, not verified"]

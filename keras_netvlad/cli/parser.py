@@ -62,6 +62,13 @@ def _export(subparsers):
         "serve_quantized, accumulate and describe (to DIR/NAME.onnx); other formats contain all",
     )
     export.add_argument("--opset", type=int, default=18, help="ONNX operator set, 13 to 18 (default %(default)s)")
+    pictures = export.add_argument_group("options for a model from pixels", "Either writes a model of single pictures.")
+    pictures.add_argument(
+        "--layout", choices=["nhwc", "nchw"], help="axes of the uint8 pictures, channels last or first (default nhwc)"
+    )
+    pictures.add_argument(
+        "--size", type=_height_and_width, metavar="HEIGHTxWIDTH", help="size of all pictures (default: any)"
+    )
     _add_precision(export)
     _add_checks(export)
     _add_no_verify(export)
@@ -318,6 +325,16 @@ def _shares(text: str) -> tuple[float, ...]:
         return tuple(float(share) for share in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be three numbers, such as 0.8,0.1,0.1. Received: {text}") from None
+
+
+def _height_and_width(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(part) for part in text.split("x"))
+    except ValueError:
+        height = width = 0
+    if min(height, width) < 1:
+        raise argparse.ArgumentTypeError(f"must be height and width in pixels, such as 480x640. Received: {text}")
+    return height, width
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from keras_netvlad.export.verification.comparison import Comparison
 from keras_netvlad.export.verification.layer_difference import LayerDifference
 from keras_netvlad.export.verification.layer_outputs import LayerCall, layer_outputs
 from keras_netvlad.export.verification.layer_report import LayerReport
+from keras_netvlad.export.verification.model_of_artifact import model_of_artifact
 from keras_netvlad.export.verification.options import check_options
 from keras_netvlad.export.verification.real_data import RealData
 from keras_netvlad.export.verification.signature_check import check_signatures
@@ -76,6 +77,7 @@ def compare_layers(
             "Layers can be compared in an ONNX file, whose nodes have the names of the layers; export the model with "
             f"`export_onnx`. Received: {path}"
         )
+    model = model_of_artifact(model, path)
     signatures = {SERVING_DEFAULT: read_signature(model)}
     arrays = check_options(signatures[SERVING_DEFAULT], tolerance, data, None)
     artifact = Artefact(path)

@@ -15,6 +15,7 @@ from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset
 from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
 from keras_netvlad.export.onnx.precision import check_precision
+from keras_netvlad.export.pictures import Layout, as_pictures
 from keras_netvlad.export.saved_model import write_verified_saved_model
 from keras_netvlad.export.serving.model_versions import check_model_name
 from keras_netvlad.export.serving_signatures import (
@@ -48,6 +49,8 @@ def export_model(
     min_agreement: float | None = None,
     metadata: Mapping[str, Any] | None = None,
     onnx_signatures: Sequence[OnnxSignature] | Literal["all"] = ("serving_default",),
+    layout: Layout | None = None,
+    size: Sequence[int] | None = None,
 ) -> list[Report]:
     """Writes a model in several formats into a new directory and verifies every format.
 
@@ -68,6 +71,7 @@ def export_model(
         onnx_signatures: Names of the signatures to write in ONNX, each to its own file; see `export_onnx`. `"all"`
             writes those that the model offers. Other formats hold all signatures in one artifact. `precision` does not
             apply to `accumulate`, which has no dense layers behind the pooling.
+        layout, size: See `export_onnx`. They apply to all formats.
 
     Returns:
         A list with one `Report` for the SavedModel, for each ONNX file and for the LiteRT file. Empty if `verify` is
@@ -108,6 +112,7 @@ def export_model(
         if verify:
             check_litert()
     check_opset(opset)
+    model = as_pictures(model, layout, size)
     names = _check_names(onnx_signatures)
     is_default = names == [SERVING_DEFAULT]
     if "onnx" not in formats and not is_default:

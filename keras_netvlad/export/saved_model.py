@@ -15,6 +15,7 @@ from keras_netvlad.export.forward import forward, weights_of
 from keras_netvlad.export.metadata import check_metadata
 from keras_netvlad.export.model_signature import structure_inputs
 from keras_netvlad.export.parity_file import write_parity
+from keras_netvlad.export.pictures import picture_facts
 from keras_netvlad.export.reason import explained_tracing, reason_of
 from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
@@ -94,7 +95,7 @@ def write_verified_saved_model(
     metadata: Mapping[str, Any] | None = None,
 ) -> Report | None:
     """Does the work of `export_saved_model` with signatures that the caller has computed."""
-    metadata = check_metadata(metadata, signatures[SERVING_DEFAULT].outputs)
+    metadata = {**check_metadata(metadata, signatures[SERVING_DEFAULT].outputs), **picture_facts(model)}
     data = check_options(signatures[SERVING_DEFAULT], tolerance, data, min_agreement)
     with staged(directory) as path:
         precision = write_saved_model(model, signatures, path)

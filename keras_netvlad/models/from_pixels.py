@@ -104,7 +104,7 @@ def from_pixels(
     if len(set(positions.values())) > 1:
         raise ValueError(f"Encoders of several streams must return maps of equal size. Received: positions {positions}")
     # The mask limits the count to T, so that the product cannot overflow.
-    real = ops.sum(ops.cast(FrameMask()(num_frames, images), "int32"), axis=1) * positions[streams[0]]
+    real = ops.sum(ops.cast(FrameMask()(num_frames, encoded), "int32"), axis=1) * positions[streams[0]]
     outputs = dict(model({**features, NUM_FRAMES: real}))
     make_model = ScoringModel if SCORES in outputs else keras.Model
     return make_model({**inputs, NUM_FRAMES: num_frames}, outputs, name=name)

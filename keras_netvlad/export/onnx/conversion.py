@@ -17,7 +17,7 @@ from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.forward import forward
 from keras_netvlad.export.onnx.canonical_graph import name_graph
 from keras_netvlad.export.onnx.float32_function import float32_function
-from keras_netvlad.export.onnx.graph_rules import name_positions, simplify
+from keras_netvlad.export.onnx.graph_rules import name_positions, shape_of_bytes, simplify
 from keras_netvlad.export.onnx.row_check import check_rows
 from keras_netvlad.export.reason import explained_tracing
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
@@ -87,6 +87,7 @@ def convert_graph(
     proto.producer_name, proto.producer_version = "keras_netvlad", __version__
     _name_axes(proto, signature)
     check_rows(proto.graph, signature, opset)
+    shape_of_bytes(proto.graph)
     _check_loops(proto.graph)
     try:
         proto = infer_types(proto)

@@ -8,10 +8,13 @@ from typing import Any
 import onnx
 
 from keras_netvlad.export.parity_file import Parity
+from keras_netvlad.export.pictures import LAYOUT
 from keras_netvlad.export.signature import Signature
 
 # The entry with the name of the signature that a file computes.
 SIGNATURE = "signature"
+# The entry with the digest of the weights, which tells the files of two trainings apart.
+WEIGHTS_DIGEST = "weights_sha256"
 
 
 def append_metadata(
@@ -23,14 +26,16 @@ def append_metadata(
 
     Args:
         path: Path of the ONNX file.
-        default: The model's signature `serving_default`, for the entry `feature_sizes`.
+        default: The model's signature `serving_default`, for the entry `feature_sizes`; not for pictures.
         precision: Precision of the file, for the entry `precision`.
-        metadata: The user's metadata; one entry for each key but `signature`, which names the signature of the file.
+        metadata: The user's metadata; one entry for each key but `signature` and `weights_sha256`, which the file has.
         parity: Result of the verification, for the entry `parity`: the largest relative difference of each output.
     """
-    feature_sizes = {port.name: port.shape[-1] for port in default.inputs if len(port.shape) > 1}
-    entries = {"precision": precision, "feature_sizes": feature_sizes, **metadata}
-    entries.pop(SIGNATURE, None)
+    sizes = {port.name: port.shape[-1] for port in default.inputs if len(port.shape) > 1}
+    feature_sizes = {} if LAYOUT in metadata else {"feature_sizes": sizes}
+    entries = {"precision": precision, **feature_sizes, **metadata}
+    for key in (SIGNATURE, WEIGHTS_DIGEST):
+        entries.pop(key, None)
     if parity is not None:
         entries["parity"] = {
             f"{row['signature']}:{row['output']}": row["max_relative_difference"] for row in parity["outputs"]

@@ -7,6 +7,7 @@ it is written. Each rule keeps the values up to rounding and removes nodes: the 
 from collections.abc import Callable
 
 import onnx
+from onnx import TensorProto
 
 from keras_netvlad.export.onnx.canonical_graph import merge_equal_nodes, remove_identities, sort_graph
 from keras_netvlad.export.onnx.graph_view import GraphView, subgraphs
@@ -227,11 +228,28 @@ def name_positions(graph: onnx.GraphProto) -> None:
         cast = view.maker(positions.input[1], "Cast")
         scalar = cast and view.maker(cast.input[0], "Squeeze")
         shape = scalar and view.maker(scalar.input[0], "Shape")
-        if cast and shape and shape.attribute and shape.input[0] in inputs:
+        source = shape and view.without_casts(shape.input[0])
+        if cast and shape and shape.attribute and source in inputs:
             start = next(attribute.i for attribute in shape.attribute if attribute.name == "start")
             dtype = next(attribute.i for attribute in cast.attribute if attribute.name == "to")
-            axis = inputs[shape.input[0]][start].dim_param
+            axis = inputs[source][start].dim_param
             graph.value_info.append(onnx.helper.make_tensor_value_info(positions.output[0], dtype, [axis or None]))
+
+
+def shape_of_bytes(graph: onnx.GraphProto) -> None:
+    """Reads the shape of an input of bytes from its cast. TensorRT allows bytes in inputs and outputs only.
+
+    Args:
+        graph: The complete graph, changed in place and sorted again.
+    """
+    view = GraphView(graph)
+    casts = {cast.input[0]: cast.output[0] for cast in reversed(view.of_type("Cast"))}
+    byte_inputs = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
+    shapes = [shape for shape in view.of_type("Shape") if shape.input[0] in byte_inputs.intersection(casts)]
+    for shape in shapes:
+        shape.input[0] = casts[shape.input[0]]
+    if shapes:
+        sort_graph(graph)
 
 
 RULES: tuple[Callable[[GraphView, int], None], ...] = (

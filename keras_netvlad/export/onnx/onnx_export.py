@@ -1,7 +1,7 @@
 """`export_onnx`: writes a signature of a model as an ONNX file."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,12 @@ from keras_netvlad.export.forward import weights_of
 from keras_netvlad.export.metadata import check_metadata
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset, convert_graph, infer_types, placeholder
-from keras_netvlad.export.onnx.file_metadata import SIGNATURE, append_metadata
+from keras_netvlad.export.onnx.file_metadata import SIGNATURE, WEIGHTS_DIGEST, append_metadata
 from keras_netvlad.export.onnx.precision import check_precision, graph_precision, reduce_precision
 from keras_netvlad.export.onnx.stored_tensor import stored_tensor
 from keras_netvlad.export.onnx.weights import attach_weights, read_weights
 from keras_netvlad.export.parity_file import write_parity
+from keras_netvlad.export.pictures import Layout, as_pictures, picture_facts
 from keras_netvlad.export.serving_signatures import (
     ACCUMULATE,
     DESCRIBE,
@@ -48,6 +49,8 @@ def export_onnx(
     min_agreement: float | None = None,
     metadata: Mapping[str, Any] | None = None,
     signature: Literal["serving_default", "serve_quantized", "accumulate", "describe"] = "serving_default",
+    layout: Layout | None = None,
+    size: Sequence[int] | None = None,
 ) -> Report | None:
     """Writes a signature of a model as an ONNX file and verifies it before it appears.
 
@@ -72,12 +75,17 @@ def export_onnx(
         tolerance: See `verify`. The default is at least 2e-3 for float16 and 5e-2 for int8.
         data, min_agreement: See `verify`. Real data shows what a reduced precision costs.
         metadata: See `export_saved_model`. It is stored in `<path>.parity.json`, and in the metadata of the ONNX file
-            together with `precision`, `feature_sizes`, `signature` and the largest differences (`parity`).
+            together with `precision`, `feature_sizes`, `signature`, the largest differences (`parity`) and a digest of
+            the weights (`weights_sha256`).
         signature: The function that the file computes. `"serving_default"` is the model itself. `"serve_quantized"`
             takes its streams as `uint8`. `"accumulate"` and `"describe"`, in two files, serve live streams of any
             length: `accumulate` adds a chunk of frames to the sums so far, `describe` computes the outputs from the
             sums. ONNX has one namespace for inputs and outputs, so `accumulate` takes the sums so far as
             `past.NAME` and returns the new ones as `NAME`, which are the inputs of `describe`.
+        layout, size: If one is given, the file describes single pictures: the `picture_model` of a model from pixels,
+            with `layout` `"nhwc"` (the default) or `"nchw"`, and `size` (height, width) or `None` for any size. The
+            preprocessing is in the graph. The metadata of the file name `layout`, `input_size`, `channels` and
+            `normalization`.
 
     Returns:
         The `Report` of the verification, or `None` if `verify` is `False`.
@@ -105,6 +113,7 @@ def export_onnx(
     if Path(path).suffix != ".onnx":
         raise ValueError(f"`path` must end in .onnx. Received: {str(path)!r}")
     check_choice("signature", signature, ONNX_SIGNATURES)
+    model = as_pictures(model, layout, size)
     if signature == ACCUMULATE and precision != "float32":
         raise ValueError(
             f"`precision` applies to dense layers behind the pooling, which `{DESCRIBE}` contains; export "
@@ -152,7 +161,7 @@ def write_verified_onnx(
     `name` is the signature to write. For `serving_default`, this signature is enough.
     """
     default = signatures[SERVING_DEFAULT]
-    metadata = check_metadata(metadata, default.outputs)
+    metadata = {**check_metadata(metadata, default.outputs), **picture_facts(model)}
     data = check_options(default, tolerance, data, min_agreement)
     if tolerance is None:
         tolerance = default_tolerance(model, precision)
@@ -191,8 +200,9 @@ def write_onnx(
         tensors |= reduce_precision(proto, values, pooling_weights(model), precision)
         proto = infer_types(proto)
     with stage("writing the weights of the ONNX file"):
-        attach_weights(proto, tensors, path, external_data_threshold)
+        digest = attach_weights(proto, tensors, path, external_data_threshold)
         proto.metadata_props.add(key=SIGNATURE, value=signature.name)
+        proto.metadata_props.add(key=WEIGHTS_DIGEST, value=digest)
         path.write_bytes(proto.SerializeToString())
     return precision
 

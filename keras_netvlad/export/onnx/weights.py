@@ -1,9 +1,10 @@
 """Reads the weights of a model for an ONNX graph, and attaches them to the graph as initializers."""
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -51,7 +52,7 @@ def read_weights(proto: onnx.ModelProto, weights: Sequence[keras.Variable]) -> d
 
 def attach_weights(
     proto: onnx.ModelProto, tensors: Mapping[str, StoredTensor], path: Path, external_data_threshold: int
-) -> None:
+) -> str:
     """Turns the inputs that stand for weights into initializers named after their variables.
 
     Args:
@@ -59,7 +60,12 @@ def attach_weights(
         tensors: Dict from the name of each such input to the weight.
         path: Path of the ONNX file.
         external_data_threshold: Number of bytes from which the values are written to `<path>.data`.
+
+    Returns:
+        The SHA-256 of all weights, in hexadecimal: of the name, dtype, shape and values of each, in the order of the
+        file. Two files with the same digest hold the same weights.
     """
+    digest = hashlib.sha256()
     names = {name: tensor.name for name, tensor in tensors.items()}
     for node in proto.graph.node:
         rename_reads(node, names)
@@ -78,19 +84,31 @@ def attach_weights(
     if sum(tensor.num_bytes for tensor in stored) < external_data_threshold:
         for tensor, entry in zip(stored, protos, strict=True):
             entry.raw_data = b"".join(block.tobytes() for block in tensor.blocks())
+            digest.update(_header(tensor))
+            digest.update(entry.raw_data)
     else:
-        _write_external_data(stored, protos, path.with_name(f"{path.name}.data"))
+        _write_external_data(stored, protos, path.with_name(f"{path.name}.data"), digest)
     proto.graph.initializer.extend(protos)
+    return digest.hexdigest()
 
 
-def _write_external_data(tensors: Sequence[StoredTensor], protos: Sequence[onnx.TensorProto], data_path: Path) -> None:
-    """Writes the values to a file of their own, each tensor on a page boundary."""
+def _header(tensor: StoredTensor) -> bytes:
+    return f"{tensor.name} {tensor.dtype} {tensor.shape}".encode()
+
+
+def _write_external_data(
+    tensors: Sequence[StoredTensor], protos: Sequence[onnx.TensorProto], data_path: Path, digest: Any
+) -> None:
+    """Writes the values to a file of their own, each tensor on a page boundary, and adds them to a digest."""
     with open(data_path, "wb") as file:
         for tensor, entry in zip(tensors, protos, strict=True):
             file.seek(-(-file.tell() // PAGE_BYTES) * PAGE_BYTES)
             offset = file.tell()
+            digest.update(_header(tensor))
             for block in tensor.blocks():
-                file.write(block.reshape(-1).view("uint8").data)
+                content = np.ascontiguousarray(block).reshape(-1).view("uint8").data
+                file.write(content)
+                digest.update(content)
             entry.data_location = onnx.TensorProto.EXTERNAL
             for key, value in (("location", data_path.name), ("offset", offset), ("length", file.tell() - offset)):
                 entry.external_data.add(key=key, value=str(value))

@@ -30,6 +30,7 @@ from keras_netvlad.export.verification.merged_requests import (
     check_model_of_merged,
     compare_merged,
 )
+from keras_netvlad.export.verification.model_of_artifact import model_of_artifact
 from keras_netvlad.export.verification.model_outputs import ModelOutputs, on_real_frames
 from keras_netvlad.export.verification.options import check_options
 from keras_netvlad.export.verification.real_data import RealData
@@ -65,7 +66,8 @@ def verify(
     there is no copy.
 
     An ONNX file holds one signature, whose name is in its metadata. In the live streams of a file of `accumulate`, the
-    model computes `describe` from the sums of the file; in those of a file of `describe`, it computes the sums.
+    model computes `describe` from the sums of the file; in those of a file of `describe`, it computes the sums. An
+    artifact of single pictures, exported with `layout` or `size`, is compared with the `picture_model` of the model.
 
     Args:
         model: The Keras model, functional or Sequential, with named inputs.
@@ -107,6 +109,7 @@ def verify(
             each time, or values that depend on frames beyond `num_frames`.
     """
     with stage(f"verifying {path}"):
+        model = model_of_artifact(model, path)
         return verify_signatures(model, serving_signatures(model), path, tolerance, data, min_agreement, runtime)
 
 

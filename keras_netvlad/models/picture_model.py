@@ -1,0 +1,127 @@
+"""`picture_model`: a model of videos from pixels as a model of single pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+from keras_netvlad.base.names import NUM_FRAMES
+from keras_netvlad.base.validation import check_choice, check_integer
+from keras_netvlad.layers import FrameEncoder, PicturePreprocessing
+from keras_netvlad.layers.picture_preprocessing import LAYOUTS
+from keras_netvlad.models.video_classifier import VideoClassifier
+from keras_netvlad.models.video_encoder import VideoEncoder
+
+# More positions than a picture has, so that all of them are real.
+ALL_POSITIONS = 2**31 - 1
+
+
+def picture_model(
+    model: keras.Model,
+    layout: Literal["nhwc", "nchw"] = "nhwc",
+    size: Sequence[int] | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Turns a model of videos from pixels into a model of single pictures, for programs that describe places.
+
+    The result takes bytes as a camera or a decoder returns them, and gives the outputs that `model` gives for a video
+    of this one frame. The backbone runs at the picture's own size, as in the paper: a larger picture has more
+    positions, and nothing is resized. The result shares its layers with `model`. Layers behind the model, such as
+    `PCAWhitening`, are part of it.
+
+    Args:
+        model: A model that `from_pixels` returned, with one stream, or a functional model that continues it.
+        layout: Order of the axes of a picture: `"nhwc"` (channels last) or `"nchw"` (channels first).
+        size: Height and width of all pictures, in pixels; or `None` for any size, up to what the backbone accepts.
+        name: Name of the result. The default is the model's own name.
+
+    Returns:
+        A functional `keras.Model`. Input: the pictures, RGB as `uint8`, `(B, H, W, C)` or `(B, C, H, W)`, under the
+        name that they have in `model`, such as `images`. Outputs: those of `model`.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_netvlad import VideoEncoder
+    >>> from keras_netvlad.layers import FrameEncoder
+    >>> from keras_netvlad.models import from_pixels, picture_model
+    >>> backbone = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(8, 3, strides=4)])
+    >>> pixels = from_pixels(FrameEncoder(backbone, "MobileNetV2"), VideoEncoder({"frames": 8}, num_clusters=4))
+    >>> model = picture_model(pixels, layout="nchw")
+    >>> tuple(model({"images": np.zeros((1, 3, 48, 64), "uint8")})["descriptor"].shape)
+    (1, 32)
+
+    Raises:
+        TypeError: If `model` is not such a model.
+        ValueError: If `layout` or `size` is invalid, or the backbone does not accept the size.
+
+    Reference:
+        - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), section 3 (a pooling layer on the map of a
+          convolutional network cropped at its last convolution).
+    """
+    check_choice("layout", layout, LAYOUTS)
+    height, width = _check_size(size)
+    encoder, stream = _find_encoder(model)
+    channels = encoder.backbone.input_shape[-1]
+    backbone = _resized(encoder.backbone, (height, width, channels))
+    shape = (height, width, channels) if layout == "nhwc" else (channels, height, width)
+    preprocessing = PicturePreprocessing(encoder.preprocessing, layout, name="picture_preprocessing")
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if layer is encoder:
+            features = backbone(preprocessing(args[0]), training=False)  # (B, H', W', D) or (B, D)
+            return ops.expand_dims(features, 1) if len(features.shape) == 2 else features
+        if isinstance(layer, (VideoClassifier, VideoEncoder)):
+            inputs = dict(args[0])
+            (frames,) = (values for key, values in inputs.items() if key != NUM_FRAMES)
+            inputs[NUM_FRAMES] = ops.full_like(frames[:, 0, 0], ALL_POSITIONS, dtype="int32")
+            return layer(inputs)
+        return layer(*args, **kwargs)
+
+    images = keras.Input(shape, dtype="uint8", name=stream)
+    # The number of frames of the video is calculated as well, but nothing reads it.
+    inputs = {stream: images, NUM_FRAMES: keras.Input((), dtype="int32", name=NUM_FRAMES)}
+    copy = keras.models.clone_model(
+        model, {key: inputs[key] for key in model.input}, clone_function=lambda layer: layer, call_function=call
+    )
+    return keras.Model({stream: images}, copy.output, name=name or model.name)
+
+
+def _check_size(size: Sequence[int] | None) -> tuple[int | None, int | None]:
+    if size is None:
+        return None, None
+    if isinstance(size, str) or not isinstance(size, Sequence) or len(size) != 2:
+        raise ValueError(f"`size` must be height and width in pixels, or None for any size. Received: size={size!r}")
+    return check_integer("size", size[0], 1), check_integer("size", size[1], 1)
+
+
+def _find_encoder(model: keras.Model) -> tuple[FrameEncoder, str]:
+    """Returns the frame encoder of a model of videos from pixels and the name of the input that it reads."""
+    layers = getattr(model, "layers", [])
+    encoders = [layer for layer in layers if isinstance(layer, FrameEncoder)]
+    inputs = getattr(model, "input", None)
+    streams = [key for key in inputs if key != NUM_FRAMES] if isinstance(inputs, Mapping) else []
+    num_poolings = sum(isinstance(layer, (VideoClassifier, VideoEncoder)) for layer in layers)
+    if (len(encoders), num_poolings, len(streams)) != (1, 1, 1):
+        raise TypeError(
+            "`model` must be a model that `from_pixels` returned, with one stream of pictures, or a functional model "
+            f"from its inputs to layers on its outputs. Received: {type(model).__name__} with {len(encoders)} frame "
+            f"encoders and the inputs {streams}"
+        )
+    return encoders[0], streams[0]
+
+
+def _resized(backbone: keras.Model, shape: tuple[int | None, ...]) -> keras.Model:
+    """Returns a backbone for another size of picture, made of the same layers."""
+    if tuple(backbone.input_shape[1:]) == shape:
+        return backbone
+    try:
+        return keras.models.clone_model(backbone, keras.Input(shape), clone_function=lambda layer: layer)
+    except Exception as error:
+        # Layers raise exceptions of many classes for sizes that they do not accept.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            "The backbone must accept pictures of this size, as convolutions do; use `size` with the size of the "
+            f"backbone, {backbone.input_shape[1:3]}. Received: {shape[:2]} ({reason})"
+        ) from error
