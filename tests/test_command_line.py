@@ -253,7 +253,7 @@ def test_a_model_that_reads_the_padding_exits_with_2_and_writes_nothing(tmp_path
         (["publish", "small.keras", "models", "--version", "0"], "`version` must be a positive integer"),
         (["publish", "small.keras", "models", "--name", "a/b"], "must be made of letters, digits"),
         (["verify", "small.keras", "small.keras", "--tolerance", "-1"], "`tolerance` must be a finite number"),
-        (["inspect", "absent"], "There must be a SavedModel or an .onnx file"),
+        (["inspect", "absent"], "There must be a SavedModel, an .onnx or a .tflite file"),
         (["inspect", "small.keras"], "An artifact is a directory"),
         (["demo", "--output", "small.keras"], "must not exist yet"),
         (["demo", "--output", "demo", "--epochs", "0"], "`epochs` must be a positive integer. Received: epochs=0"),
