@@ -41,7 +41,7 @@ backends: .venv/.backends
 runtimes: .venv/.runtimes
 	$(BIN)/pytest -m runtimes
 
-# Descriptors and training on engines for many machines: Ray, Spark (which needs Java), Beam, several JAX processes.
+# Descriptors, training and an HTTP server on engines for many machines: Ray, Spark (needs Java), Beam, JAX processes.
 engines: .venv/.engines
 	$(BIN)/pytest -m engines
 

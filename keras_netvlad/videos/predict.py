@@ -114,7 +114,7 @@ class Predictor:
             UnreadableVideoError: If the file is not a complete video.
             OSError: If the file cannot be read.
         """
-        features = self._features(video)
+        features = self.features(video)
         return Answer(self._seconds(len(features)), self.classify(features))
 
     def descriptor(self, video: str | os.PathLike[str]) -> NDArray[np.float32]:
@@ -124,7 +124,7 @@ class Predictor:
             UnreadableVideoError: If the file is not a complete video.
             OSError: If the file cannot be read.
         """
-        return self.classifier.run(["descriptor"], self._inputs(self._features(video)))[0][0]
+        return self.classifier.run(["descriptor"], self._inputs(self.features(video)))[0][0]
 
     def running_answers(self, video: str | os.PathLike[str], every: float) -> Iterator[Answer]:
         """Yields the scores of the beginning of a video, again and again until its end.
@@ -149,6 +149,15 @@ class Predictor:
 
         for scores in self.accumulated(chunks()):
             yield Answer(self._seconds(count), scores)
+
+    def features(self, video: str | os.PathLike[str]) -> NDArray[Any]:
+        """Returns the features of the frames of a whole video, as `encode` does.
+
+        Raises:
+            UnreadableVideoError: If the file is not a complete video.
+            OSError: If the file cannot be read.
+        """
+        return np.concatenate([self.encode(frames) for frames in self._batches(video, BATCH_SIZE)])
 
     def encode(self, frames: NDArray[np.uint8]) -> NDArray[Any]:
         """Returns the features of frames `(T, size, size, 3)`, in the dtype of the records for training.
@@ -185,9 +194,6 @@ class Predictor:
             inputs = {**self._inputs(features), **dict(zip(past, sums, strict=True))}
             sums = self.accumulate.run(names, inputs)
             yield self.describe.run(["scores"], dict(zip(names, sums, strict=True)))[0][0]
-
-    def _features(self, video: str | os.PathLike[str]) -> NDArray[Any]:
-        return np.concatenate([self.encode(frames) for frames in self._batches(video, BATCH_SIZE)])
 
     def _seconds(self, num_features: int) -> float:
         fps = self.settings["fps"]

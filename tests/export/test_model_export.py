@@ -147,7 +147,7 @@ def test_a_directory_that_cannot_be_written_is_named(model, tmp_path):
 
 def test_unknown_formats_and_endings_are_refused(model, tmp_path):
     with pytest.raises(
-        ValueError, match=r"`formats` must be some of \['saved_model', 'onnx'\]. Received: \['tflite'\]"
+        ValueError, match=r"`formats` must be some of \['saved_model', 'onnx', 'litert'\]. Received: \['tflite'\]"
     ):
         export_model(model, tmp_path / "out", formats=["onnx", "tflite"])
     with pytest.raises(ValueError, match=r"`formats` must be some of"):
