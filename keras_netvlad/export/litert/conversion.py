@@ -55,7 +55,7 @@ def _with_equal_rows(signature: Signature) -> Signature:
         values = dict(values)
         for port in others:
             rows, sizes = tf.shape(values[first[0].name])[0], tf.shape(values[port.name])
-            # The sizes that are known: from others, the converter would conclude that a product has any size.
+            # Sizes that are known become constants of the graph.
             known = [sizes[axis] if size is None else size for axis, size in enumerate(port.shape)]
             values[port.name] = tf.reshape(values[port.name], [rows, *known[1:]])
         return signature.compute(values)
