@@ -104,7 +104,6 @@ MUTANTS = [
         "export/litert/test_litert_export",
         ("[rows, *known[1:]])", "known)", "test_inputs_of_different_numbers_of_rows_fail"),
         ("keras_endpoint=False", "keras_endpoint=True", "test_one_file_holds_every_signature_and_equals_the_model"),
-        ("sizes[axis] if size is None else size", "sizes[axis]", "test_other_models_export"),
     ),
     *of(
         "export/litert/float32_model",

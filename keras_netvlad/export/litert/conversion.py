@@ -1,5 +1,6 @@
 """`convert_signatures`: signatures of a Keras model as the content of a LiteRT file."""
 
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,9 @@ import tensorflow as tf
 from keras_netvlad.export.reason import reason_of
 from keras_netvlad.export.saved_model import write_saved_model
 from keras_netvlad.export.signature import Signature
+
+# The location of an operation in the converter's errors: its type and its name, but not the calls that lead to it.
+OPERATION = re.compile(r'fused\["(?!\w*PartitionedCall)(\w+):", "([^"@]+)@')
 
 
 def convert_signatures(model: keras.Model, signatures: Mapping[str, Signature], directory: Path) -> bytearray:
@@ -38,8 +42,14 @@ def convert_signatures(model: keras.Model, signatures: Mapping[str, Signature], 
             # The converter raises exceptions of several classes.
             raise ValueError(
                 "The model must be made of operations that LiteRT has; export it as SavedModel or ONNX, or change the "
-                f"layer. Received: {reason_of(error)}"
+                f"layer. Received: {_operations(error) or reason_of(error)}"
             ) from error
+
+
+def _operations(error: Exception) -> str:
+    """Returns the operations that an error of the converter is about, and the places of the model where they are."""
+    found = dict.fromkeys(OPERATION.findall(str(error)))
+    return ", ".join(f"{operation} in {place!r}" for operation, place in found)
 
 
 def _with_equal_rows(signature: Signature) -> Signature:
@@ -55,7 +65,7 @@ def _with_equal_rows(signature: Signature) -> Signature:
         values = dict(values)
         for port in others:
             rows, sizes = tf.shape(values[first[0].name])[0], tf.shape(values[port.name])
-            # The sizes that are known: from others, the converter would conclude that a product has any size.
+            # Sizes that are known become constants of the graph.
             known = [sizes[axis] if size is None else size for axis, size in enumerate(port.shape)]
             values[port.name] = tf.reshape(values[port.name], [rows, *known[1:]])
         return signature.compute(values)
