@@ -333,9 +333,10 @@ def _json_object(text: str) -> dict[str, Any]:
 def _add_precision(parser, default="float32"):
     parser.add_argument(
         "--precision",
-        choices=["float32", "float16", "int8"],
+        choices=["float32", "float16", "int8", "int8-qdq"],
         default=default,
-        help="of the weights of the large projections in ONNX (default float32: as in the model)",
+        help="of the weights of the large projections in ONNX: float16 and int8-qdq for GPUs, int8 for CPUs (default "
+        "float32: as in the model)",
     )
 
 
