@@ -350,10 +350,10 @@ def _json_object(text: str) -> dict[str, Any]:
 def _add_precision(parser, default="float32"):
     parser.add_argument(
         "--precision",
-        choices=["float32", "float16", "int8"],
+        choices=["float32", "float16", "int8", "int8-qdq"],
         default=default,
-        help="of the weights of the large projections in ONNX and LiteRT, which has no float16 (default float32: as "
-        "in the model)",
+        help="of the weights of the large projections: float16 and int8-qdq for GPUs in ONNX, int8 for CPUs in ONNX "
+        "and LiteRT (default float32: as in the model)",
     )
 
 

@@ -14,7 +14,7 @@ from keras_netvlad.export.litert.litert_export import LITERT_PRECISIONS, write_v
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset
 from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
-from keras_netvlad.export.onnx.precision import check_precision
+from keras_netvlad.export.onnx.precision import Precision, check_precision
 from keras_netvlad.export.pictures import Layout, as_pictures
 from keras_netvlad.export.saved_model import write_verified_saved_model
 from keras_netvlad.export.serving.model_versions import check_model_name
@@ -41,7 +41,7 @@ def export_model(
     directory: str | os.PathLike[str],
     formats: Sequence[Format] = ("saved_model", "onnx"),
     opset: int = 18,
-    precision: Literal["float32", "float16", "int8"] = "float32",
+    precision: Precision = "float32",
     *,
     verify: bool = True,
     tolerance: float | None = None,

@@ -55,6 +55,35 @@ MUTANTS = [
         "export/serving/test_tensorrt_operators",
         ("for subgraph in subgraphs(node):", "for subgraph in ():", "test_a_misfit_in_a_branch_is_named"),
     ),
+    # Forms for GPUs.
+    *of(
+        "export/onnx/precision",
+        "export/onnx/test_precision",
+        (
+            'add("Div", [of_low, "qdq/low_levels"])',
+            "of_low",
+            "test_int8_rows_of_any_size_are_rounded_alike",
+        ),
+        (
+            'QDQ_ACTIVATION_LEVELS if precision == "int8-qdq" else ACTIVATION_LEVELS',
+            "ACTIVATION_LEVELS",
+            "test_long_sums_of_int8_stay_within_32_bits",
+        ),
+    ),
+    *of(
+        "export/serving/triton",
+        "export/serving/test_triton",
+        (
+            "if obstacle is not None:",
+            "if False:",
+            "test_a_model_that_tensorrt_does_not_take_is_refused_in_one_sentence",
+        ),
+        (
+            "        precision=precision,\n        max",
+            "        max",
+            "test_every_form_for_gpus_goes_to_tensorrt_in_its_mode",
+        ),
+    ),
     # The inputs of the verification.
     *of(
         "export/verification/accepted_sizes",

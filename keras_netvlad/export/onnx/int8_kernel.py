@@ -10,6 +10,8 @@ from keras_netvlad.export.onnx.stored_tensor import StoredTensor, split_blocks
 # without VNNI add two such products in 16 bits and saturate beyond: an emulated Haswell lost up to 99% of a sum of
 # 8-bit activations, and nothing of a sum of 7-bit activations.
 KERNEL_LEVELS, ACTIVATION_LEVELS = 127, 63
+# Levels of activations between `QuantizeLinear` and `DequantizeLinear`. GPUs add all products in 32 bits.
+QDQ_ACTIVATION_LEVELS = 127
 
 
 def int8_kernel(name: str, values: np.ndarray, scale: np.ndarray) -> StoredTensor:
@@ -28,8 +30,13 @@ def int8_kernel(name: str, values: np.ndarray, scale: np.ndarray) -> StoredTenso
     return StoredTensor(name, values.shape, np.dtype(np.int8), blocks)
 
 
-def column_scale(name: str, values: np.ndarray) -> np.ndarray:
+def column_scale(name: str, values: np.ndarray, activation_levels: int = ACTIVATION_LEVELS) -> np.ndarray:
     """Returns the size of one level in each column of a kernel `(rows, columns)`, as float32 `(columns,)`.
+
+    Args:
+        name: Name of the weight, for the error.
+        values: The kernel.
+        activation_levels: Largest level of the activations that the kernel is multiplied with.
 
     Raises:
         ValueError: If the kernel has values that are not finite.
@@ -44,7 +51,8 @@ def column_scale(name: str, values: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"int8 kernels are made of finite weights; train again. Received: {name!r} with NaN or infinity"
         )
-    # The second bound keeps the sum of a column's products within 32 bits, for kernels of more than 268 000 rows.
-    scale = np.maximum(largest / KERNEL_LEVELS, total / (2**30 / ACTIVATION_LEVELS))
+    # The second bound keeps the sum of a column's products within 32 bits, for kernels of more than 268 000 rows, or
+    # 133 000 with 127 levels of activations.
+    scale = np.maximum(largest / KERNEL_LEVELS, total / (2**30 / activation_levels))
     scale = scale.astype(np.float32)
     return np.where(scale > 0, scale, np.float32(1))

@@ -15,7 +15,7 @@ from keras_netvlad.export.metadata import check_metadata
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset, convert_graph, infer_types, placeholder
 from keras_netvlad.export.onnx.file_metadata import SIGNATURE, WEIGHTS_DIGEST, append_metadata
-from keras_netvlad.export.onnx.precision import check_precision, graph_precision, reduce_precision
+from keras_netvlad.export.onnx.precision import Precision, check_precision, graph_precision, reduce_precision
 from keras_netvlad.export.onnx.stored_tensor import stored_tensor
 from keras_netvlad.export.onnx.weights import attach_weights, read_weights
 from keras_netvlad.export.parity_file import write_parity
@@ -42,7 +42,7 @@ def export_onnx(
     opset: int = 18,
     verify: bool = True,
     external_data_threshold: int = 100_000_000,
-    precision: Literal["float32", "float16", "int8"] = "float32",
+    precision: Precision = "float32",
     *,
     tolerance: float | None = None,
     data: RealData | None = None,
@@ -71,8 +71,11 @@ def export_onnx(
             float32, because ONNX Runtime has no bfloat16 products on CPUs. `"float16"` halves the size and is meant
             for GPUs; a CPU converts the kernels back and is as fast as with float32. `"int8"` is meant for CPUs:
             kernels of a million values or more take a quarter of the size and a third of the time at batch 1. GPU
-            providers run such products on the CPU. Pooling, biases, activations, inputs and outputs stay float32.
-        tolerance: See `verify`. The default is at least 2e-3 for float16 and 5e-2 for int8.
+            providers run such products on the CPU. `"int8-qdq"` is the form for GPUs and TensorRT, with the same size:
+            `QuantizeLinear` and `DequantizeLinear` around each product. The verification runs it in float32, because
+            the CPU's product of 8 bits saturates on some processors. Pooling, biases, activations, inputs and outputs
+            stay float32.
+        tolerance: See `verify`. The default is at least 2e-3 for float16 and 5e-2 for both forms of int8.
         data, min_agreement: See `verify`. Real data shows what a reduced precision costs.
         metadata: See `export_saved_model`. It is stored in `<path>.parity.json`, and in the metadata of the ONNX file
             together with `precision`, `feature_sizes`, `signature`, the largest differences (`parity`) and a digest of

@@ -7,7 +7,7 @@ speech): intra-normalization magnifies the rounding of nearly empty clusters. Th
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
@@ -15,11 +15,17 @@ from onnx import TensorProto, helper
 
 from keras_netvlad.base.validation import check_choice
 from keras_netvlad.export.onnx.graph_view import reads
-from keras_netvlad.export.onnx.int8_kernel import ACTIVATION_LEVELS, column_scale, int8_kernel
+from keras_netvlad.export.onnx.int8_kernel import (
+    ACTIVATION_LEVELS,
+    QDQ_ACTIVATION_LEVELS,
+    column_scale,
+    int8_kernel,
+)
 from keras_netvlad.export.onnx.stored_tensor import StoredTensor, stored_tensor
 from keras_netvlad.export.onnx.weights import WeightValues
 
-PRECISIONS = ("float32", "float16", "int8")
+Precision = Literal["float32", "float16", "int8", "int8-qdq"]
+PRECISIONS = get_args(Precision)
 # Smallest number of values for which a kernel is written as int8. At batch 1, int8 takes 0.5 times as long as float32
 # from this size, and 1.2 times as long at a quarter of it.
 INT8_MIN_VALUES = 2**20
@@ -67,7 +73,7 @@ def reduce_precision(
         proto: An ONNX model with inferred types, whose weights are inputs.
         weights: Dict from the name of each input that stands for a weight to the weight.
         pooled: Names of the inputs that stand for weights of pooling layers.
-        precision: `"float16"` or `"int8"`.
+        precision: `"float16"`, `"int8"` or `"int8-qdq"`.
 
     Returns:
         Dict from inputs of the rewritten graph to `StoredTensor`: the kernels, and the scales of int8 kernels.
@@ -86,12 +92,12 @@ def reduce_precision(
         if precision == "float16":
             stored[name] = stored_tensor(path, values, np.float16)
         else:
-            scale = column_scale(path, values)
+            levels = QDQ_ACTIVATION_LEVELS if precision == "int8-qdq" else ACTIVATION_LEVELS
+            scale = column_scale(path, values, levels)
             stored[name] = int8_kernel(path, values, scale)
             stored[f"{name}_scale"] = stored_tensor(f"{path}_scale", scale, np.float32)
         for product in products:
-            rewrite = _float16_product if precision == "float16" else _int8_product
-            rewritten[product.output[0]] = rewrite(product, name, types, opset)
+            rewritten[product.output[0]] = REWRITES[precision](product, name, types, opset)
     _replace(graph, chosen, stored, rewritten)
     return stored
 
@@ -112,7 +118,7 @@ def large_kernels(
     """
     kernels = _find_kernels(proto.graph, _types(proto.graph), set(weights) - _needed_by(proto.graph, pooled))
     sizes = {name: weights[name].values.size for name in kernels}
-    smallest = INT8_MIN_VALUES if precision == "int8" else 0
+    smallest = 0 if precision == "float16" else INT8_MIN_VALUES
     chosen = {name: products for name, products in kernels.items() if sizes[name] >= smallest}
     if not chosen:
         raise ValueError(
@@ -225,6 +231,57 @@ def _int8_product(product: onnx.NodeProto, kernel: str, types: Types, opset: int
     else:
         add("Cast", [add("Mul", [sums, step])], output=product.output[0], to=result_type)
     return nodes, constants
+
+
+def _int8_qdq_product(product: onnx.NodeProto, kernel: str, types: Types, opset: int) -> Replacement:
+    """Writes a product of dequantized int8 values, which GPU runtimes run as an integer product.
+
+    TensorRT takes scales that are constants, and zero points of zero. So the rows are divided by a step of their own in
+    float32, as in `_int8_product`, and then quantized with the constant scale 1. No calibration is needed. A row is
+    `step * (high + low / 254)` with integers `high` and `low` from -127 to 127.
+    """
+    nodes, add = _writer(product)
+    constants: dict[str, np.ndarray] = {
+        "qdq/last_axis": np.array([-1], np.int64),
+        "qdq/step": np.array(1 / QDQ_ACTIVATION_LEVELS, np.float32),
+        "qdq/tiny": np.array(1e-30, np.float32),  # avoids 0 / 0 in a row of zeros
+        "qdq/low_levels": np.array(2 * QDQ_ACTIVATION_LEVELS, np.float32),
+        "qdq/one": np.array(1, np.float32),
+        "qdq/zero": np.array(0, np.int8),
+    }
+    rows = _cast(add, product.input[0], types[product.input[0]][0], TensorProto.FLOAT)
+    size = add("Abs", [rows])
+    if opset < 18:
+        largest = add("ReduceMax", [size], axes=[-1], keepdims=1)
+    else:
+        largest = add("ReduceMax", [size, "qdq/last_axis"], keepdims=1)
+    step = add("Add", [add("Mul", [largest, "qdq/step"]), "qdq/tiny"])
+    scaled = add("Div", [rows, step])
+    high = add("Round", [scaled])
+    low = add("Mul", [add("Sub", [scaled, high]), "qdq/low_levels"])  # `QuantizeLinear` rounds it
+    # Both terms as rows of one product: the kernel is read once.
+    levels = add("QuantizeLinear", [add("Concat", [high, low], axis=0), "qdq/one", "qdq/zero"])
+    levels = add("DequantizeLinear", [levels, "qdq/one", "qdq/zero"])
+    weights = add("DequantizeLinear", [kernel, f"{kernel}_scale"], axis=1)
+    sums = add("MatMul", [levels, weights])
+    of_high, of_low = f"{sums}/high", f"{sums}/low"
+    count: dict[str, Any] = {} if opset < 18 else {"num_outputs": 2}
+    nodes.append(helper.make_node("Split", [sums], [of_high, of_low], name=f"{sums}/Split", axis=0, **count))
+    sums = add("Add", [of_high, add("Div", [of_low, "qdq/low_levels"])])
+    result_type = types[product.input[1]][0]
+    if result_type == TensorProto.FLOAT:
+        add("Mul", [sums, step], output=product.output[0])
+    else:
+        add("Cast", [add("Mul", [sums, step])], output=product.output[0], to=result_type)
+    return nodes, constants
+
+
+# The functions that write a product, by the precision.
+REWRITES: dict[str, Callable[[onnx.NodeProto, str, Types, int], Replacement]] = {
+    "float16": _float16_product,
+    "int8": _int8_product,
+    "int8-qdq": _int8_qdq_product,
+}
 
 
 def _writer(product: onnx.NodeProto) -> tuple[list[onnx.NodeProto], AddNode]:

@@ -21,8 +21,9 @@ from keras_netvlad.base.validation import check_boolean, check_integer, check_pa
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset
 from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
-from keras_netvlad.export.onnx.precision import check_precision
+from keras_netvlad.export.onnx.precision import Precision, check_precision
 from keras_netvlad.export.serving.model_versions import check_model_name, next_version
+from keras_netvlad.export.serving.tensorrt_operators import tensorrt_obstacle
 from keras_netvlad.export.serving.triton_config import check_profile, port_lines, triton_config
 from keras_netvlad.export.serving.warmup_sizes import warmup_sizes
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
@@ -41,7 +42,7 @@ def publish_triton(
     name: str | None = None,
     version: int | None = None,
     *,
-    precision: Literal["float32", "float16", "int8"] = "float32",
+    precision: Precision = "float32",
     device: Literal["gpu", "cpu"] = "gpu",
     tensorrt: bool = False,
     max_batch_size: int = 32,
@@ -80,11 +81,14 @@ def publish_triton(
         repository: Directory of all models. It is created if it does not exist.
         name: Name under which the model is served. The default is the model's own name.
         version: Positive integer that does not exist yet. The default is the highest existing version plus one.
-        precision: See `export_onnx`. `"int8"` needs `device="cpu"`, because onnxruntime computes such products on the
-            CPU even if the model is on a GPU.
+        precision: See `export_onnx`. With `tensorrt`, `"float16"` and `"int8-qdq"` set `precision_mode` to `FP16` and
+            `INT8`. TensorRT before 11 may then compute sums and norms in float16 as well, where they overflow: compare
+            the answers before you use it. `"int8"` needs `device="cpu"`, because onnxruntime computes such products on
+            the CPU even if the model is on a GPU.
         device: `"gpu"` or `"cpu"`. Triton does not load a model for a GPU on a machine without one.
         tensorrt: Boolean, whether onnxruntime passes the graph to TensorRT, which builds an engine when the server
-            loads the model. This takes minutes. It needs a GPU and `precision="float32"`.
+            loads the model. This takes minutes. It needs a GPU. A model is refused if a
+            node is not in TensorRT's operator table.
         max_batch_size: Integer, largest number of rows that the server merges and that a request may have.
         preferred_batch_sizes: Integers up to `max_batch_size`. A batch of such a size does not wait for more requests.
             TensorRT's engine is tuned for the largest of them, or for `max_batch_size`.
@@ -130,15 +134,11 @@ def publish_triton(
     name = check_model_name(model.name if name is None else name)
     if version is not None:
         check_integer("version", version, 1)
-    if check_boolean("tensorrt", tensorrt) and precision != "float32":
-        raise ValueError(
-            "TensorRT has its own precision, `precision_mode` in its configuration; leave `precision` at 'float32'. "
-            f"Received: precision={precision!r}"
-        )
+    check_boolean("tensorrt", tensorrt)
     if precision == "int8" and device == "gpu":
         raise ValueError(
-            "onnxruntime computes int8 products on the CPU only, so a GPU would wait for it; use precision='float16', "
-            "or device='cpu'. Received: precision='int8', device='gpu'"
+            "onnxruntime computes int8 products on the CPU only, so a GPU would wait for it; use precision='int8-qdq' "
+            "or 'float16', or device='cpu'. Received: precision='int8', device='gpu'"
         )
     check_precision(precision)
     check_opset(opset)
@@ -155,6 +155,7 @@ def publish_triton(
         name,
         device=device,
         tensorrt=tensorrt,
+        precision=precision,
         max_batch_size=max_batch_size,
         preferred_batch_sizes=preferred_batch_sizes,
         max_queue_delay_microseconds=max_queue_delay_microseconds,
@@ -193,6 +194,8 @@ def publish_triton(
                     )
                 except ParityError as error:
                     raise ParityError(error.report.at(target / MODEL)) from error
+                if tensorrt:
+                    _check_operators(path)
                 _name_graph_after_weights(path)
                 (prepared / CONFIG).write_text(config)
             repository.mkdir(exist_ok=True)
@@ -207,6 +210,16 @@ def publish_triton(
                 raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_operators(path: Path) -> None:
+    """Raises if TensorRT's parser does not take a node of an ONNX file."""
+    obstacle = tensorrt_obstacle(onnx.load(path, load_external_data=False))
+    if obstacle is not None:
+        raise ValueError(
+            "TensorRT must have every operator of the model, for its dtype; change the layer, or publish with "
+            f"`tensorrt=False`. Received: {obstacle}"
+        )
 
 
 def _check_config(path: Path, config: str, signature: Signature) -> None:

@@ -10,6 +10,8 @@ from keras_netvlad.export.serving.warmup_sizes import port_shape
 from keras_netvlad.export.signature import Signature
 
 DEVICES = {"gpu": "KIND_GPU", "cpu": "KIND_CPU"}
+# TensorRT's mode for each precision of the ONNX file. In `FP32` it refuses float16 (TensorRT#3277).
+PRECISION_MODES = {"float32": "FP32", "float16": "FP16", "int8-qdq": "INT8"}
 DATA_TYPES = {
     "bool": "TYPE_BOOL",
     **{f"{kind}{bits}": f"TYPE_{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
@@ -24,6 +26,7 @@ def triton_config(
     *,
     device: Literal["gpu", "cpu"] = "gpu",
     tensorrt: bool = False,
+    precision: str = "float32",
     max_batch_size: int = 32,
     preferred_batch_sizes: Sequence[int] = (),
     max_queue_delay_microseconds: int = 2000,
@@ -36,8 +39,8 @@ def triton_config(
     Args:
         signature: Signature of the model. All inputs and outputs must have the batch first.
         name: Name of the model's directory.
-        device, tensorrt, max_batch_size, preferred_batch_sizes, max_queue_delay_microseconds, profile_frames,
-            engine_cache: See `publish_triton`.
+        device, tensorrt, precision, max_batch_size, preferred_batch_sizes, max_queue_delay_microseconds,
+            profile_frames, engine_cache: See `publish_triton`.
         sizes: Batch sizes and lengths of the warm-up requests, as `warmup_sizes` returns them.
 
     Raises:
@@ -75,7 +78,7 @@ def triton_config(
                 f"Received: warmup_frames={lengths}"
             )
         batches = (1, max(preferred_batch_sizes, default=max_batch_size), max_batch_size)
-        lines += _tensorrt_lines(signature, batches, profile, str(engine_cache))
+        lines += _tensorrt_lines(signature, batches, profile, str(engine_cache), PRECISION_MODES[precision])
     for batch, frames in sizes:
         lines += _warmup_lines(signature, batch, frames)
     return "\n".join(lines) + "\n"
@@ -93,7 +96,7 @@ def check_profile(profile_frames: Sequence[int]) -> list[int]:
 
 
 def _tensorrt_lines(
-    signature: Signature, batches: Sequence[int], lengths: Sequence[int], engine_cache: str
+    signature: Signature, batches: Sequence[int], lengths: Sequence[int], engine_cache: str, mode: str
 ) -> list[str]:
     """Returns the lines that pass the graph to TensorRT, for the smallest, usual and largest batch and length."""
     for port in signature.inputs:
@@ -103,8 +106,8 @@ def _tensorrt_lines(
                 f"`tensorrt=False`. Received: input {port.name!r} of shape {port.shape}"
             )
     parameters = {
-        # With FP16, TensorRT computes the sums and norms in float16, where they overflow.
-        "precision_mode": "FP32",
+        # A model in float32 stays so: with FP16, TensorRT computes the sums and norms in float16, where they overflow.
+        "precision_mode": mode,
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": engine_cache,
     }

@@ -8,7 +8,7 @@ import keras
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
 # Tolerances of ONNX files with reduced precision: ten times the differences that trained models showed on real frames
 # (float16: 1.5e-4, int8: 5.5e-3).
-REDUCED_PRECISION_TOLERANCES = {"float16": 2e-3, "int8": 5e-2}
+REDUCED_PRECISION_TOLERANCES = {"float16": 2e-3, "int8": 5e-2, "int8-qdq": 5e-2}
 
 
 def default_tolerance(model: keras.Model, precision: str) -> float:
@@ -16,7 +16,7 @@ def default_tolerance(model: keras.Model, precision: str) -> float:
 
     Args:
         model: A Keras model.
-        precision: Precision of the artifact: `"float32"`, `"float16"` or `"int8"`.
+        precision: Precision of the artifact: `"float32"`, `"float16"`, `"int8"` or `"int8-qdq"`.
     """
     dtypes: set[str | None] = {"float32"}
     for layer in model._flatten_layers():

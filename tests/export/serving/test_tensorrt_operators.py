@@ -1,14 +1,16 @@
-"""Graphs against TensorRT's operator table: what is exported fits, and every kind of misfit is named."""
+"""Graphs against the tables of TensorRT and CUDA: what is exported fits, and every kind of misfit is named."""
 
 import keras
 import numpy as np
 import onnx
 import pytest
+from cuda_kernels import copies_to_the_host, nodes_on_the_cpu
 from onnx import TensorProto, helper
 from small_pictures import make_places, make_video_pixels
 
 from keras_netvlad import VideoClassifier
 from keras_netvlad.export import export_onnx
+from keras_netvlad.export.onnx import precision
 from keras_netvlad.export.serving.tensorrt_operators import tensorrt_obstacle
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import ensemble
@@ -17,6 +19,13 @@ from keras_netvlad.models import ensemble
 def obstacle_in(model, path, **options):
     export_onnx(model, path, verify=False, **options)
     return tensorrt_obstacle(onnx.load(path))
+
+
+def check_cuda(path):
+    """Every node has a CUDA kernel for its dtype, and no tensor is copied from the GPU to the host."""
+    proto = onnx.load(path)
+    assert nodes_on_the_cpu(proto) == set()
+    assert copies_to_the_host(proto) == set()
 
 
 def maps():
@@ -45,11 +54,26 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_tensorrt_takes_every_operator(name, tmp_path):
     assert obstacle_in(MODELS[name](), tmp_path / "model.onnx") is None
+    check_cuda(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("form", ["float16", "int8-qdq"])
+def test_tensorrt_takes_the_forms_for_gpus(form, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "INT8_MIN_VALUES", 1)
+    assert obstacle_in(classifier(hidden_units=8), tmp_path / "model.onnx", precision=form) is None
+    check_cuda(tmp_path / "model.onnx")
+
+
+def test_tensorrt_does_not_take_the_form_for_cpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "INT8_MIN_VALUES", 1)
+    assert "UINT8" in obstacle_in(classifier(hidden_units=8), tmp_path / "model.onnx", precision="int8")
+    assert nodes_on_the_cpu(onnx.load(tmp_path / "model.onnx")) == {("MatMulInteger", "UINT8")}
 
 
 @pytest.mark.parametrize("options", [{"layout": "nhwc"}, {"layout": "nchw"}, {"size": (20, 28)}])
 def test_tensorrt_takes_the_pictures(options, tmp_path):
     assert obstacle_in(make_places(), tmp_path / "model.onnx", **options) is None
+    check_cuda(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
@@ -70,6 +94,14 @@ def graph_of(*nodes, constants=(), dtype=TensorProto.FLOAT, output=TensorProto.F
     return helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
     )
+
+
+def test_a_copy_to_the_host_is_found():
+    nodes = [
+        helper.make_node("Cast", ["x"], ["sizes"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["y", "sizes"], ["out"]),
+    ]
+    assert copies_to_the_host(graph_of(*nodes)) == {("Reshape", "x")}
 
 
 @pytest.mark.parametrize(

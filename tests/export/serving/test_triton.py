@@ -28,6 +28,7 @@ from selection import slow_except
 
 from keras_netvlad.export import Artefact, ParityError, export_onnx
 from keras_netvlad.export.model_signature import read_signature
+from keras_netvlad.export.onnx import precision
 from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
 from keras_netvlad.export.serving import triton
 from keras_netvlad.export.serving.triton import _name_graph_after_weights, publish_triton
@@ -260,6 +261,26 @@ def test_what_is_there_is_left_alone(model, tmp_path):
     assert [path.name for path in repository.glob("classifier/[0-9]*")] == ["3"]
 
 
+def wide():
+    return VideoClassifier({"frames": 6}, 3, num_clusters=4, hidden_units=8, name="wide")
+
+
+@pytest.mark.parametrize(("form", "mode"), [("float32", "FP32"), ("float16", "FP16"), ("int8-qdq", "INT8")])
+def test_every_form_for_gpus_goes_to_tensorrt_in_its_mode(form, mode, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "INT8_MIN_VALUES", 1)
+    publish_triton(wide(), tmp_path / "repository", tensorrt=True, precision=form, verify=False)
+    config = (tmp_path / "repository" / "wide" / "config.pbtxt").read_text()
+    assert f'key: "precision_mode" value: "{mode}"' in config
+    assert "KIND_GPU" in config
+
+
+def test_a_model_that_tensorrt_does_not_take_is_refused_in_one_sentence(tmp_path):
+    model = VideoClassifier({"frames": 6}, 3, num_clusters=4, dtype="float64", name="wide")
+    with pytest.raises(ValueError, match=r"publish with `tensorrt=False`. Received: \w+ of DOUBLE$"):
+        publish_triton(model, tmp_path / "repository", tensorrt=True, verify=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def fixed_batch():
     frames = keras.Input(batch_shape=(2, None, 3), name="frames")
     return keras.Model({"frames": frames}, {"descriptor": NetVLAD(2)(frames)})
@@ -280,7 +301,6 @@ def maps_of_any_size():
         ({"device": "tpu"}, r"`device` must be one of \['gpu', 'cpu'\]. Received: device='tpu'"),
         ({"device": "cpu", "tensorrt": True}, r"TensorRT needs `device='gpu'`"),
         ({"tensorrt": "FP16"}, r"`tensorrt` must be True or False"),
-        ({"tensorrt": True, "precision": "float16"}, r"TensorRT has its own precision.*precision='float16'"),
         ({"precision": "float8"}, r"`precision` must be.*Received: .*float8"),
         ({"max_batch_size": 0}, r"`max_batch_size` must be a positive integer"),
         ({"preferred_batch_sizes": (64,)}, r"`preferred_batch_sizes` must not be above `max_batch_size`, 32"),
