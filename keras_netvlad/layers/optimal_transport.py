@@ -4,8 +4,9 @@ from keras import ops
 
 from keras_netvlad.layers.vlad_ops import Tensor, soft_assignments
 
-# The score of padding. Its exponential is 0. Minus infinity would give NaN for a video without frames.
-NO_SCORE = -1e30
+# The score of padding. Its exponential is 0. Minus infinity would give NaN for a video without frames. A power of 2 is
+# the same number in float32 and float64, of which torch uses one in `where` and the other in `max`.
+NO_SCORE = -(2.0**100)
 
 
 def transported_assignments(scores: Tensor, weights: Tensor, present: Tensor | None, iterations: int) -> Tensor:
@@ -36,7 +37,9 @@ def transported_assignments(scores: Tensor, weights: Tensor, present: Tensor | N
     number = ops.sum(weights, axis=1, keepdims=True)  # n (B, 1, 1)
     number = ops.where(number > 0, number, 1.0)
     even = number / (num_clusters + 1.0)
-    share, rest = ops.minimum(even, 1.0), ops.maximum(number - num_clusters, even)  # of a cluster, of the dustbin
+    # The shares of a cluster and of the dustbin. `ops.minimum` of float64 is float32 on torch and JAX (Keras 3.15).
+    is_few = even < 1.0
+    share, rest = ops.where(is_few, even, 1.0), ops.where(is_few, even, number - num_clusters)
     log_share = ops.log(ops.concatenate([share] * num_clusters + [rest], axis=-1))  # log t (B, 1, K + 1)
     log_weight = ops.log(weights if is_real is None else ops.where(is_real, weights, 1.0))  # log m (B, N, 1)
     v = log_weight

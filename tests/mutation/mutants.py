@@ -33,6 +33,8 @@ PADDING = "test_padding_is_allowed_only_where_it_cannot_change_an_answer"
 TIES = "test_equal_scores_count_as_the_mean_over_their_orders"
 ALL_ORDERS = "test_equal_scores_count_as_the_mean_over_all_their_orders"
 SHARES = "test_every_cluster_gets_its_share_of_many_and_of_few_features"
+HALVES = "test_netvlad_plus_plus_pools_both_halves_of_any_length"
+HALF_OF_REAL_FRAMES = "test_the_middle_is_that_of_the_real_frames"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
@@ -996,8 +998,8 @@ MUTANTS = [
     *of(
         "layers/optimal_transport",
         "layers/test_salad",
-        ("ops.minimum(even, 1.0), ops.max", "1.0 + 0.0 * even, ops.max", SHARES),
-        ("ops.maximum(number - num_clusters, even)", "ops.maximum(number - num_clusters, 1e-6)", SHARES),
+        ("ops.where(is_few, even, 1.0)", "1.0 + 0.0 * even", SHARES),
+        ("ops.where(is_few, even, number - num_clusters)", "ops.maximum(number - num_clusters, 1e-6)", SHARES),
         ("s = s if is_real is None else ops.where(is_real, s, NO_SCORE)", "pass", "test_a_global_token_comes_first"),
         ("    v = log_weight\n", "    v = 0.0 * log_weight\n", "test_a_feature_of_weight_two_counts_like_two"),
         (
@@ -1013,6 +1015,15 @@ MUTANTS = [
         ("ops.concatenate([g, y], axis=1)", "ops.concatenate([y, g], axis=1)", "test_a_global_token_comes_first"),
         ("self._drop(hidden, training=training)", "hidden", "test_dropout_is_for_training"),
         ("(token is None) != (self", "(token is not None) and (None is self", "test_wrong_arguments_are_refused"),
+    ),
+    *of(
+        "layers/temporal_pooling",
+        "layers/test_temporal_pooling",
+        ("time < ops.expand_dims(anchor, 1)", "time <= ops.expand_dims(anchor, 1)", HALVES),
+        ("return length // 2", "return (length + 1) // 2", "test_the_middle_is_that_of_the_real_frames"),
+        ("ops.where(present, time + 1, 0), axis=1", "ops.where(present, 1, 0), axis=1", HALF_OF_REAL_FRAMES),
+        ("_within(ops.logical_not(is_before), mask)", "_within(ops.logical_not(is_before), None)", HALF_OF_REAL_FRAMES),
+        ('None if key == "seed" else', "", "test_the_copy_has_clusters_of_its_own"),
     ),
     *of(
         "layers/mean_std_pooling",

@@ -13,10 +13,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_netvlad.layers import SALAD, GeMPooling, ScoredVLAD
+from keras_netvlad.layers import SALAD, GeMPooling, NetVLAD, ScoredVLAD, TemporalPooling
 
 FRAMES, IMAGES = (6, 4), (3, 2, 4)
 POOLINGS = {
+    "temporal_pooling": (lambda: TemporalPooling(NetVLAD(3), GeMPooling()), FRAMES),
     "salad": (lambda: SALAD(3, 4, hidden_units=5), FRAMES),
     "salad_options": (lambda: SALAD(8, 2, None, 5, 0.0, 1, normalize_input=True, output_normalization=False), IMAGES),
     "gem": (GeMPooling, FRAMES),
