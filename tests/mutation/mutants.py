@@ -1005,7 +1005,7 @@ MUTANTS = [
         (
             "x - largest)",
             "x)",
-            "test_scores_of_any_scale_give_finite_assignments",
+            SHARES,
         ),
         ("        if iteration:\n", "        if False:\n", "test_a_global_token_comes_first"),
     ),
