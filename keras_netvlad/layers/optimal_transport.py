@@ -37,8 +37,9 @@ def transported_assignments(scores: Tensor, weights: Tensor, present: Tensor | N
     number = ops.sum(weights, axis=1, keepdims=True)  # n (B, 1, 1)
     number = ops.where(number > 0, number, 1.0)
     even = number / (num_clusters + 1.0)
-    one = ops.cast(1.0, even.dtype)  # a plain 1.0 would make float64 float32 on torch (Keras 3.15)
-    share, rest = ops.minimum(even, one), ops.maximum(number - num_clusters, even)  # of a cluster, of the dustbin
+    # The shares of a cluster and of the dustbin. `ops.minimum` of float64 is float32 on torch and JAX (Keras 3.15).
+    is_few = even < 1.0
+    share, rest = ops.where(is_few, even, 1.0), ops.where(is_few, even, number - num_clusters)
     log_share = ops.log(ops.concatenate([share] * num_clusters + [rest], axis=-1))  # log t (B, 1, K + 1)
     log_weight = ops.log(weights if is_real is None else ops.where(is_real, weights, 1.0))  # log m (B, N, 1)
     v = log_weight

@@ -100,7 +100,7 @@ def test_a_feature_of_weight_two_counts_like_two(number):
 def test_a_global_token_comes_first(number, normalized):
     layer = make(token_size=7, output_normalization=normalized)
     x, token = random_array((2, number, SIZE)), random_array((2, SIZE), seed=1)
-    mask = np.arange(number) < [[number], [1]]
+    mask = np.arange(number) < [[number], [(number + 1) // 2]]
     y = layer(x, mask=mask, token=token)
     expected = reference.salad(x, weights_of(layer), 3, mask, normalized, token.astype("float64"))
     assert_close(y, expected)

@@ -1090,14 +1090,14 @@ MUTANTS = [
     *of(
         "layers/optimal_transport",
         "layers/test_salad",
-        ("ops.minimum(even, one), ops.max", "1.0 + 0.0 * even, ops.max", SHARES),
-        ("ops.maximum(number - num_clusters, even)", "ops.maximum(number - num_clusters, 1e-6)", SHARES),
+        ("ops.where(is_few, even, 1.0)", "1.0 + 0.0 * even", SHARES),
+        ("ops.where(is_few, even, number - num_clusters)", "ops.maximum(number - num_clusters, 1e-6)", SHARES),
         ("s = s if is_real is None else ops.where(is_real, s, NO_SCORE)", "pass", "test_a_global_token_comes_first"),
         ("    v = log_weight\n", "    v = 0.0 * log_weight\n", "test_a_feature_of_weight_two_counts_like_two"),
         (
             "x - largest)",
             "x)",
-            "test_scores_of_any_scale_give_finite_assignments",
+            SHARES,
         ),
         ("        if iteration:\n", "        if False:\n", "test_a_global_token_comes_first"),
     ),
