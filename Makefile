@@ -62,7 +62,7 @@ clean:
 	rm -rf .venv build dist *.egg-info
 
 .venv/bin/pip:
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --upgrade-deps .venv
 
 .venv/.demo: .venv/bin/pip setup.cfg pyproject.toml
 	$(INSTALL) --editable '.[plot]'

@@ -199,6 +199,7 @@ def loaded_by_each(statements, libraries):
     return [heavy_and_own(json.loads(line)) for line in lines]
 
 
+@pytest.mark.slow
 def test_each_package_loads_what_it_needs():
     packages = sorted(set(ALLOWED) - {*NO_KERAS, "extraction", "indexing", "usage"})
     statements = ["pass", *(f"import keras_netvlad.{package}" for package in packages)]

@@ -2,8 +2,8 @@
 
 Modules import only from their own level and from the levels above them in this list:
 
-1. `port`, `signature`, `forward`, `model_signature`, `serving_signatures`, `metadata`, `parity_file`: the functions of
-   a model that an artifact offers, and the file that describes an artifact.
+1. `port`, `signature`, `forward`, `model_signature`, `serving_signatures`, `metadata`, `parity_file`, `pictures`:
+   the functions of a model that an artifact offers, and the files and entries that describe an artifact.
 2. `verification`: compares an artifact with its model.
 3. `saved_model`, `onnx`, `litert`: the writers.
 4. `serving`: directories for TensorFlow Serving and Triton.

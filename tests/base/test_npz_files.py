@@ -73,6 +73,7 @@ def test_what_a_header_declares_is_compared_with_the_file(tmp_path, members, rea
         read_npz(tmp_path / "hostile.npz", ["a"])
 
 
+@pytest.mark.slow
 def test_an_archive_that_expands_beyond_the_limit_is_refused(tmp_path):
     values = bytes(257 << 20)
     archive(tmp_path / "bomb.npz", zipfile.ZIP_DEFLATED, a=member("|u1", (len(values),), values))

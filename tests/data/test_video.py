@@ -360,6 +360,7 @@ def test_a_frame_that_lasts_far_into_the_future_is_refused(tmp_path):
         list(read_video(tmp_path / "long.mkv"))
 
 
+@pytest.mark.slow
 def test_only_what_is_needed_is_in_memory(tmp_path):
     path = write_video(tmp_path / "long.mkv", [grey(i % 200, 240, 320) for i in range(300)])
     frames = read_video(path, fps=None)

@@ -178,6 +178,7 @@ def test_a_layer_that_another_model_uses_too_keeps_its_live_stream():
     assert "accumulate" in serving_signatures(model)
 
 
+@pytest.mark.slow
 def test_the_report_says_why_there_is_no_live_stream(halves, tmp_path):
     report = export_saved_model(halves, tmp_path / "1")
     assert report.ok

@@ -93,6 +93,7 @@ def test_other_things_are_refused(tmp_path):
         inspect_artefact(tmp_path)
 
 
+@pytest.mark.slow
 def test_damaged_parts_are_named(model, tmp_path):
     export_saved_model(model, tmp_path / "1")
     (tmp_path / "1" / "parity.json").write_text("{")

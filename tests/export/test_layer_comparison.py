@@ -97,6 +97,7 @@ def test_every_layer_of_a_classifier_is_found(pooling, tmp_path):
     assert {"FrameMask", "Concatenate", "ContextGating"} < {layer.class_name for layer in report.layers}
 
 
+@pytest.mark.slow
 def test_layers_of_inner_models_are_found_and_faults_named_there(tmp_path):
     model = pixel_model()
     path = exported(model, tmp_path / "model.onnx")

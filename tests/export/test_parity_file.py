@@ -8,6 +8,7 @@ import pytest
 from keras_netvlad.export import export_saved_model
 
 
+@pytest.mark.slow
 def test_parity_and_metadata_are_written_beside(model, tmp_path):
     metadata = {"labels": ["a", "b", "c", "d", "é"], "trained_on": "speech"}
     report = export_saved_model(model, tmp_path / "1", metadata=metadata)

@@ -15,7 +15,7 @@ LEVELS = (
     ("port", "signature", "reason", "forward", "graph_walk", "metadata", "parity_file", "pictures"),
     ("model_signature", "frame_by_frame", "padding", "serving_signatures"),
     ("verification",),
-    ("saved_model", "onnx"),
+    ("saved_model", "onnx", "litert"),
     ("serving",),
     ("model_export", "description", "inspection", "layer_comparison"),
 )

@@ -46,6 +46,7 @@ def assert_within(metric, lowest, highest):
     np.testing.assert_allclose(received, [lowest, highest], rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @generated(st.tuples(videos(st.sampled_from(PALETTE)), st.integers(1, 5), st.sampled_from([0.25, 1.0, 40.0])))
 def test_equal_scores_count_as_the_mean_over_all_their_orders(case):
     (labels, scores), top_k, weight = case
@@ -97,6 +98,7 @@ def test_no_order_of_the_classes_helps_a_model_of_equal_scores():
             assert abs(result(PERR(), labels[:, classes], scores) - 1 / 3) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharpness", [1, 5])
 def test_different_scores_of_weighted_videos_are_those_of_scikit_learn(sharpness):
     sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="`make test` installs scikit-learn")

@@ -82,6 +82,7 @@ def resized(whole, path, **arguments):
     return rewritten(whole, path, config=json.dumps(config))
 
 
+@pytest.mark.slow
 def test_a_file_that_declares_more_than_it_holds_is_refused_before_memory_is_taken(whole, tmp_path):
     resized(whole, tmp_path / "layers.keras", num_clusters=10**9)
     weights = io.BytesIO()

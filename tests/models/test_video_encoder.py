@@ -356,6 +356,7 @@ def models():
 MODELS = list(models())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_except(MODELS, "encoder"))
 def test_a_clone_by_keras_computes_the_same_and_takes_plain_labels(name, tmp_path):
     model, batch = models()[name]

@@ -107,6 +107,7 @@ def test_loading_takes_little_more_memory_than_the_descriptors(tmp_path):
     assert peak < 2.2 * descriptors.nbytes
 
 
+@pytest.mark.slow
 def test_what_is_no_index_is_refused(tmp_path):
     index, _ = filled()
     index.save(tmp_path / "whole")

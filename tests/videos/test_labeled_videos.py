@@ -74,6 +74,7 @@ def test_the_camera_stays_in_the_picture(seed):
     assert max(np.ptp(left), np.ptp(top), np.ptp(width)) > 0
 
 
+@pytest.mark.slow
 def test_every_source_is_in_its_package():
     if importlib.util.find_spec("skimage") is None:
         pytest.skip("`make test` installs scikit-image")

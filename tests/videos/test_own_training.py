@@ -320,6 +320,7 @@ def test_wrong_runs_are_one_sentence(folder, features, run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_other_features_is_refused(features, folder, tmp_path):
     copy = shutil.copytree(features, tmp_path / "features")
     output = tmp_path / "run"
@@ -379,6 +380,7 @@ def test_class_weights_have_the_mean_1(features):
     np.testing.assert_allclose(per_class, per_class[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_videos_that_are_added_are_extracted_alone(folder, tmp_path):
     features = make_features(tmp_path, labels="folders")
     before = {video.name: video.split for video in FeaturesFolder(features).videos}

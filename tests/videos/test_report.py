@@ -331,6 +331,7 @@ def test_a_run_without_test_clips(tmp_path):
     assert "The run has no training or no test clips to compare." in page.text
 
 
+@pytest.mark.slow
 def test_many_classes_and_clusters_stay_readable(tmp_path):
     rows = [(f"{label}/{n}.mp4", f"class {label:02d}", f"g_{n}") for label in range(40) for n in range(6)]
     make_run(tmp_path / "run", rows, num_clusters=100, frames=500)

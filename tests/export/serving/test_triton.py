@@ -167,6 +167,7 @@ def test_a_configuration_that_is_no_text_is_one_sentence(model, tmp_path):
     assert sorted(path.name for path in (tmp_path / "classifier").iterdir()) == ["1", "config.pbtxt"]
 
 
+@pytest.mark.slow
 def test_versions_are_counted_and_share_the_configuration(model, tmp_path):
     repository = tmp_path / "repository"
     report = publish_triton(model, repository, max_batch_size=MAX_BATCH_SIZE)

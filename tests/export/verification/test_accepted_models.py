@@ -51,6 +51,7 @@ def of_pictures_of_seven_pixels():
     return keras.Model(picture, NetVLAD(2, name="out")(small)), (33, 47, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [of_three_frames, of_pictures_of_seven_pixels])
 def test_models_that_need_more_than_one_frame_or_pixel(make, tmp_path):
     model, shape = make()
@@ -172,6 +173,7 @@ def test_the_cause_is_named_if_it_is_the_model(pool, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_padding_of_outputs_per_frame_is_not_compared_in_records(tmp_path):
     """Records have no input `num_frames`, so the verification takes the number of real frames from the answer."""
     frames, num_frames = keras.Input((None, 6), name="frames"), keras.Input((), dtype="int32", name="num_frames")
