@@ -58,8 +58,10 @@ class Description:
         if self.parity:
             lines.append(f"  made by     {self.parity.get('producer')}, {self.parity.get('created')}")
             lines.append(f"  precision   {self.parity.get('precision')}")
-        for key, value in (self.parity.get("metadata") or {}).items():
-            lines.append(f"  {key:<10}  {_shortened(value or ()) if key == LABELS else value}")
+        metadata = {key: value for key, value in (self.parity.get("metadata") or {}).items() if value is not None}
+        width = max([10, *map(len, metadata)])
+        for key, value in metadata.items():
+            lines.append(f"  {key:<{width}}  {_shortened(value) if key == LABELS else value}")
         if self.num_warmup_requests:
             lines.append(f"  warm-up     {self.num_warmup_requests} requests")
         for name, (inputs, outputs) in self.signatures.items():

@@ -46,7 +46,10 @@ def test_pictures_are_verified_and_described(places, options, shape, facts, tmp_
     expected = np.asarray(picture_model(places)({"images": images})["descriptor"])
     given = images if facts[0] == "nhwc" else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     np.testing.assert_allclose(session.run(["descriptor"], {"images": given})[0], expected, atol=1e-6)
-    assert "  layout      " in str(inspect_artefact(path))
+    printed = str(inspect_artefact(path))
+    assert "  layout         n" in printed
+    assert "  normalization  MobileNetV2" in printed
+    assert "labels" not in printed  # there are none
 
 
 @pytest.mark.slow
