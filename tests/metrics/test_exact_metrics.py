@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from keras_netvlad.metrics import PERR, GlobalAveragePrecision, HitAtOne, MeanAveragePrecision
 
-pytestmark = pytest.mark.backends
-
 # Float32 next to float64: 2e-7 measured at worst, headroom 5.
 TOLERANCE = 1e-6
 SHAPES = [(1, 1), (1, 5), (2, 4), (3, 3), (4, 2), (8, 1)]
@@ -61,6 +59,7 @@ def test_equal_scores_count_as_the_mean_over_all_their_orders(case):
     assert_within(mean, lowest, highest)
 
 
+@pytest.mark.backends
 @generated(videos(st.floats(0, 1, width=32)))
 def test_the_exact_value_lies_within_the_bounds(case):
     labels, scores = case
@@ -81,6 +80,7 @@ SCORES_AND_LOGITS = st.one_of(
 )
 
 
+@pytest.mark.backends
 @generated(videos(SCORES_AND_LOGITS))
 def test_equal_recall_and_the_first_hit_are_those_of_the_definition(case):
     labels, scores = case
