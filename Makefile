@@ -18,7 +18,7 @@ demo: .venv/.demo
 WORKERS := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/pytest -n 2 \
 	--dist loadfile --no-loadscope-reorder --durations 15 --durations-min 10
 
-# Every public feature, in five minutes once installed. The marks of the other selections stand next to the tests.
+# Every public feature, in less than five minutes once installed. The marks of the other selections stand next to the tests.
 test: .venv/.test
 	$(WORKERS)
 
