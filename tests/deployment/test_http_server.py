@@ -48,7 +48,7 @@ def post(url, content):
 def test_the_server_answers_as_the_predictor_and_merges_requests(folder):
     command = [sys.executable, str(EXAMPLE), str(folder / "run"), "--port", str(free_port()), "--wait", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
-    # A session of its own: whatever Ray leaves behind is ended with it.
+    # A new process group, so that the processes that Ray starts are ended together with the server.
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     try:
         timer = concurrent.futures.ThreadPoolExecutor(1)

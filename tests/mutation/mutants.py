@@ -1597,4 +1597,14 @@ MUTANTS = [
         ("if values.size < MIN_VALUES:", "if False:", "test_other_weights_are_kept"),
         ("if not largest <= limit:", "if largest > limit:", "test_weights_without_a_value_in_the_dtype_are_named"),
     ),
+    *of(
+        "export/litert/litert_export",
+        "export/test_pictures",
+        ("**picture_facts(model)}", "}", "test_every_format_is_compared_with_the_model_of_videos"),
+    ),
+    *of(
+        "export/verification/model_of_artifact",
+        "export/test_pictures",
+        ('!= "onnx":', '== "saved_model":', "test_every_format_is_compared_with_the_model_of_videos"),
+    ),
 ]

@@ -20,6 +20,7 @@ from keras_netvlad.export.onnx.onnx_export import pooling_weights
 from keras_netvlad.export.onnx.precision import large_kernels
 from keras_netvlad.export.onnx.weights import WeightValues, read_weights
 from keras_netvlad.export.parity_file import write_parity
+from keras_netvlad.export.pictures import picture_facts
 from keras_netvlad.export.serving_signatures import SERVE_EXAMPLES, serving_signatures
 from keras_netvlad.export.signature import SERVING_DEFAULT, Signature
 from keras_netvlad.export.verification.artefact import LITERT_SUFFIX, check_litert
@@ -117,7 +118,7 @@ def write_verified_litert(
     """Does the work of `export_litert` with valid arguments and signatures that the caller has computed."""
     if verify:
         check_litert()
-    metadata = check_metadata(metadata, signatures[SERVING_DEFAULT].outputs)
+    metadata = {**check_metadata(metadata, signatures[SERVING_DEFAULT].outputs), **picture_facts(model)}
     data = check_options(signatures[SERVING_DEFAULT], tolerance, data, min_agreement)
     if tolerance is None:
         tolerance = default_tolerance(model, precision)

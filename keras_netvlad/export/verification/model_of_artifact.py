@@ -34,7 +34,7 @@ def model_of_artifact(model: keras.Model, path: str | os.PathLike[str]) -> keras
 def _read_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the metadata of an artifact, or nothing if they cannot be read; loading the artifact says why."""
     try:
-        if find_kind(path) == "saved_model":
+        if find_kind(path) != "onnx":
             return read_parity(path).get("metadata") or {}
         proto = onnx.load(path, load_external_data=False)
     except Exception:

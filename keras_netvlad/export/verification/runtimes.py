@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_choice
+from keras_netvlad.export.reason import reason_of
 
 # Runs an artifact: from a dict of arrays by the input's name in the file to a dict by the output's name.
 Runner = Callable[[Mapping[str, np.ndarray]], Mapping[str, ArrayLike]]
@@ -69,10 +70,9 @@ def open_runtime(runtime: Runtime, path: str | os.PathLike[str]) -> Runner:
         raise
     except Exception as error:
         # Runtimes raise exceptions of many classes.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             "The runtime must be able to load the artifact; choose another runtime or another format. Received: "
-            f"{path} in {name_of(runtime)} ({reason})"
+            f"{path} in {name_of(runtime)} ({reason_of(error)})"
         ) from error
 
 

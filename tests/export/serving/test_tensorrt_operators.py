@@ -1,4 +1,4 @@
-"""Graphs against the tables of TensorRT and CUDA: what is exported fits, and every kind of misfit is named."""
+"""Exported graphs fit the operator tables of TensorRT and CUDA, and operators that do not fit are named."""
 
 import keras
 import numpy as np
