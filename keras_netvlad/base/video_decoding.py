@@ -27,6 +27,11 @@ FORMATS_WITH_DURATION = ("matroska", "mov", "avi")
 DURATION_SLACK = 1.0
 # Seconds that a frame may stay on screen. A damaged time stamp would otherwise repeat a frame millions of times.
 LONGEST_FRAME = 3600
+# Lines from which a video that names no color matrix is read as BT.709, as browsers and players read it. FFmpeg reads all
+# of them as BT.601.
+HD_LINES = 720
+UNSPECIFIED, BT709 = 2, 1  # color matrices, numbered by ITU-T H.273
+CONVERTED_MATRICES = (0, BT709, UNSPECIFIED, 4, 5, 6, 7, 9)  # those that FFmpeg converts to RGB
 
 
 class UnreadableVideoError(ValueError):
@@ -130,6 +135,8 @@ def decode(av: ModuleType, path: Path) -> Iterator[tuple[Any, Fraction, Fraction
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise place.error("a damaged frame")
+                if frame.colorspace not in CONVERTED_MATRICES:
+                    raise place.error(f"color matrix {int(frame.colorspace)}, which FFmpeg does not convert")
                 time, duration = _times(frame, stream, place)
                 _check_times(time, duration, place)
                 place.time, place.end = time, time + duration
@@ -191,6 +198,13 @@ def _check_times(time, duration, place):
         raise place.error(f"a frame that lasts {float(duration):.2f} s, more than an hour")
 
 
+def color_matrix(frame: Any) -> int:
+    """Returns the color matrix of a frame of PyAV, numbered by ITU-T H.273, also where the file names none."""
+    if frame.colorspace == UNSPECIFIED and frame.height >= HD_LINES:
+        return BT709
+    return int(frame.colorspace)
+
+
 def to_array(frame: Any, size: tuple[int, int] | None, crop: bool) -> NDArray[np.uint8]:
     """Converts a frame of PyAV to an upright RGB array.
 
@@ -214,7 +228,11 @@ def to_array(frame: Any, size: tuple[int, int] | None, crop: bool) -> NDArray[np
     # Averaging over the area of a pixel keeps thin lines when frames shrink.
     shrinks = height <= frame.height and width <= frame.width
     image = frame.reformat(
-        width=width, height=height, format="rgb24", interpolation="AREA" if shrinks else "BICUBIC"
+        width=width,
+        height=height,
+        format="rgb24",
+        interpolation="AREA" if shrinks else "BICUBIC",
+        src_colorspace=color_matrix(frame),
     ).to_ndarray()
     quarters, is_mirrored = turn
     if is_mirrored:

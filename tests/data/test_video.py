@@ -270,6 +270,45 @@ def test_colours_are_those_of_the_file(tmp_path):
     assert np.abs(frame.astype(int) - colour).max() <= 4  # measured 2
 
 
+def _plain_video(directory, height, matrix, color):
+    """Writes a video of one frame of one color, which names a color matrix or none."""
+    path = str(directory / "plain.mkv")
+    with av.open(path, "w") as file:
+        stream = file.add_stream("ffv1", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, height, "yuv444p"
+        if matrix is not None:
+            stream.codec_context.colorspace = matrix
+        planes = np.repeat(np.array(color, "uint8"), height)[:, None].repeat(64, axis=1)
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(planes.reshape(3, height, 64), format="yuv444p")))
+        file.mux(stream.encode())
+    return path
+
+
+def test_a_color_matrix_that_cannot_be_converted_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="color matrix 8, which FFmpeg does not convert, in .* at the first frame"):
+        next(read_video(_plain_video(tmp_path, 48, 8, (120, 90, 200))))
+
+
+@pytest.mark.parametrize(
+    ("height", "named", "expected"),
+    [  # color matrices by ITU-T H.273: 1 is BT.709, 5 is BT.601; a browser assumes these for files that name none
+        (480, None, 5),
+        (720, None, 1),
+        (480, 1, 1),
+        (720, 5, 5),
+    ],
+)
+def test_the_color_matrix_is_that_of_the_file_or_of_its_size(tmp_path, height, named, expected):
+    luma, blue, red = 120, 90, 200
+    path = _plain_video(tmp_path, height, named, (luma, blue, red))
+    kr, kb = {1: (0.2126, 0.0722), 5: (0.299, 0.114)}[expected]  # ITU-R BT.709 and BT.601
+    y, cb, cr = (luma - 16) / 219, (blue - 128) / 224, (red - 128) / 224
+    r, b = y + 2 * (1 - kr) * cr, y + 2 * (1 - kb) * cb
+    wanted = 255 * np.array([r, (y - kr * r - kb * b) / (1 - kr - kb), b])
+    (frame,) = read_video(path)
+    assert np.abs(frame - wanted).max() <= 2
+
+
 @pytest.mark.parametrize("name", ["still.png", "still.jpg"])
 def test_a_picture_is_a_video_of_one_frame(tmp_path, name):
     codec, pixels = {"still.png": ("png", "rgb24"), "still.jpg": ("mjpeg", "yuvj420p")}[name]

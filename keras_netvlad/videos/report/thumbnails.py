@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_netvlad.base.video_decoding import color_matrix
 from keras_netvlad.videos.report.markup import Markup, element
 
 WIDTH = 160
@@ -116,7 +117,9 @@ def _jpeg(av, frame):
     scale = WIDTH / side
     # The encoder stores colors for pairs of pixels.
     width, height = (max(2, 2 * round(length * scale / 2)) for length in (frame.width, frame.height))
-    picture = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+    picture = frame.reformat(
+        width=width, height=height, format="rgb24", interpolation="AREA", src_colorspace=color_matrix(frame)
+    )
     if quarters:
         turned = np.ascontiguousarray(np.rot90(picture.to_ndarray(), quarters))
         picture = av.VideoFrame.from_ndarray(turned, format="rgb24")
