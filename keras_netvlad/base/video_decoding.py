@@ -27,8 +27,8 @@ FORMATS_WITH_DURATION = ("matroska", "mov", "avi")
 DURATION_SLACK = 1.0
 # Seconds that a frame may stay on screen. A damaged time stamp would otherwise repeat a frame millions of times.
 LONGEST_FRAME = 3600
-# Lines from which a video that names no color matrix is read as BT.709, as browsers and players read it. FFmpeg reads all
-# of them as BT.601.
+# Lines from which a video that names no color matrix is read as BT.709, as browsers and players read it. FFmpeg reads
+# all of them as BT.601.
 HD_LINES = 720
 UNSPECIFIED, BT709 = 2, 1  # color matrices, numbered by ITU-T H.273
 CONVERTED_MATRICES = (0, BT709, UNSPECIFIED, 4, 5, 6, 7, 9)  # those that FFmpeg converts to RGB

@@ -285,7 +285,7 @@ def _plain_video(directory, height, matrix, color):
 
 
 def test_a_color_matrix_that_cannot_be_converted_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="color matrix 8, which FFmpeg does not convert, in .* at the first frame"):
+    with pytest.raises(ValueError, match=r"color matrix 8, which FFmpeg does not convert, in .* at the first frame"):
         next(read_video(_plain_video(tmp_path, 48, 8, (120, 90, 200))))
 
 
