@@ -155,6 +155,27 @@ def test_an_input_of_rank_4_has_frames_only_if_num_frames_counts_them():
     assert axis_names(counted)["tokens"] == ("batch", "frames", None, None)
 
 
+@pytest.mark.parametrize(
+    ("frames", "other", "has_frames"),
+    [
+        ((6, 4), (2, 3, 5), False),  # a picture
+        ((6, 4), (6, 3, 5), True),  # may be the tokens of each frame
+        ((6, 4), (6, 2, 3, 5), True),
+        ((6, 4), (5,), False),
+        ((6, 3, 4), (6, 2, 4), True),  # no input has another number of frames
+    ],
+)
+def test_inputs_of_fixed_sizes_that_num_frames_counts(frames, other, has_frames):
+    inputs = {"frames": keras.Input(frames), "other": keras.Input(other), "num_frames": keras.Input((), dtype="int32")}
+    outputs = keras.layers.Concatenate()([keras.layers.Flatten()(inputs[name]) for name in ("frames", "other")])
+    ports = {port.name: port for port in read_signature(keras.Model(inputs, {"out": outputs})).inputs}
+    assert {name: port.has_frames for name, port in ports.items()} == {
+        "frames": True,
+        "other": has_frames,
+        "num_frames": False,
+    }
+
+
 @pytest.mark.parametrize("name", ["self", "_flow", "class"])
 def test_reserved_names_of_inputs_are_refused(name):
     frames = keras.Input((None, 4), name=name)

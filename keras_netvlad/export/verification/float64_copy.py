@@ -64,7 +64,10 @@ def _weights_of_zeros() -> Iterator[None]:
 
         def add_zeros(self: keras.Layer, *arguments: Any, **options: Any) -> keras.Variable:
             if threading.get_ident() == thread:
-                options = {**options, "initializer": "zeros"}
+                if len(arguments) > 1:  # add_weight(shape, initializer, dtype, ...)
+                    arguments = (arguments[0], "zeros", *arguments[2:])
+                else:
+                    options = {**options, "initializer": "zeros"}
             return add_weight(self, *arguments, **options)
 
         keras.Layer.add_weight = add_zeros

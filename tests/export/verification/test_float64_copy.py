@@ -9,7 +9,8 @@ from small_classifier import batch
 
 from keras_netvlad.export import export_onnx
 from keras_netvlad.export.verification.float64_copy import float64_copy
-from keras_netvlad.models import VideoClassifier
+from keras_netvlad.models import VideoClassifier, VideoEncoder
+from keras_netvlad.models.poolings import POOLINGS
 
 
 def test_a_float64_copy_judges_and_the_model_stays_as_it_is(model):
@@ -26,6 +27,30 @@ def test_a_float64_copy_judges_and_the_model_stays_as_it_is(model):
     # Measured: float32 rounding, 6e-8. A copy that computed in float32 would agree to the last bit.
     difference = np.abs(outputs["scores"] - np.asarray(model(batch())["scores"], "float64")).max()
     assert 0 < difference < 1e-6
+
+
+class Scaled(keras.layers.Layer):
+    """A user's layer that passes the initializer and the dtype of its weight by position."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape[-1:], "ones", "float64", name="scale")
+
+    def call(self, inputs):
+        return inputs * self.scale
+
+
+@pytest.mark.parametrize("pooling", [*POOLINGS, Scaled])
+def test_every_pooling_has_a_float64_copy(pooling):
+    if isinstance(pooling, str):
+        original = VideoEncoder({"frames": 8}, pooling=pooling)
+        copy, why_not = float64_copy(original)
+    else:
+        original = keras.Sequential([keras.Input((4,)), pooling()])
+        with keras.utils.custom_object_scope({"Scaled": Scaled}):
+            copy, why_not = float64_copy(original)
+    assert why_not is None
+    for weight, expected in zip(copy.weights, original.weights, strict=True):
+        np.testing.assert_array_equal(weight, np.asarray(expected, "float64"))
 
 
 @pytest.mark.slow
