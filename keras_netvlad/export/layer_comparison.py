@@ -95,6 +95,8 @@ def compare_layers(
     with stage(f"comparing the layers of {path}"):
         tensors: LayerTensors | None = None
         for case in make_cases(signatures, arrays):
+            if case.may_be_nan:
+                continue
             inputs = case.reference_inputs
             try:
                 outputs = layer_outputs(model, partial(signatures[name].compute, inputs))

@@ -163,8 +163,8 @@ def _mark_frames_of_inputs(ports: Sequence[Port]) -> tuple[Port, ...]:
 
     An axis of unknown size counts frames, except in an input of rank 4, which is a picture unless the model takes
     `num_frames` and the other axes have fixed sizes. In a model with `num_frames` and videos of a fixed length, axis 1
-    of every input of rank 3 or more counts frames; an input of rank 2 is a vector. An input of rank 4 is a picture there
-    if other inputs have frames, of another number.
+    of every input of rank 3 or more counts frames; an input of rank 2 is a vector. An input of rank 4 is a picture
+    there if other inputs have frames, of another number.
     """
     has_counts = any(port.name == NUM_FRAMES and len(port.shape) == 1 for port in ports)
 

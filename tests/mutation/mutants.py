@@ -133,6 +133,38 @@ MUTANTS = [
         "export/litert/test_litert_export",
         ("[rows, *known[1:]])", "known)", "test_inputs_of_different_numbers_of_rows_fail"),
         ("keras_endpoint=False", "keras_endpoint=True", "test_one_file_holds_every_signature_and_equals_the_model"),
+        ("node.input[0] = f", "f", "test_a_frame_of_zeros_has_a_descriptor"),
+    ),
+    *of(
+        "export/verification/verification_inputs",
+        "export/litert/test_litert_export",
+        ("inputs[port.name][:1, :1] = 0", "pass", "test_the_verification_notices_nan_for_a_frame_of_zeros"),
+    ),
+    *of(
+        "export/verification/model_outputs",
+        "export/verification/test_verification_inputs",
+        (
+            "_is_nan(_real(port, outputs, case)).any() for",
+            "False for",
+            "test_a_model_that_computes_nan_for_zeros_is_verified_without_them",
+        ),
+    ),
+    *of(
+        "export/verification/float64_copy",
+        "export/verification/test_float64_copy",
+        ("if len(arguments) > 1:", "if False:", "test_every_pooling_has_a_float64_copy"),
+    ),
+    *of(
+        "export/model_signature",
+        "export/test_model_signature",
+        (" or port.shape[1] in lengths)", ")", "test_inputs_of_fixed_sizes_that_num_frames_counts"),
+        ("or not lengths or", "or", "test_inputs_of_fixed_sizes_that_num_frames_counts"),
+    ),
+    *of(
+        "base/video_decoding",
+        "data/test_video",
+        ("HD_LINES = 720", "HD_LINES = 721", "test_the_color_matrix_is_that_of_the_file_or_of_its_size"),
+        ("frame.colorspace == UNSPECIFIED and", "", "test_the_color_matrix_is_that_of_the_file_or_of_its_size"),
     ),
     *of(
         "export/litert/float32_model",

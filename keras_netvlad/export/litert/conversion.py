@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_netvlad.export.reason import reason_of
 from keras_netvlad.export.saved_model import write_saved_model
 from keras_netvlad.export.signature import Signature
 
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 # The location of an operation in the converter's errors: its type and its name, but not the calls that lead to it.
 OPERATION = re.compile(r'fused\["(?!\w*PartitionedCall)(\w+):", "([^"@]+)@')
 
@@ -35,6 +38,7 @@ def convert_signatures(model: keras.Model, signatures: Mapping[str, Signature], 
     checked = {name: _with_equal_rows(signature) for name, signature in signatures.items()}
     with tempfile.TemporaryDirectory(dir=directory) as saved_model:
         write_saved_model(model, checked, Path(saved_model), keras_endpoint=False)
+        _avoid_rsqrt_of_zero(Path(saved_model) / "saved_model.pb")
         converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=list(checked))
         try:
             return bytearray(converter.convert())
@@ -44,6 +48,27 @@ def convert_signatures(model: keras.Model, signatures: Mapping[str, Signature], 
                 "The model must be made of operations that LiteRT has; export it as SavedModel or ONNX, or change the "
                 f"layer. Received: {_operations(error) or reason_of(error)}"
             ) from error
+
+
+def _avoid_rsqrt_of_zero(path: Path) -> None:
+    """Makes every Rsqrt of a SavedModel take at least the smallest normal number.
+
+    The kernel of LiteRT 2.3 computes NaN for the reciprocal square root of 0, where TensorFlow computes infinity. Keras
+    limits it from above, for example in `UnitNormalization`, so that a frame of zeros would become NaN.
+    """
+    saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for function in saved_model.meta_graphs[0].graph_def.library.function:
+        for node in [node for node in function.node_def if node.op == "Rsqrt"]:
+            dtype = node.attr["T"]
+            smallest = function.node_def.add(op="Const", name=f"{node.name}/smallest")
+            smallest.attr["dtype"].CopyFrom(dtype)
+            value = tf.as_dtype(dtype.type).as_numpy_dtype(SMALLEST_NORMAL)
+            smallest.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+            limited = function.node_def.add(op="Maximum", name=f"{node.name}/limited")
+            limited.attr["T"].CopyFrom(dtype)
+            limited.input.extend([node.input[0], f"{smallest.name}:output:0"])
+            node.input[0] = f"{limited.name}:z:0"
+    path.write_bytes(saved_model.SerializeToString())
 
 
 def _operations(error: Exception) -> str:

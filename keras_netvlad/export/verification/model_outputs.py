@@ -49,6 +49,15 @@ class ModelOutputs:
         """Runs a signature of the model itself."""
         return _run(self.signatures[signature], inputs)
 
+    def is_defined(self, case: Case) -> bool:
+        """Returns whether the model accepts the inputs of a case and computes no NaN."""
+        try:
+            outputs = _run(self.signatures[case.reference], case.reference_inputs)
+        except Exception:
+            # A model may raise exceptions of every class.
+            return False
+        return not any(_is_nan(_real(port, outputs, case)).any() for port in self.signatures[case.reference].outputs)
+
     def expected(self, case: Case) -> Arrays:
         """Returns the model's outputs for a case.
 

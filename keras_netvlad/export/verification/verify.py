@@ -155,6 +155,8 @@ def verify_signatures(
     class_output = next((port.name for port in default.outputs if port.name == SCORES), default.outputs[0].name)
     frame_outputs = {port.name for port in default.outputs if port.has_frames}
     for case in make_cases(signatures, arrays, names=declared):
+        if case.may_be_nan and not outputs.is_defined(case):
+            continue
         expected = outputs.expected(case)
         exact = outputs.exact(case, expected)
         for padding, inputs in case.runs.items():
@@ -167,7 +169,7 @@ def verify_signatures(
                 if _are_near_model(tolerance, comparisons) and not _are_near_model(tolerance, found):
                     outputs.check_cause(case, inputs, expected, received)
             comparisons += found
-            if not case.is_real and inputs is next(iter(case.runs.values())):
+            if not (case.is_real or case.may_be_nan) and inputs is next(iter(case.runs.values())):
                 requests.setdefault(case.signature, []).append(AnsweredRequest(inputs, expected, exact))
             if case.is_real:
                 answers = [expected, received]

@@ -11,7 +11,7 @@ from selection import slow_cases
 from small_classifier import FEATURE_SIZE, batch
 
 from keras_netvlad.export import Artefact, ParityError, export_litert, export_model, inspect_artefact, verify
-from keras_netvlad.export.litert import litert_export
+from keras_netvlad.export.litert import conversion, litert_export
 from keras_netvlad.layers import FrameEncoder, FrameMask, NetVLAD
 from keras_netvlad.models import VideoClassifier, from_pixels
 
@@ -161,6 +161,33 @@ def test_layers_of_16_bits_are_written_in_float32(tmp_path):
     assert max(comparison.to_float64 for comparison in report.comparisons) < 1e-5
     assert inspect_artefact(report.path).signatures["serving_default"][1] == {"embedding": ((None, 2), "float32")}
     assert model.layers[1].compute_dtype == "bfloat16"
+
+
+def normalized_model():
+    frames, num_frames = keras.Input((None, 4), name="frames"), keras.Input((), dtype="int32", name="num_frames")
+    normalized = keras.layers.UnitNormalization()(frames)
+    return keras.Model(
+        {"frames": frames, "num_frames": num_frames},
+        {"descriptor": NetVLAD(2)(normalized, mask=FrameMask()(num_frames, frames))},
+    )
+
+
+def test_a_frame_of_zeros_has_a_descriptor(tmp_path):
+    model = normalized_model()
+    export_litert(model, tmp_path / "model.tflite")
+    frames = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    frames[0, 2] = 0
+    inputs = {"frames": frames, "num_frames": np.array([5, 5], "int32")}
+    received = Artefact(tmp_path / "model.tflite").run(inputs)["descriptor"]
+    np.testing.assert_allclose(received, model.predict(inputs, verbose=0)["descriptor"], atol=1e-6)
+
+
+def test_the_verification_notices_nan_for_a_frame_of_zeros(tmp_path, monkeypatch):
+    # LiteRT 2.3 computes NaN for the reciprocal square root of 0.
+    monkeypatch.setattr(conversion, "_avoid_rsqrt_of_zero", lambda path: None)
+    with pytest.raises(ParityError, match=r"first at: batch 2, frames \d+, zeros"):
+        export_litert(normalized_model(), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
 
 
 def test_float64_is_refused(tmp_path):

@@ -1,16 +1,19 @@
 """The inputs on which an artifact is verified."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_classifier import batch, make_classifier
 
 from keras_netvlad.base.quantization import dequantize
+from keras_netvlad.export import export_onnx
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.port import Port
 from keras_netvlad.export.serving_signatures import serving_signatures
 from keras_netvlad.export.signature import Signature
 from keras_netvlad.export.verification.verification_inputs import make_cases
+from keras_netvlad.layers import NetVLAD
 
 OF_FRAMES = ("serving_default", "serve_quantized", "accumulate")
 
@@ -25,8 +28,9 @@ def cases():
 
 
 def test_cases_pad_with_zeros_the_first_element_and_nan(model):
-    cases = list(make_cases({"serving_default": read_signature(model)}))
+    *cases, zeros = make_cases({"serving_default": read_signature(model)})
     assert len(cases) >= 5
+    assert set(zeros.runs) == {"none"}
     for case in cases:
         assert set(case.runs) == {"zeros", "first element", "NaN"}
         clean = case.reference_inputs
@@ -42,6 +46,32 @@ def test_cases_pad_with_zeros_the_first_element_and_nan(model):
                     "NaN": np.isnan(values).all(),
                 }[padding]
             )
+
+
+def test_one_case_has_real_frames_of_zeros(model):
+    (zeros,) = [case for case in make_cases({"serving_default": read_signature(model)}) if case.may_be_nan]
+    frames, num_frames = zeros.reference_inputs["frames"], zeros.reference_inputs["num_frames"]
+    assert (num_frames == frames.shape[1]).all()
+    assert not frames[0, 0].any()
+    assert frames[0, 1:].all()
+    assert frames[1:].all()
+
+
+def test_one_case_has_a_black_picture():
+    pictures = keras.Input((4, 5, 3), dtype="uint8", name="images")
+    model = keras.Model({"images": pictures}, {"out": NetVLAD(2)(keras.layers.Rescaling(1 / 255)(pictures))})
+    (zeros,) = [case for case in make_cases({"serving_default": read_signature(model)}) if case.may_be_nan]
+    images = zeros.reference_inputs["images"]
+    assert not images[0].any()
+    assert images[1:].any()
+
+
+def test_a_model_that_computes_nan_for_zeros_is_verified_without_them(tmp_path):
+    frames = keras.Input((None, 4), name="frames")
+    normalized = frames / keras.ops.norm(frames, axis=-1, keepdims=True)
+    report = export_onnx(keras.Model({"frames": frames}, {"out": NetVLAD(2)(normalized)}), tmp_path / "model.onnx")
+    assert report.ok
+    assert not any("zeros" in comparison.case for comparison in report.comparisons)
 
 
 @pytest.mark.parametrize("signature", OF_FRAMES)
