@@ -2,15 +2,18 @@
 
 import functools
 import re
+import types
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import onnxruntime
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from generated_models import ADDITIVE, FRAME_BY_FRAME, IS_ODD, build
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from keras_netvlad.export import ParityError, export_onnx, export_saved_model, publish
+from keras_netvlad.export import ParityError, export_litert, export_onnx, export_saved_model, publish
 
 # Largest difference, relative to the largest magnitude of an output.
 TOLERANCES = {"float32": 2e-4, "mixed_bfloat16": 5e-2, "mixed_float16": 1e-2, "int8": 3e-2, "float8": 3e-2}
@@ -43,6 +46,10 @@ def _export(model, file_format, directory, verify=True):
         path = directory / "model.onnx"
         export_onnx(model, path, verify=verify)
         return _OnnxArtifact(path)
+    if file_format == "litert":
+        path = directory / "model.tflite"
+        export_litert(model, path, verify=verify)
+        return _LitertArtifact(path)
     if verify:
         publish(model, directory / "models", warmup_frames=())
         return _SavedModelArtifact(directory / "models" / model.name / "1")
@@ -79,6 +86,21 @@ class _OnnxArtifact:
         keys = [port.name for port in self.session.get_outputs()]
         feeds = {port.name: values[port.name] for port in self.session.get_inputs()}
         return dict(zip(keys, self.session.run(keys, feeds), strict=True))
+
+
+class _LitertArtifact:
+    def __init__(self, path):
+        self.interpreter = Interpreter(str(path), num_threads=1)
+        self.names = sorted(self.interpreter.get_signature_list())
+        self.is_padded = False
+
+    def inputs(self, name):
+        details = self.interpreter.get_signature_runner(name).get_input_details()
+        return {key: types.SimpleNamespace(shape=port["shape_signature"]) for key, port in details.items()}
+
+    def run(self, name, values):
+        runner = self.interpreter.get_signature_runner(name)
+        return runner(**{key: values[key].astype(port["dtype"]) for key, port in runner.get_input_details().items()})
 
 
 class _Comparison:
@@ -195,6 +217,32 @@ class _Comparison:
             outputs = dict(zip(self.model.output_names, outputs, strict=True))
         return {name: np.asarray(value, "float32") for name, value in outputs.items()}
 
+    def cannot_be_litert(self):
+        """Whether the file that TensorFlow alone writes, too, does not compute the model with LiteRT's operators."""
+        specs = [tf.TensorSpec(shape, self.dtypes[name]) for name, shape in self.shapes.items()]
+
+        @tf.function(autograph=False, input_signature=specs)
+        def call(*tensors):
+            outputs = self.model(self._structure(dict(zip(self.shapes, tensors, strict=True))), training=False)
+            return tf.nest.flatten(outputs)
+
+        frozen = convert_variables_to_constants_v2(call.get_concrete_function())
+        values = list(self.draw(1, self.lengths[-1]).values())
+        try:
+            converted = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
+            interpreter = Interpreter(model_content=converted, num_threads=1)
+            for port, value in zip(interpreter.get_input_details(), values, strict=True):
+                interpreter.resize_tensor_input(port["index"], value.shape)
+            interpreter.allocate_tensors()
+            for port, value in zip(interpreter.get_input_details(), values, strict=True):
+                interpreter.set_tensor(port["index"], value)
+            interpreter.invoke()
+        except Exception:  # both raise classes that they do not publish
+            return True
+        received = [interpreter.get_tensor(port["index"]) for port in interpreter.get_output_details()]
+        expected = [np.asarray(value, "float32") for value in call(*values)]
+        return self.difference(dict(enumerate(expected)), dict(enumerate(received)), "LiteRT") is not None
+
     @property
     def amplifies_rounding(self):
         """Whether the norm of an empty video divides what is zero but for rounding: its frames minus their mean."""
@@ -290,7 +338,9 @@ class _Comparison:
         counts = [length, 4]
         whole = self.draw(2, length, counts)
         expected = self.reference(whole)
-        for cuts in ([7], [3, 7], [1, 2, 6, 7], [5, 5, 7]):
+        # LiteRT takes no chunk without frames.
+        empty = [] if isinstance(artifact, _LitertArtifact) else [[5, 5, 7]]
+        for cuts in [[7], [3, 7], [1, 2, 6, 7], *empty]:
             for filler in (0, None, float("nan")):
                 sums, start = self._with_zero_sums(artifact, whole, 2), 0
                 for end in cuts:
@@ -384,8 +434,8 @@ class _Comparison:
     def padding_matters(self):
         """Whether the frames beyond `num_frames` change an answer of the Keras model."""
         length = self.lengths[-1]
-        counts = [max(length - 2, 1), length]
-        zeros = self.draw(2, length, counts)
+        counts = [max(length - 2, 1), length, 1, 0]
+        zeros = self.draw(len(counts), length, counts)
         return any(
             self.difference(
                 self.reference(zeros), self.reference(self.pad(zeros, filler)), "padding", counts, self.tolerance / 10
@@ -442,6 +492,7 @@ REASONS = (
             and any(layer in RECURRENT for stream in c.description.streams for layer in stream.before)
         ),
     ),
+    (r"must be made of operations that LiteRT has", lambda c: c.cannot_be_litert()),
 )
 
 
