@@ -88,7 +88,7 @@ def read_checkpoint(path: Path) -> Readers:
         reader = tf.train.load_checkpoint(prefix)
         names = reader.get_variable_to_shape_map()
     except Exception as error:
-        expected = "the prefix of a whole TensorFlow checkpoint, such as model.ckpt-1000 beside model.ckpt-1000.index"
+        expected = "the prefix of a whole TensorFlow checkpoint, such as model.ckpt-1000 of model.ckpt-1000.index"
         raise unreadable(path, expected, error) from error
     return {
         name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): partial(_checkpoint_array, path, reader, name)
