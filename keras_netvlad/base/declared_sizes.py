@@ -1,4 +1,4 @@
-"""`check_declared_bytes`: refuses a file that declares far more data than it holds, before memory is taken."""
+"""`check_declared_bytes`: refuses a file that declares far more data than it holds, before memory is allocated."""
 
 import os
 

@@ -179,7 +179,7 @@ def _check_layer(layer: Any, determined: Mapping[str, Any], feature_size: int, o
         wanted = ", ".join(f"{name}={value}" for name, value in different.items())
         received = ", ".join(f"{name}={getattr(layer, name)}" for name in different)
         raise ValueError(
-            f"`{layer.name}` must have the options of the weights, {wanted}; make it so, or leave out `layer`. "
+            f"`{layer.name}` must have the options of the weights, {wanted}; set them, or leave out `layer`. "
             f"Received: {received}"
         )
     if layer.feature_size not in (None, feature_size):

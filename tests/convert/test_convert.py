@@ -141,7 +141,9 @@ def test_tensorflow_addons_checkpoint_and_get_weights_and_npz(tmp_path):
 
 def test_a_layer_name_says_which_of_several(tmp_path):
     path = write_tfa(tmp_path / "weights.h5", layers=("rgb", "audio"))
-    with pytest.raises(ValueError, match=r"hold one NetVLAD, or `layer_name` say which; .*'audio/audio/', 'rgb/rgb/'"):
+    with pytest.raises(
+        ValueError, match=r"hold several NetVLADs; choose one with `layer_name`, .*'audio/audio/', 'rgb/rgb/'"
+    ):
         from_tfa(path)
     assert_same(from_tfa(path, layer_name="audio").centroids, TFA["cluster_centers"][0].T + 1)
     with pytest.raises(ValueError, match=r"under layer_name='video'.*Received: .*rgb/rgb/cluster_centers"):
@@ -257,7 +259,7 @@ def test_willow_checkpoint_with_two_streams(tmp_path):
             "tower/hidden1_weights": hidden,
         },
     )
-    with pytest.raises(ValueError, match="or `scope` say which; give one of 'tower/audio_VLAD/', 'tower/video_VLAD/'"):
+    with pytest.raises(ValueError, match="choose one with `scope`, one of 'tower/audio_VLAD/', 'tower/video_VLAD/'"):
         from_loupe(prefix)
     layers = [from_loupe(prefix, scope=scope) for scope in ("video_VLAD", "tower/audio_VLAD/")]
     descriptor = np.concatenate([np.asarray(layer(FRAMES)) for layer in layers], axis=1)
@@ -383,9 +385,9 @@ def test_hloc_gives_the_same_scores(tmp_path, bias):
 def test_a_prefix_says_which_of_several():
     both = {f"{scope}.{name}": value for scope in ("student.pool", "teacher.pool") for name, value in TORCH.items()}
     both["teacher.pool.centroids"] = TORCH["centroids"] + 1
-    with pytest.raises(ValueError, match=r"or `prefix` say which; give one of 'student\.pool\.', 'teacher\.pool\.'"):
+    with pytest.raises(ValueError, match=r"choose one with `prefix`, one of 'student\.pool\.', 'teacher\.pool\.'"):
         from_pytorch(both)
-    with pytest.raises(ValueError, match=r"one NetVLAD under prefix='pool'"):
+    with pytest.raises(ValueError, match=r"several NetVLADs under prefix='pool'"):
         from_pytorch(both, prefix="pool")
     for prefix in ("teacher.pool", "teacher.pool."):
         assert_same(from_pytorch(both, prefix=prefix).centroids, TORCH["centroids"] + 1)
