@@ -48,6 +48,7 @@ engines: .venv/.engines
 lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/python -m tests.mutation --check
 

@@ -18,7 +18,7 @@ from keras_netvlad.plot import plot_assignment_maps, plot_assignments, plot_clus
 
 
 def patches(image, size=16):
-    """Mean and spread of the colours of each patch, a map `(1, H, W, 6)`."""
+    """Mean and spread of the colors of each patch, a map `(1, H, W, 6)`."""
     rows, columns = image.shape[0] // size, image.shape[1] // size
     tiles = image[: rows * size, : columns * size].reshape(rows, size, columns, size, 3) / 255.0
     return np.concatenate([tiles.mean(axis=(1, 3)), tiles.std(axis=(1, 3))], axis=-1)[None].astype("float32")
@@ -65,7 +65,7 @@ def main():
         "maps": plot_assignment_maps(
             np.asarray(places.assign(maps))[0],
             photograph,
-            "Where colours and textures of a photograph are assigned",
+            "Where colors and textures of a photograph are assigned",
             map_shape=maps.shape[1:3],
             max_clusters=5,
             num_columns=3,
@@ -74,7 +74,7 @@ def main():
     for name, figure in pictures.items():
         with io.BytesIO() as buffer:
             figure.savefig(buffer, dpi=80)
-            # 256 colours: a third of the bytes.
+            # 256 colors: a third of the bytes.
             Image.open(buffer).convert("RGB").quantize(256).save(output / f"{name}.png", optimize=True)
         print(output / f"{name}.png")
 

@@ -44,7 +44,7 @@ def open_model(path, require_gpu=False):
         ValueError: If a GPU is required and not used.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised besides
+    options.log_severity_level = 4  # errors are raised as well
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if GPU in onnxruntime.get_available_providers():
         # Without this, CUDA from a package index is not found. What it has to say belongs to stderr.
@@ -56,8 +56,8 @@ def open_model(path, require_gpu=False):
     except Exception as error:  # onnxruntime's exceptions have no class in common but this one
         raise OSError(f"The model must be an ONNX file, whole and readable. Received: {path} ({error})") from error
     placed = _nodes_and_providers(session)
-    # The option `session.disable_cpu_ep_fallback` refuses any node on the CPU, where onnxruntime keeps lengths (`Shape`
-    # and what reads it) beside a good GPU, too: onnxruntime#17930.
+    # The option `session.disable_cpu_ep_fallback` refuses any node on the CPU, where onnxruntime also keeps lengths
+    # (`Shape` and its consumers) if the GPU works: onnxruntime#17930.
     computing = {provider for provider, op_type in placed if PRODUCT.search(op_type)} or {session.get_providers()[0]}
     if require_gpu and computing != {GPU}:
         raise ValueError(

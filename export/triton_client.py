@@ -186,7 +186,7 @@ def main():
         inputs = read_inputs(options.url, options.timeout)
         requests = [prepare(read_arrays(path), inputs, options.multiple) for path in options.inputs]
         with concurrent.futures.ThreadPoolExecutor(max_workers=64) as pool:
-            # Equal shapes one after the other: Triton merges only neighbours in its queue.
+            # Equal shapes one after the other: Triton merges only neighbors in its queue.
             order = sorted(range(len(requests)), key=lambda index: [a.shape[1:] for a in requests[index].values()])
             futures = {index: pool.submit(infer, options.url, requests[index], options.timeout) for index in order}
         answers = [futures[index].result() for index in range(len(requests))]

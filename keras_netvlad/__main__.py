@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str], received: Sequence[int]) -> int:
     """Runs a command line. `received` holds a signal after one came."""
     options = make_parser().parse_args(arguments)
-    # TensorFlow reads this variable when it is imported; its remarks about the machine do not belong to the answer.
+    # TensorFlow reads this variable when it is imported; its messages about the machine are not part of the output.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)

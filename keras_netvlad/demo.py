@@ -1,8 +1,10 @@
-"""`run_demo`: all steps on real speech frames: train, compare, export, verify, serve without Keras, draw."""
+"""`run_demo`: trains on real speech frames, exports, verifies, serves without Keras, and draws a picture."""
 
 import os
+import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,9 @@ WITHOUT_KERAS = (
 
 
 def run_demo(output: str | os.PathLike[str], epochs: int = 30, seed: int = 0) -> dict[str, Any]:
-    """Trains on Japanese Vowels, exports, and runs the artifacts in processes without Keras. Prints its progress.
+    """Trains on Japanese Vowels, exports, and runs the artifacts in processes without Keras.
+
+    Prints what each step does, the files that it wrote, and the command to try next.
 
     Args:
         output: Directory that does not exist yet. It receives `netvlad/1/` (SavedModel), `model.onnx`,
@@ -56,22 +60,24 @@ def run_demo(output: str | os.PathLike[str], epochs: int = 30, seed: int = 0) ->
     with staged(output) as stage:
         stage.mkdir()
         train, test = load_japanese_vowels()
-        print(f"Japanese Vowels: {len(train[1])} training and {len(test[1])} test utterances of 9 speakers")
+        print(
+            "Step 1 of 5: read real speech, the data set Japanese Vowels.\n"
+            f"  {len(train[1])} training and {len(test[1])} test utterances of {NUM_SPEAKERS} speakers; "
+            "the task is to name the speaker."
+        )
 
+        print(
+            f"\nStep 2 of 5: train two classifiers that differ in the pooling only, {epochs} epochs each.", flush=True
+        )
         keras.utils.set_random_seed(seed)
-        print("\nNetVLAD, 16 clusters, linear classifier")
         model = VideoClassifier(
             {"frames": 12}, NUM_SPEAKERS, num_clusters=16, hidden_units=None, activation="softmax", name="netvlad"
         )
-        netvlad_accuracy = _train(model, train, test, epochs)
+        netvlad_accuracy = _train("NetVLAD     ", model, train, test, epochs)
         keras.utils.set_random_seed(seed)
-        print("\nMean pooling, the same classifier")
-        mean_pooling_accuracy = _train(_mean_pooling(), train, test, epochs)
-        print(
-            f"\nTest accuracy after {epochs} epochs each: NetVLAD {netvlad_accuracy:.3f}, "
-            f"mean pooling {mean_pooling_accuracy:.3f}\n"
-        )
+        mean_pooling_accuracy = _train("mean pooling", _mean_pooling(), train, test, epochs)
 
+        print("\nStep 3 of 5: export the NetVLAD classifier, and compare each file with the Keras model.", flush=True)
         model.save(stage / "model.keras")
         reports = []
         metadata = {
@@ -88,19 +94,24 @@ def run_demo(output: str | os.PathLike[str], epochs: int = 30, seed: int = 0) ->
 
         utterance = {name: values[:1] for name, values in test[0].items()}
         speaker = int(test[1][0])
-        print(f"\nWho speaks in the first test utterance? Speaker {speaker}, and in processes without Keras:")
+        print(
+            "\nStep 4 of 5: run the files in processes that cannot import Keras.\n"
+            f"  The first test utterance is of speaker {speaker}.",
+            flush=True,
+        )
         answers = {}
         for report in reports:
             relative = Path(report.path).relative_to(output)
             scores = _run_without_keras(stage / relative, utterance, stage)["scores"][0]
             answers[report.kind] = int(scores.argmax())
-            print(f"  {output / relative}: speaker {answers[report.kind]}, score {scores.max():.3f}")
+            print(f"  {output / relative}: speaker {answers[report.kind]}, score {scores.max():.3f}", flush=True)
 
+        print("\nStep 5 of 5: draw which clusters the frames of this utterance are assigned to.", flush=True)
         real_frames = utterance["frames"][:, : utterance["num_frames"][0]]
         assignments = np.asarray(model.get_layer("frames_netvlad").assign(real_frames))[0]
         title = f"Soft assignments of a test utterance of speaker {speaker}"
         plot_assignments(assignments, title).savefig(stage / "assignments.png", dpi=120)
-    print(f"\nPicture: {output / 'assignments.png'}")
+    print(_summary(output))
     return {
         "netvlad_accuracy": netvlad_accuracy,
         "mean_pooling_accuracy": mean_pooling_accuracy,
@@ -118,10 +129,57 @@ def _mean_pooling():
     return keras.Model({"frames": frames, "num_frames": num_frames}, scores, name="mean_pooling")
 
 
-def _train(model, train, test, epochs):
+class _ProgressLine(keras.callbacks.Callback):
+    """Prints one line per model. In a terminal, the line is rewritten after each epoch."""
+
+    def __init__(self, name, epochs):
+        super().__init__()
+        self._name, self._epochs = name, epochs
+        self._is_live = sys.stdout.isatty()
+
+    def on_train_begin(self, logs=None):
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.text = f"  {self._name}  epoch {epoch + 1}/{self._epochs}, training accuracy {logs['accuracy']:.3f}"
+        if self._is_live:
+            print(f"\r{self.text}", end="", flush=True)
+
+    def finish(self, accuracy):
+        start = "\r" if self._is_live else ""
+        seconds = time.perf_counter() - self._start
+        print(f"{start}{self.text}, test accuracy {accuracy:.3f}, {seconds:.1f} s", flush=True)
+
+
+def _train(name, model, train, test, epochs):
     model.compile(keras.optimizers.Adam(0.005), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(*train, epochs=epochs)
-    return model.evaluate(*test, verbose=0, return_dict=True)["accuracy"]
+    progress = _ProgressLine(name, epochs)
+    model.fit(*train, epochs=epochs, verbose=0, callbacks=[progress])
+    accuracy = model.evaluate(*test, verbose=0, return_dict=True)["accuracy"]
+    progress.finish(accuracy)
+    return accuracy
+
+
+def _summary(output):
+    command = sys.argv[0] if Path(sys.argv[0]).name == "keras-netvlad" else "keras-netvlad"
+    served = output.parent / "served"
+    files = {
+        "model.keras": "the Keras model, to train on or to export again",
+        "netvlad/1": "a SavedModel for TensorFlow Serving",
+        "model.onnx": "an ONNX file for every other runtime",
+        "assignments.png": "the picture of step 5",
+    }
+    lines = [f"  {output / name!s:<{len(str(output)) + 17}}  {text}" for name, text in files.items()]
+    next_command = shlex.join([command, "publish", str(output / "model.keras"), str(served)])
+    return "\n".join(
+        [
+            "\nFiles:",
+            *lines,
+            "\nNext, publish the model for TensorFlow Serving:",
+            f"  {next_command}",
+            "Or train on your own videos: docs/videos.md.",
+        ]
+    )
 
 
 def _run_without_keras(path, inputs, directory):

@@ -5,8 +5,10 @@ import importlib
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -459,7 +461,33 @@ def test_the_demo_is_true(tmp_path, capsys):
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert names == {"netvlad", "model.onnx", "model.onnx.parity.json", "model.keras", "assignments.png"}
     assert (tmp_path / "demo" / "netvlad" / "1" / "saved_model.pb").is_file()
-    assert "Epoch 30/30" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.findall(r"epoch .*, test accuracy (0\.\d+)", printed) == [
+        f"{results[name]:.3f}" for name in ("netvlad_accuracy", "mean_pooling_accuracy")
+    ]
+    listed = re.findall(r"^  (\S+)  +(?:the|a|an) ", printed.split("Files:")[1], flags=re.MULTILINE)
+    assert listed == [
+        str(tmp_path / "demo" / name) for name in ("model.keras", "netvlad/1", "model.onnx", "assignments.png")
+    ]
+    assert all(Path(path).exists() for path in listed)
+    (command,) = re.findall(r"^  keras-netvlad (.+)$", printed, flags=re.MULTILINE)
+    assert run(*shlex.split(command)) == 0
+    assert (tmp_path / "served" / "netvlad" / "1" / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_demo_prints_one_line_for_a_training(is_terminal, monkeypatch, capsys):
+    from keras_netvlad.demo import _ProgressLine
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    progress = _ProgressLine("mean pooling", 2)
+    progress.on_train_begin()
+    for epoch, accuracy in enumerate((0.5, 0.75)):
+        progress.on_epoch_end(epoch, {"accuracy": accuracy})
+    progress.finish(0.625)
+    last = "  mean pooling  epoch 2/2, training accuracy 0.750, test accuracy 0.625, 0.0 s\n"
+    live = "\r  mean pooling  epoch 1/2, training accuracy 0.500\r  mean pooling  epoch 2/2, training accuracy 0.750\r"
+    assert capsys.readouterr().out == (live + last if is_terminal else last)
 
 
 def test_a_module_is_imported_that_registers_layers(tmp_path, monkeypatch, capsys):

@@ -68,6 +68,7 @@ def test_every_page_has_code_or_needs_none():
         *(
             "README.md",
             "artefacts.md",
+            "choosing.md",
             "layer.md",
             "migration.md",
             "phones.md",
@@ -81,7 +82,11 @@ def test_every_page_has_code_or_needs_none():
 
 
 def test_links_of_the_documentation_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [
+        path
+        for folder in (".", "docs", "examples", "export", "export/tf_serving")
+        for path in (ROOT / folder).glob("*.md")
+    ]:
         for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
             if not link.startswith("http"):
                 assert (page.parent / link.split("#")[0]).exists(), f"{page.name}: {link}"

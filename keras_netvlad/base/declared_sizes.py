@@ -1,8 +1,8 @@
-"""`check_declared_bytes`: refuses a file that declares far more data than it holds, before memory is taken."""
+"""`check_declared_bytes`: refuses a file that declares far more data than it holds, before memory is allocated."""
 
 import os
 
-# What real files reach: padding of zeros compresses by up to 1000, but never fills a file alone.
+# Real files stay below: padding of zeros compresses by up to 1000, but never fills a file alone.
 MAX_EXPANSION = 100
 # Small files may expand to this size in any case.
 ALWAYS_ALLOWED_BYTES = 256 << 20

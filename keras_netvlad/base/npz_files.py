@@ -1,4 +1,4 @@
-"""Reads `.npz` files of other people: every array is checked against the file before memory is taken for it."""
+"""Reads `.npz` files of unknown origin: each array is compared with the file before memory is allocated for it."""
 
 import errno
 import math

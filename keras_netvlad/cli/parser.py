@@ -107,7 +107,7 @@ def _publish(subparsers):
         help="lengths of the requests that the server runs before it uses the version; none for no warm-up (default: "
         "about 1 and 300, less for large inputs)",
     )
-    # The defaults of the options of Triton are those of the library, so that options which were given can be told.
+    # The defaults of the options of Triton are those of the library, so that options that were given are recognized.
     triton = publish.add_argument_group("options of --server triton")
     triton.add_argument("--device", choices=["gpu", "cpu"], help="processor that runs the model (default gpu)")
     _add_precision(triton, default=None)
@@ -147,15 +147,17 @@ def _train(subparsers):
     )
     train.add_argument("features", nargs="?", metavar="FEATURES", help="directory that `extract --labels` wrote")
     train.add_argument("--output", required=True, metavar="DIR", help="directory of the run, new or to resume")
-    # The defaults are those of the library, so that options which were given can be told.
+    # The defaults are those of the library, so that options that were given are recognized.
     train.add_argument("--epochs", type=int, help="most epochs (default 100; 5 for a preset)")
     train.add_argument("--batch-size", type=int, help="videos per batch (default 16; 80 for a preset)")
     train.add_argument("--max-frames", type=int, help="most frames of a video in training (default 300)")
-    train.add_argument("--learning-rate", type=float, help="of Adam (default 3e-3; 2e-4 for a preset)")
-    train.add_argument("--ema", type=float, dest="ema_momentum", metavar="MOMENTUM", help="use a moving average")
+    train.add_argument("--learning-rate", type=float, help="learning rate of Adam (default 3e-3; 2e-4 for a preset)")
+    train.add_argument(
+        "--ema", type=float, dest="ema_momentum", metavar="MOMENTUM", help="average the weights, as with 0.999"
+    )
     train.add_argument("--mixed-precision", action="store_true", default=None, help="compute in bfloat16")
     train.add_argument("--patience", type=int, help="stop after this many validations without a better one")
-    train.add_argument("--seed", type=int, help="default 0")
+    train.add_argument("--seed", type=int, help="seed of the training (default 0)")
     own = train.add_argument_group("options for FEATURES")
     own.add_argument("--pooling", help="pooling of VideoClassifier (default netvlad)")
     own.add_argument("--num-clusters", type=int, metavar="K", help="clusters (default 8)")
@@ -245,7 +247,7 @@ def _extract(subparsers):
         metavar="TRAIN,VALIDATION,TEST",
         help="shares of the videos of each class (default 0.7,0.15,0.15)",
     )
-    extract.add_argument("--seed", type=int, default=0, help="of the split (default %(default)s)")
+    extract.add_argument("--seed", type=int, default=0, help="seed of the split (default %(default)s)")
     extract.add_argument(
         "--backbone",
         default="MobileNetV2",
@@ -261,9 +263,11 @@ def _extract(subparsers):
         "--pooling",
         choices=["avg", "max", "none"],
         default="avg",
-        help="of the feature maps; none writes one row per position (default %(default)s)",
+        help="pooling of the feature maps; none writes one row per position (default %(default)s)",
     )
-    extract.add_argument("--dtype", choices=["uint8", "float16"], default="uint8", help="default %(default)s")
+    extract.add_argument(
+        "--dtype", choices=["uint8", "float16"], default="uint8", help="type of the features (default %(default)s)"
+    )
     extract.add_argument("--workers", type=int, default=1, help="processes (default %(default)s)")
     extract.set_defaults(command=commands.extract)
     return extract

@@ -112,7 +112,7 @@ def _checked_weights(
     allowed = [(feature_size, num_clusters), (1, 1, feature_size, num_clusters)]
     if weights["kernel"].shape not in allowed:
         raise ValueError(
-            f"The assignment kernel must be of shape {allowed[0]} or {allowed[1]} beside {num_clusters} centroids of "
+            f"The assignment kernel must be of shape {allowed[0]} or {allowed[1]} for {num_clusters} centroids of "
             f"{feature_size} features; transpose or squeeze it. Received: shape {weights['kernel'].shape}"
         )
     offsets = {} if bias is None else {"bias": bias}
@@ -148,7 +148,7 @@ def _check_batch_normalization(batch_normalization: Any, bias: Any, num_clusters
     if bias is not None:
         raise ValueError(
             "An assignment is biased or batch-normalized, not both; subtract the bias from `moving_mean` and leave it "
-            "out. Received: bias beside batch_normalization"
+            "out. Received: bias and batch_normalization"
         )
     # A batch normalization without scale has a gamma of 1.
     return {"gamma": np.ones(num_clusters), **batch_normalization}
@@ -171,7 +171,7 @@ def _check_layer(layer: Any, determined: Mapping[str, Any], feature_size: int, o
         )
     if options:
         raise ValueError(
-            "Options are for a new layer; leave them out beside `layer`, which has its own. "
+            "Options are for a new layer; leave them out if you pass `layer`, which has its own. "
             f"Received: {', '.join(sorted(options))}"
         )
     different = {name: value for name, value in determined.items() if getattr(layer, name) != value}
@@ -179,7 +179,7 @@ def _check_layer(layer: Any, determined: Mapping[str, Any], feature_size: int, o
         wanted = ", ".join(f"{name}={value}" for name, value in different.items())
         received = ", ".join(f"{name}={getattr(layer, name)}" for name in different)
         raise ValueError(
-            f"`{layer.name}` must have the options of the weights, {wanted}; make it so, or leave out `layer`. "
+            f"`{layer.name}` must have the options of the weights, {wanted}; set them, or leave out `layer`. "
             f"Received: {received}"
         )
     if layer.feature_size not in (None, feature_size):

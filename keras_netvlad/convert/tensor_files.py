@@ -88,7 +88,7 @@ def read_checkpoint(path: Path) -> Readers:
         reader = tf.train.load_checkpoint(prefix)
         names = reader.get_variable_to_shape_map()
     except Exception as error:
-        expected = "the prefix of a whole TensorFlow checkpoint, such as model.ckpt-1000 beside model.ckpt-1000.index"
+        expected = "the prefix of a whole TensorFlow checkpoint, such as model.ckpt-1000 of model.ckpt-1000.index"
         raise unreadable(path, expected, error) from error
     return {
         name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): partial(_checkpoint_array, path, reader, name)
@@ -114,7 +114,7 @@ def read_torch(path: Path) -> Readers:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            "The PyTorch file must hold tensors only, for anything else could run code when it is read; where you "
+            "The PyTorch file must hold tensors only, because other objects could run code when they are read; if you "
             "trust the file, load it in its own project and save `model.state_dict()` alone, or give that mapping. "
             f"Received: {path}, which holds other objects"
         ) from error
@@ -168,7 +168,7 @@ def find_scope(
         raise ValueError(f"The weights must have tensors {required}{where}; {remedy}. Received: {listed(names)}")
     if len(found) > 1:
         raise ValueError(
-            f"The weights must hold one NetVLAD{where}, or `{argument}` say which; give one of "
+            f"The weights hold several NetVLADs{where}; choose one with `{argument}`, one of "
             f"{', '.join(repr(prefix) for prefix, _ in found)}. Received: {argument}={scope!r}"
         )
     return found[0]

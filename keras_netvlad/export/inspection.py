@@ -24,7 +24,7 @@ from keras_netvlad.export.verification.artefact import (
     signatures_of,
 )
 
-# What all readers return: the program that wrote the artifact, its signatures, and the number of values by dtype.
+# The result of every reader: the program that wrote the artifact, its signatures, and the number of values by dtype.
 Contents = tuple[str, dict[str, tuple[Ports, Ports]], dict[str, int]]
 
 

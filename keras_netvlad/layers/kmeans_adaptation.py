@@ -41,13 +41,13 @@ class KMeansAdaptation:
         seed: int | None = None,
         verbose: Literal["auto", 0, 1, 2] = "auto",
     ) -> None:
-        """Starts the clusters where the data is: runs k-means on a sample of its features.
+        """Starts the clusters from k-means on a sample of the data.
 
-        Random weights take many epochs to find the clusters of the data, or never do. `adapt` sets the centroids to
-        those of k-means, most populated first. It sets the assignment of `NetVLAD` to prefer the nearest centroid:
-        the logits of the two nearest clusters of a feature differ by `ln(100)` on average. Ghost clusters get the
-        centroids with the fewest features. A batch-normalized assignment starts with the statistics of the sample, so
-        that inference and training begin alike.
+        From random weights, training takes many epochs to find the clusters of the data, or fails to. `adapt` sets
+        the centroids to those of k-means, most populated first. It sets the assignment of `NetVLAD` to prefer the
+        nearest centroid: the logits of the two nearest clusters of a feature differ by `ln(100)` on average. Ghost
+        clusters get the centroids with the fewest features. A batch-normalized assignment starts with the statistics
+        of the sample, so that inference and training begin alike.
 
         Call it before the layer's first call, which then builds the layer, or at any time after, also when the model is
         compiled. Weights change only after everything has succeeded. Needs scikit-learn:

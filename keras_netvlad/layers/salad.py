@@ -24,7 +24,7 @@ from keras_netvlad.layers.weight_options import (
 class SALAD(FramePooling):
     """Pools features into one sum per cluster, assigned by optimal transport instead of a softmax.
 
-    Every cluster receives the same share of the features, and a dustbin takes those that say little. It was made for
+    Every cluster receives the same share of the features, and a dustbin takes uninformative ones. It was made for
     the patch tokens of DINOv2 and place recognition.
 
         f[n] = relu(x[n] U1 + d1) U2 + d2       projected features

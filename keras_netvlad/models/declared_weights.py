@@ -1,4 +1,4 @@
-"""`check_declared_weights`: refuses a file of weights that declares far more than it holds, before memory is taken."""
+"""`check_declared_weights`: refuses a file of weights that declares more than it holds, before memory is allocated."""
 
 import io
 import os
@@ -18,7 +18,7 @@ def check_declared_weights(path: str | os.PathLike[str]) -> None:
     """Raises if a file of weights declares far more than it holds: as a member of an archive, or as an array.
 
     Args:
-        path: Path of an HDF5 file or a `.keras` archive. Other files are not looked at.
+        path: Path of an HDF5 file or a `.keras` archive. Other files are not checked.
 
     Raises:
         ValueError: As `check_declared_bytes`.

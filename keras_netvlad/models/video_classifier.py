@@ -151,7 +151,7 @@ class VideoClassifier(ScoringModel):
         )
         dtype_policy = encoder._inner_dtype_policy
         scores_dtype = encoder.output[DESCRIPTOR].dtype
-        # What the poolings return, before the cast to the dtype of the output.
+        # The descriptor before the cast to the dtype of the output.
         features = encoder.get_layer(DESCRIPTOR).input
 
         # === Projection ===

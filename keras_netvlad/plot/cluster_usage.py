@@ -13,7 +13,7 @@ from keras_netvlad.cluster_statistics import (
     dominant_clusters,
     usage_entropy,
 )
-from keras_netvlad.plot.drawing import BLUE, ORANGE, VERMILLION, as_numbers, check_range, new_figure, wrapped
+from keras_netvlad.plot.drawing import BLUE, ORANGE, VERMILION, as_numbers, check_range, new_figure, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +82,7 @@ def plot_cluster_usage(assignments: ArrayLike, title: str = "Use of the clusters
     if is_dead.any():
         # Bars without height are invisible.
         dead = places[is_dead], percents[is_dead]
-        axes.plot(*dead, "x", color=VERMILLION, label=f"{is_dead.sum()} dead", clip_on=False)
+        axes.plot(*dead, "x", color=VERMILION, label=f"{is_dead.sum()} dead", clip_on=False)
     even = 100 / num_clusters
     axes.axhline(even, color="0.3", linestyle="--", linewidth=1, label=f"even share, {even:.3g} %")
     if num_clusters <= MOST_NAMES:

@@ -93,15 +93,15 @@ def plot_similarity(
             axes.axvline(start - 0.5, color="white", linewidth=0.8)
         stride = -(-len(names) // MOST_NAMES)
         shown = [shortened(name, LONGEST_NAME) for name in names[::stride]]
-        centres = ((starts + ends - 1) / 2)[::stride]
+        centers = ((starts + ends - 1) / 2)[::stride]
         # Long names widen the figure, so that they do not shrink the matrix.
         figure.set_size_inches(6.4 + 0.07 * max(0, max(map(len, shown)) - 8), 5.6)
         small = "medium" if len(shown) <= 12 else "small" if len(shown) <= 24 else "xx-small"
-        axes.set_yticks(centres, shown, fontsize=small)
+        axes.set_yticks(centers, shown, fontsize=small)
         longest = max(map(len, shown))
         # Columns and rows are the same. Long names under the columns would leave no room for the matrix.
         below = shown if longest <= 14 else [""] * len(shown)
-        axes.set_xticks(centres, below, fontsize=small, rotation=0 if longest * len(shown) <= 48 else 90)
+        axes.set_xticks(centers, below, fontsize=small, rotation=0 if longest * len(shown) <= 48 else 90)
         if stride > 1:
             note = f"one in {stride} of {len(names)} labels is named"
     if not has_direction.all():

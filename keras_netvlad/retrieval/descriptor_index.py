@@ -140,8 +140,8 @@ class DescriptorIndex:
         different = [name for name, value in source.items() if self.source.get(name, value) != value]
         if different:
             raise ValueError(
-                "The clip must be encoded by what made the index; use the same run, or make a new index. "
-                f"Received: another {' and another '.join(different)}"
+                "The clip must be encoded by the model and encoder of the index; use the same run, or make a new "
+                f"index. Received: another {' and another '.join(different)}"
             )
 
     def to_faiss(self) -> Any:
@@ -158,7 +158,7 @@ class DescriptorIndex:
             ImportError: If faiss is not installed.
         """
         if not len(self):
-            raise ValueError("The index holds nothing to hand over; `add` descriptors to it first.")
+            raise ValueError("The index holds nothing to convert; `add` descriptors to it first.")
         try:
             import faiss
         except ImportError as error:

@@ -90,7 +90,7 @@ def index_records(
                     values = dequantize(values) if is_bytes else values.astype("float32")
                 elif values.dtype != np.uint8:
                     raise ValueError(
-                        f"The artefact must take floats where records hold float16. Received: {artefact}, "
+                        f"`artefact` must take floats where records hold float16. Received: {artefact}, "
                         f"which takes `{name}` as bytes"
                     )
                 feeds[name] = values
@@ -143,11 +143,11 @@ def _open(artefact: str | os.PathLike[str]) -> tuple[Any, dict[str, Any], list[A
     import onnxruntime
 
     if not Path(artefact).is_file():
-        raise FileNotFoundError(f"The artefact must be an ONNX file. Received: {artefact}")
+        raise FileNotFoundError(f"`artefact` must be an ONNX file. Received: {artefact}")
     try:
         session = onnxruntime.InferenceSession(str(artefact), providers=["CPUExecutionProvider"])
     except Exception as error:  # the exceptions of onnxruntime have no other base class
-        raise ValueError(f"The artefact must be an ONNX file that onnxruntime loads. Received: {artefact}") from error
+        raise ValueError(f"`artefact` must be an ONNX file that onnxruntime loads. Received: {artefact}") from error
     inputs, outputs = session.get_inputs(), [port.name for port in session.get_outputs()]
     streams = {port.name: port for port in inputs if port.name != NUM_FRAMES}
     shapes = {port.name: port.shape for port in inputs}
@@ -157,7 +157,7 @@ def _open(artefact: str | os.PathLike[str]) -> tuple[Any, dict[str, Any], list[A
     )
     if not fits or DESCRIPTOR not in outputs:
         raise ValueError(
-            f"The artefact must take streams (batch, frames, features) of floats or bytes and have an output "
+            f"`artefact` must take streams (batch, frames, features) of floats or bytes and have an output "
             f"`{DESCRIPTOR}`. Received: {artefact} with inputs {shapes} and outputs "
             f"{outputs}"
         )

@@ -33,7 +33,7 @@ class EncoderFile:
         import onnxruntime
 
         self.path = Path(path)
-        expected = "`encoder.onnx` must be the encoder that `extract` wrote; copy it again, or extract anew"
+        expected = "`encoder.onnx` must be the encoder that `extract` wrote; copy it again, or run `extract` again"
         if not self.path.is_file():
             raise FileNotFoundError(f"{expected}. Received: {path}, which does not exist")
         options = onnxruntime.SessionOptions()

@@ -55,7 +55,7 @@ class FeaturesFolder:
             )
         if file_digest(self.encoder) != self.settings["encoder"]:
             raise ValueError(
-                "`encoder.onnx` must be the encoder that made the features; copy it again, or extract anew. "
+                "`encoder.onnx` must be the encoder that made the features; copy it again, or run `extract` again. "
                 f"Received: {self.encoder}, which was changed"
             )
         self.labels = read_labels_file(self.path / LABELS_FILE)
@@ -97,7 +97,7 @@ class FeaturesFolder:
             return read_json_object(path, SETTINGS)
         except ValueError as error:
             raise ValueError(
-                f"The settings of the features must not be changed; extract anew. Received: {path} ({error})"
+                f"The settings of the features must not be changed; run `extract` again. Received: {path} ({error})"
             ) from error
 
 

@@ -14,7 +14,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class LabeledVideo:
-    """A video and what is known of it.
+    """A video with its classes, group and split.
 
     Attributes:
         name: Path of the video within its folder, with `/` between directories. It is the `id` of its record.

@@ -39,7 +39,7 @@ def make_picture_encoder(
             - a preset of keras-hub, such as `"vit_base_patch16_224_imagenet"`, or the directory of one. Its image
               converter gives the preprocessing.
         weights: For a model of `keras.applications`: `"imagenet"`, the path of a weights file without its top, or
-            `None` for random weights. The others have weights of their own.
+            `None` for random weights. The others have their own weights.
         size: Integer, height and width of the pictures.
         pooling: `"avg"` or `"max"` over the positions of a map or the tokens of a transformer, or `None` to return
             them all.

@@ -46,7 +46,7 @@ def _is_positive(value: Any, largest: float = math.inf) -> bool:
     return type(value) in (int, float) and 0 < value <= largest and value < math.inf
 
 
-# What predictor.json must hold for this program, and which values are right.
+# The settings that predictor.json must contain, and the check of each value.
 SETTINGS: dict[str, Callable[[Any], bool]] = {
     "labels": lambda value: isinstance(value, list) and all(isinstance(label, str) for label in value),
     "files": lambda value: isinstance(value, dict),

@@ -56,7 +56,7 @@ def train(
     seed: int = 0,
     verbose: Literal["auto", 0, 1, 2] = "auto",
 ) -> Results:
-    """Trains a classifier of one's own classes on the features that `extract_features` wrote with labels.
+    """Trains a classifier of your own classes on the features that `extract_features` wrote with labels.
 
     If every video has one class, the scores are a softmax, trained with cross-entropy and measured by accuracy.
     Otherwise they are sigmoids, trained with binary cross-entropy and measured by GAP. The best epoch on the validation

@@ -24,7 +24,7 @@ from keras_netvlad.convert.tensor_files import read_h5
 
 # Small, and different, so that no exchanged axes go unnoticed.
 B, N, D, K, H = 2, 6, 5, 3, 4
-# Float32 layer beside float64 formula, values up to 2: 5e-7 measured, headroom 4.
+# Float32 layer against float64 formula, values up to 2: 5e-7 measured, headroom 4.
 TOLERANCE = 2e-6
 
 
@@ -141,7 +141,9 @@ def test_tensorflow_addons_checkpoint_and_get_weights_and_npz(tmp_path):
 
 def test_a_layer_name_says_which_of_several(tmp_path):
     path = write_tfa(tmp_path / "weights.h5", layers=("rgb", "audio"))
-    with pytest.raises(ValueError, match=r"hold one NetVLAD, or `layer_name` say which; .*'audio/audio/', 'rgb/rgb/'"):
+    with pytest.raises(
+        ValueError, match=r"hold several NetVLADs; choose one with `layer_name`, .*'audio/audio/', 'rgb/rgb/'"
+    ):
         from_tfa(path)
     assert_same(from_tfa(path, layer_name="audio").centroids, TFA["cluster_centers"][0].T + 1)
     with pytest.raises(ValueError, match=r"under layer_name='video'.*Received: .*rgb/rgb/cluster_centers"):
@@ -164,7 +166,7 @@ def test_keras_3_files_of_tensorflow_addons_lack_the_assignment(tmp_path):
         from_tfa({**TFA, "cluster_centers": TFA["cluster_centers"][0]})
 
 
-def test_ports_that_add_their_centres(tmp_path):
+def test_ports_that_add_their_centers(tmp_path):
     """A fork with `x + C` stores `-c`; read without `negated=True`, its residuals are those of other centroids."""
     path = write_tfa(tmp_path / "weights.h5")
     expected = tfa_descriptor(centers=-TFA["cluster_centers"])
@@ -257,7 +259,7 @@ def test_willow_checkpoint_with_two_streams(tmp_path):
             "tower/hidden1_weights": hidden,
         },
     )
-    with pytest.raises(ValueError, match="or `scope` say which; give one of 'tower/audio_VLAD/', 'tower/video_VLAD/'"):
+    with pytest.raises(ValueError, match="choose one with `scope`, one of 'tower/audio_VLAD/', 'tower/video_VLAD/'"):
         from_loupe(prefix)
     layers = [from_loupe(prefix, scope=scope) for scope in ("video_VLAD", "tower/audio_VLAD/")]
     descriptor = np.concatenate([np.asarray(layer(FRAMES)) for layer in layers], axis=1)
@@ -368,7 +370,7 @@ def test_gmberton_tokens_have_a_dense_assignment():
 
 @pytest.mark.parametrize("bias", [None, draw(K, seed=17)], ids=["no_bias", "bias"])
 def test_hloc_gives_the_same_scores(tmp_path, bias):
-    """Centres `(D, K)` and a feature-major descriptor; its whitening is a Linear, `(H, D * K)`."""
+    """Centers `(D, K)` and a feature-major descriptor; its whitening is a Linear, `(H, D * K)`."""
     weight, centers = draw(K, D, 1, seed=18), draw(D, K, seed=19)
     stored = {"netvlad.score_proj.weight": weight, "netvlad.centers": centers, "whiten.weight": NEXT_KERNEL.T}
     stored |= {} if bias is None else {"netvlad.score_proj.bias": bias}
@@ -383,9 +385,9 @@ def test_hloc_gives_the_same_scores(tmp_path, bias):
 def test_a_prefix_says_which_of_several():
     both = {f"{scope}.{name}": value for scope in ("student.pool", "teacher.pool") for name, value in TORCH.items()}
     both["teacher.pool.centroids"] = TORCH["centroids"] + 1
-    with pytest.raises(ValueError, match=r"or `prefix` say which; give one of 'student\.pool\.', 'teacher\.pool\.'"):
+    with pytest.raises(ValueError, match=r"choose one with `prefix`, one of 'student\.pool\.', 'teacher\.pool\.'"):
         from_pytorch(both)
-    with pytest.raises(ValueError, match=r"one NetVLAD under prefix='pool'"):
+    with pytest.raises(ValueError, match=r"several NetVLADs under prefix='pool'"):
         from_pytorch(both, prefix="pool")
     for prefix in ("teacher.pool", "teacher.pool."):
         assert_same(from_pytorch(both, prefix=prefix).centroids, TORCH["centroids"] + 1)
@@ -522,7 +524,7 @@ def write_matlab(path, weights, normalizations=("preL2", "vlad:intranorm"), core
 
 
 def matlab_descriptor(maps, bias, normalize_input=True, intra=True):
-    """Adds its stored centres, `(D, K)`, and flattens `(1, K, D)` column by column: feature-major."""
+    """Adds its stored centers, `(D, K)`, and flattens `(1, K, D)` column by column: feature-major."""
     x = maps.reshape(B, -1, D).astype("float64")
     x = x / np.sqrt((x**2).sum(axis=2, keepdims=True) + 1e-12) if normalize_input else x
     assignment = softmax(x @ MATLAB_KERNEL + (0.0 if bias is None else bias), axis=2)

@@ -262,12 +262,12 @@ def test_sizes(tmp_path):
     assert larger.shape == (100, 200, 3)
 
 
-def test_colours_are_those_of_the_file(tmp_path):
-    colour = np.zeros((48, 64, 3), "uint8")
-    colour[:] = (200, 60, 30)
-    path = write_video(tmp_path / "red.mkv", [colour])
+def test_colors_are_those_of_the_file(tmp_path):
+    color = np.zeros((48, 64, 3), "uint8")
+    color[:] = (200, 60, 30)
+    path = write_video(tmp_path / "red.mkv", [color])
     (frame,) = read_video(path)
-    assert np.abs(frame.astype(int) - colour).max() <= 4  # measured 2
+    assert np.abs(frame.astype(int) - color).max() <= 4  # measured 2
 
 
 def _plain_video(directory, height, matrix, color):

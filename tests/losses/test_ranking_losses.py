@@ -56,7 +56,7 @@ def tuples(seed=0, batch=6, others=9, size=5):
     return roles, descriptors.astype("float32")
 
 
-def labelled(seed=0, batch=24, size=6, spread=1.0):
+def labeled(seed=0, batch=24, size=6, spread=1.0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 5, size=batch)
     places = rng.normal(size=(5, size))
@@ -65,7 +65,7 @@ def labelled(seed=0, batch=24, size=6, spread=1.0):
 
 CASES = [
     (WeaklySupervisedTripletLoss, triplet_losses, tuples),
-    (MultiSimilarityLoss, multi_similarity_losses, labelled),
+    (MultiSimilarityLoss, multi_similarity_losses, labeled),
 ]
 OPTIONS = [
     (0, {}),
@@ -164,7 +164,7 @@ def test_padding_of_a_tuple_may_hold_nan():
 
 
 def test_labels_beyond_what_float32_can_tell_apart():
-    _, descriptors = labelled()
+    _, descriptors = labeled()
     small = np.arange(len(descriptors)) // 2
     large = np.int32(2**24) + small.astype("int32")
     loss = MultiSimilarityLoss()

@@ -38,6 +38,12 @@ HALF_OF_REAL_FRAMES = "test_the_middle_is_that_of_the_real_frames"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
+    # The demo.
+    *of(
+        "demo",
+        "test_command_line",
+        ("if self._is_live:", "if True:", "test_the_demo_prints_one_line_for_a_training"),
+    ),
     # Pictures.
     *of(
         "models/picture_model",

@@ -176,7 +176,7 @@ def test_wrong_searches_are_refused():
 def test_faiss_gives_the_same_answers(monkeypatch):
     rng = np.random.default_rng(0)
     index = DescriptorIndex()
-    with pytest.raises(ValueError, match="The index holds nothing to hand over"):
+    with pytest.raises(ValueError, match="The index holds nothing to convert"):
         index.to_faiss()
     for part in range(3):
         index.add([f"{part} {n}" for n in range(50)], rng.normal(size=(50, 24)))

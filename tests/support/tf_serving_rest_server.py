@@ -22,7 +22,7 @@ PATH = re.compile(r"/v1/models/(?P<name>\w+)(/versions/(?P<version>\d+)|/labels/
 
 @contextlib.contextmanager
 def serve_rest(path):
-    """Serves the SavedModel at `<name>/<version>`, labelled `stable`, on 127.0.0.1.
+    """Serves the SavedModel at `<name>/<version>`, labeled `stable`, on 127.0.0.1.
 
     Yields:
         The URL of the models, to be followed by `/<name>`, and the list of the paths that were asked for.

@@ -193,9 +193,8 @@ def test_a_clip_finds_itself_and_an_index_knows_what_made_it(run, features, fold
     foreign.add(["a"], np.ones((1, 3 * D)))
     foreign.save(tmp_path / "foreign.npz")
     assert main(["search", str(tmp_path / "foreign.npz"), clip]) == 2
-    assert "must be encoded by what made the index; use the same run, or make a new index. Received: another model" in (
-        capsys.readouterr().err
-    )
+    message = "must be encoded by the model and encoder of the index; use the same run, or make a new index. "
+    assert message + "Received: another model" in capsys.readouterr().err
     homeless = DescriptorIndex()
     homeless.add(["a"], np.ones((1, 3 * D)))
     homeless.save(tmp_path / "homeless.npz")

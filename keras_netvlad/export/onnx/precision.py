@@ -236,7 +236,7 @@ def _int8_product(product: onnx.NodeProto, kernel: str, types: Types, opset: int
 def _int8_qdq_product(product: onnx.NodeProto, kernel: str, types: Types, opset: int) -> Replacement:
     """Writes a product of dequantized int8 values, which GPU runtimes run as an integer product.
 
-    TensorRT takes scales that are constants, and zero points of zero. So the rows are divided by a step of their own in
+    TensorRT takes scales that are constants, and zero points of zero. So the rows are divided by their own step in
     float32, as in `_int8_product`, and then quantized with the constant scale 1. No calibration is needed. A row is
     `step * (high + low / 254)` with integers `high` and `low` from -127 to 127.
     """

@@ -43,7 +43,7 @@ def compare_merged(
         run: Function that runs a signature of the artifact.
         signature: The signature. Nothing is merged unless all its inputs and outputs have a batch of any size.
         requests: Requests of different lengths, with the model's answers.
-        pads: Whether the server is told to pad. Otherwise, it merges only requests of equal shape.
+        pads: Whether the server pads requests. Otherwise, it merges only requests of equal shape.
         frame_outputs: Names of outputs that have a row for every frame.
 
     Yields:

@@ -21,10 +21,10 @@ def write_report(
     """Writes the report of a training run as one HTML file, which any browser shows without a network.
 
     The report shows the test result with its confidence interval next to mean pooling, learning curves, the results of
-    each class, the clips on which the model is surest and most mistaken with their assignments over time, the use of
-    the clusters, the nearest training clips of some test clips, the verification of the exported files, and the
-    settings. It needs NumPy only, and PyAV for pictures of the clips. It has no pictures if the folder of the videos no
-    longer exists; it then says so.
+    each class, the test clips with the most certain answers and the largest mistakes with their assignments over time,
+    the use of the clusters, the nearest training clips of some test clips, the verification of the exported files, and
+    the settings. It needs NumPy only, and PyAV for pictures of the clips. It has no pictures if the folder of the
+    videos no longer exists; it then says so.
 
     Args:
         run: Directory of a run of `keras-netvlad train FEATURES`.

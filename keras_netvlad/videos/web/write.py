@@ -52,7 +52,7 @@ def write_web_page(
         run: Directory of a run of `train`, or a predictor.
         output: Directory to write. It must not exist, or be empty.
         index: File of a `DescriptorIndex` that was made with the run, whose nearest clips the page shows; or `None`.
-        runtime: Directory of the npm package onnxruntime-web, or `None` to install it with npm for the moment.
+        runtime: Directory of the npm package onnxruntime-web, or `None` to install it with npm temporarily.
         encoder_weights: How the encoder's weights are stored. In `"float16"` and `"int8"`, a half and a quarter as many
             bytes are downloaded, and features and scores are rounded; the browser computes in float32 as before.
 

@@ -694,7 +694,7 @@ def test_requests_that_are_not_padded_are_answered_but_not_merged(served):
 @pytest.mark.runtimes
 @pytest.mark.parametrize(
     ("multiple", "most_runs"),
-    # Only neighbours in the queue are merged: measured 125 to 126 runs where all have one length, 760 to 766 where four
+    # Only neighbors in the queue are merged: measured 125 to 126 runs where all have one length, 760 to 766 where four
     # lengths are mixed at random.
     [(64, 400), (16, 999)],
 )

@@ -136,7 +136,7 @@ def test_a_random_model_is_refused(tmp_path):
         export_saved_model(model, tmp_path / "1")
 
 
-def neighbours(frames, mask):
+def neighbors(frames, mask):
     return NetVLAD(2)(layers.Conv1D(4, 3, padding="same")(frames), mask=mask)
 
 
@@ -155,7 +155,7 @@ def not_a_number(frames, mask):
 @pytest.mark.parametrize(
     ("pool", "message"),
     [
-        (neighbours, r"output `out` changes if such frames of \['frames'\] hold other values than zeros"),
+        (neighbors, r"output `out` changes if such frames of \['frames'\] hold other values than zeros"),
         (
             product_with_a_mask,
             r"output `out` changes if such frames of \['frames'\] hold NaN \(a product of NaN and a mask is NaN\)",
