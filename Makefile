@@ -7,7 +7,7 @@ INSTALL := $(BIN)/pip install --quiet --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test slow generated backends runtimes engines lint mutants bench clean
+.PHONY: demo test slow generated backends runtimes engines docs lint mutants bench clean
 
 demo: .venv/.demo
 	rm -rf build/demo
@@ -45,6 +45,11 @@ runtimes: .venv/.runtimes
 engines: .venv/.engines
 	$(BIN)/pytest -m engines
 
+# The documentation site, in build/site. Warnings are errors; then a browser looks at every page.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/pytest -m docs
+
 lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -71,6 +76,10 @@ clean:
 
 .venv/.test: .venv/bin/pip setup.cfg pyproject.toml
 	$(INSTALL) --editable '.[test]'
+	touch $@
+
+.venv/.docs: .venv/.test
+	$(INSTALL) --editable '.[docs]'
 	touch $@
 
 # nvidia-pytriton carries Triton's server, which is all that is wanted; what it requires would downgrade NumPy.

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/pictures.md from the packaged speech frames and a photograph of scikit-learn's.
+"""Draws NetVLAD, and the pictures of docs/pictures.md from packaged speech frames and a photograph of scikit-learn's.
 
 python docs/make_pictures.py [--output docs/pictures] [--epochs 30]
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from draw_netvlad import draw_netvlad
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -24,8 +25,13 @@ def patches(image, size=16):
     return np.concatenate([tiles.mean(axis=(1, 3)), tiles.std(axis=(1, 3))], axis=-1)[None].astype("float32")
 
 
+def real_frames(inputs):
+    """Returns the mask `(B, T)` of the frames that are not padding."""
+    return np.arange(inputs["frames"].shape[1]) < inputs["num_frames"][:, None]
+
+
 def main():
-    """Trains on Japanese Vowels, draws four pictures."""
+    """Trains on Japanese Vowels, draws five pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default=str(Path(__file__).parent / "pictures"), help="directory to write to")
     parser.add_argument("--epochs", type=int, default=30, help="epochs of training (default: %(default)s)")
@@ -34,13 +40,15 @@ def main():
     output.mkdir(parents=True, exist_ok=True)
 
     keras.utils.set_random_seed(0)
-    train, (x_test, y_test) = load_japanese_vowels()
+    (x_train, y_train), (x_test, y_test) = load_japanese_vowels()
     model = VideoClassifier({"frames": 12}, num_classes=9, num_clusters=16, hidden_units=None, activation="softmax")
-    model.compile(keras.optimizers.Adam(0.005), "sparse_categorical_crossentropy")
-    model.fit(*train, epochs=options.epochs, verbose=0)
-
     layer = model.get_layer("frames_netvlad")
-    mask = np.arange(x_test["frames"].shape[1]) < x_test["num_frames"][:, None]
+    # Clusters that start where the features are share few frames: the pictures show which cluster takes which frame.
+    layer.adapt(x_train["frames"], mask=real_frames(x_train), seed=0, verbose=0)
+    model.compile(keras.optimizers.Adam(0.005), "sparse_categorical_crossentropy")
+    model.fit(x_train, y_train, epochs=options.epochs, verbose=0)
+
+    mask = real_frames(x_test)
     assignments = np.asarray(layer.assign(x_test["frames"], mask=mask))
     utterance = int(x_test["num_frames"].argmax())
     # Ten of each speaker: 90 rows can be told apart.
@@ -52,6 +60,7 @@ def main():
     places = NetVLAD(8)
     places.adapt(maps, seed=0, verbose=0)
     pictures = {
+        "netvlad": draw_netvlad(),
         "assignments": plot_assignments(
             assignments[utterance],
             f"The longest test utterance, of speaker {y_test[utterance]}",
@@ -73,7 +82,7 @@ def main():
     }
     for name, figure in pictures.items():
         with io.BytesIO() as buffer:
-            figure.savefig(buffer, dpi=80)
+            figure.savefig(buffer, dpi=120 if name == "netvlad" else 80)
             # 256 colors: a third of the bytes.
             Image.open(buffer).convert("RGB").quantize(256).save(output / f"{name}.png", optimize=True)
         print(output / f"{name}.png")
