@@ -7,6 +7,7 @@ come from a model. Only the reduced ones are kept.
 import importlib.util
 import random
 import time
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -14,14 +15,14 @@ from benchmarks import markdown
 from benchmarks.measuring import PeakMemory, Worker, quartiles
 
 TITLE = "Search in a million descriptors"
-# Features of a picture, their size and the clusters, so that descriptors have 8192 values.
-FEATURES, SIZE, CLUSTERS = 196, 128, 64
-REDUCED = 512
-# Ten samples for each component, as `PCAWhitening` advises.
-SAMPLES = 10 * REDUCED
-DESCRIPTORS, CENTERS, CHUNK, BATCHES = 1_000_000, 20_000, 8192, (1, 64)
-QUICK = {"DESCRIPTORS": 600, "CENTERS": 50, "CHUNK": 200, "CLUSTERS": 4, "SIZE": 16, "REDUCED": 8, "SAMPLES": 80}
-NOISE = 0.7
+# Features of a picture, their size and the clusters, so that descriptors have 8192 values; components, with ten samples
+# for each; and how many descriptors there are, around how many centers, made how many at once.
+FULL = {"features": 196, "size": 128, "clusters": 64, "reduced": 512, "samples": 5120}
+FULL |= {"descriptors": 1_000_000, "centers": 10_000, "chunk": 4096}
+QUICK = {"features": 20, "size": 16, "clusters": 4, "reduced": 8, "samples": 80}
+QUICK |= {"descriptors": 600, "centers": 50, "chunk": 200}
+NOISE = 0.7  # standard deviation around a center, over that of the centers
+BATCHES = (1, 64)
 # Approximate search: cells, of which a query visits a few, and a byte for each value.
 CELLS, VISITED, TRAINED = 1024, 16, 40_000
 
@@ -31,13 +32,13 @@ def measure(quick, seconds):
     if importlib.util.find_spec("faiss") is None:
         return {"left_out": ["search: faiss is not installed"], "rows": []}
     with Worker("search", memory=True, limit_seconds=3600, KERAS_BACKEND="tensorflow") as worker:
-        result = worker.run("benchmarks.search:stages", sizes=QUICK if quick else {}, seconds=0 if quick else seconds)
+        result = worker.run("benchmarks.search:stages", sizes=QUICK if quick else FULL, seconds=0 if quick else seconds)
     return {**result, "left_out": []}
 
 
 def stages(sizes, seconds):
     """Returns time and memory of each stage, and the times of searches."""
-    globals().update(sizes)
+    sizes = SimpleNamespace(**sizes)
     rows = []
 
     def timed(stage, number, call):
@@ -50,23 +51,20 @@ def stages(sizes, seconds):
         return result
 
     rng = np.random.default_rng(0)
-    _describe(timed, rng)
-    centers = rng.standard_normal((CENTERS, CLUSTERS * SIZE), "float32")
-    reduced = _reduce(timed, rows, centers, rng)
-    del centers
-    queries = _unit(reduced[:: max(len(reduced) // max(BATCHES), 1)][: max(BATCHES)])
-    return {"rows": rows, **_search(timed, reduced, queries, seconds)}
+    _describe(timed, sizes, rng)
+    index = _reduce(timed, sizes, rows, rng)
+    return {"rows": rows, **_search(timed, index, sizes.chunk, seconds)}
 
 
-def _describe(timed, rng):
+def _describe(timed, sizes, rng):
     """Clusters features, and computes descriptors of a few pictures."""
     import tensorflow as tf
 
     from keras_netvlad import NetVLAD
 
-    pictures = rng.standard_normal((512, FEATURES, SIZE), "float32")
-    layer = NetVLAD(CLUSTERS)
-    number = min(256 * CLUSTERS, len(pictures) * FEATURES)
+    pictures = rng.standard_normal((512, sizes.features, sizes.size), "float32")
+    layer = NetVLAD(sizes.clusters)
+    number = min(256 * sizes.clusters, len(pictures) * sizes.features)
     timed("k-means, `adapt`", number, lambda: layer.adapt(pictures, seed=0, verbose=0))
     describe = tf.function(layer)
     describe(pictures[:64])
@@ -74,60 +72,64 @@ def _describe(timed, rng):
     timed("descriptors, `NetVLAD`", len(pictures), lambda: [np.asarray(describe(part)) for part in parts])
 
 
-def _reduce(timed, rows, centers, rng):
-    """Returns the reduced descriptors. Making the long ones is not measured."""
+def _reduce(timed, sizes, rows, rng):
+    """Returns an index of reduced descriptors. Making the long ones is not measured."""
     from keras_netvlad.layers import PCAWhitening
+    from keras_netvlad.retrieval import DescriptorIndex
+
+    size = sizes.clusters * sizes.size
+    centers = rng.standard_normal((sizes.centers, size), "float32")
+    noise = NOISE * rng.standard_normal((sizes.chunk, size), "float32")
 
     def chunk(number):
-        rows = rng.standard_normal((number, centers.shape[1]), "float32")
-        rows *= NOISE
-        rows += centers[rng.integers(0, len(centers), number)]
-        return rows
+        made = centers[rng.integers(0, sizes.centers, number)]
+        made += noise[rng.integers(0, sizes.chunk, number)]
+        return made
 
-    layer = PCAWhitening(REDUCED)
-    sample = chunk(SAMPLES)
-    timed("whitening, `PCAWhitening.adapt`", SAMPLES, lambda: layer.adapt(sample))
-    reduced, elapsed, added = np.empty((DESCRIPTORS, REDUCED), "float32"), 0.0, 0
-    for start in range(0, DESCRIPTORS, CHUNK):
-        long = chunk(min(CHUNK, DESCRIPTORS - start))
-        with PeakMemory() as memory:
-            begin = time.perf_counter()
-            reduced[start : start + len(long)] = np.asarray(layer(long))
-            elapsed += time.perf_counter() - begin
-        added = max(added, memory.added)
-    rows.append(
-        {"stage": f"{centers.shape[1]} to {REDUCED} values", "number": DESCRIPTORS, "seconds": elapsed, "memory": added}
-    )
-    return reduced
+    layer, index = PCAWhitening(sizes.reduced), DescriptorIndex()
+    sample = chunk(sizes.samples)
+    timed("whitening, `PCAWhitening.adapt`", sizes.samples, lambda: layer.adapt(sample))
+    seconds, memory = {"reduce": 0.0, "add": 0.0}, {"reduce": 0, "add": 0}
+
+    def added_up(name, call):
+        with PeakMemory() as peak:
+            start = time.perf_counter()
+            result = call()
+            seconds[name] += time.perf_counter() - start
+        memory[name] = memory[name] + peak.added if name == "add" else max(memory[name], peak.added)
+        return result
+
+    for start in range(0, sizes.descriptors, sizes.chunk):
+        long = chunk(min(sizes.chunk, sizes.descriptors - start))
+        short = added_up("reduce", lambda long=long: np.asarray(layer(long)))
+        names = [f"{number:07d}" for number in range(start, start + len(short))]
+        added_up("add", lambda names=names, short=short: index.add(names, short))
+    for name, stage in {"reduce": f"{size} to {sizes.reduced} values", "add": "`DescriptorIndex.add`"}.items():
+        rows.append({"stage": stage, "number": sizes.descriptors, "seconds": seconds[name], "memory": memory[name]})
+        print(f"search: {rows[-1]}", flush=True)
+    return index
 
 
-def _search(timed, reduced, queries, seconds):
+def _search(timed, index, chunk, seconds):
     """Returns the times of every search, and how often it finds the nearest descriptor."""
     import faiss
 
-    from keras_netvlad.retrieval import DescriptorIndex
-
-    index = DescriptorIndex()
-
-    def fill():
-        for start in range(0, len(reduced), CHUNK):
-            part = reduced[start : start + CHUNK]
-            index.add([f"{number:07d}" for number in range(start, start + len(part))], part)
-        index.search(queries[:1], 1)  # joins the parts
-
-    timed("`DescriptorIndex.add`", len(reduced), fill)
-    exact = timed("`to_faiss`", len(reduced), index.to_faiss)
+    names = index.ids[:: len(index) // max(BATCHES)][: max(BATCHES)]
+    # The first use joins the chunks that were added.
+    timed("joining the chunks of the index", len(index), lambda: index.descriptor(names[0]))
+    queries = np.stack([index.descriptor(name) for name in names])
+    exact = timed("`to_faiss`", len(index), index.to_faiss)
 
     def approximate():
-        cells = min(CELLS, len(reduced) // 40)
+        cells = min(CELLS, len(index) // 40)
         found = faiss.index_factory(queries.shape[1], f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT)
-        found.train(_unit(reduced[:TRAINED]))
-        for start in range(0, len(reduced), CHUNK):
-            found.add(_unit(reduced[start : start + CHUNK]))
+        found.train(exact.reconstruct_n(0, min(TRAINED, len(index))))
+        for start in range(0, len(index), chunk):
+            found.add(exact.reconstruct_n(start, min(chunk, len(index) - start)))
         found.nprobe = VISITED
         return found
 
-    cells = timed(f"faiss, {CELLS} cells, a byte a value", len(reduced), approximate)
+    cells = timed(f"faiss, {CELLS} cells, a byte a value", len(index), approximate)
     # Queries are near a descriptor, and not equal to one.
     noisy = _unit(queries + 0.3 * _unit(np.random.default_rng(1).standard_normal(queries.shape, "float32")))
     searches = {
