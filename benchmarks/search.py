@@ -1,7 +1,8 @@
 """Time and memory of a million descriptors on one machine: clusters, descriptors, whitening, index and search.
 
 Descriptors of 8192 values are random around random centers, and are made and reduced chunk by chunk, as they would
-come from a model. Only the reduced ones are kept.
+come from a model. Only the reduced ones are kept. Everything runs on one thread, and times are those of its processor, so
+that other work on the machine changes them little.
 """
 
 import importlib.util
@@ -13,6 +14,7 @@ import numpy as np
 
 from benchmarks import markdown
 from benchmarks.measuring import PeakMemory, Worker, quartiles
+from benchmarks.places import ONE_THREAD
 
 TITLE = "Search in a million descriptors"
 # Features of a picture, their size and the clusters, so that descriptors have 8192 values; components, with ten samples
@@ -31,7 +33,7 @@ def measure(quick, seconds):
     """Makes, reduces and searches; returns a dict for JSON."""
     if importlib.util.find_spec("faiss") is None:
         return {"left_out": ["search: faiss is not installed"], "rows": []}
-    with Worker("search", memory=True, limit_seconds=3600, KERAS_BACKEND="tensorflow") as worker:
+    with Worker("search", memory=True, limit_seconds=3600, **ONE_THREAD) as worker:
         result = worker.run("benchmarks.search:stages", sizes=QUICK if quick else FULL, seconds=0 if quick else seconds)
     return {**result, "left_out": []}
 
@@ -43,9 +45,9 @@ def stages(sizes, seconds):
 
     def timed(stage, number, call):
         with PeakMemory() as memory:
-            start = time.perf_counter()
+            start = time.process_time()
             result = call()
-            elapsed = time.perf_counter() - start
+            elapsed = time.process_time() - start
         rows.append({"stage": stage, "number": number, "seconds": elapsed, "memory": memory.added})
         print(f"search: {rows[-1]}", flush=True)
         return result
@@ -93,9 +95,9 @@ def _reduce(timed, sizes, rows, rng):
 
     def added_up(name, call):
         with PeakMemory() as peak:
-            start = time.perf_counter()
+            start = time.process_time()
             result = call()
-            seconds[name] += time.perf_counter() - start
+            seconds[name] += time.process_time() - start
         memory[name] = memory[name] + peak.added if name == "add" else max(memory[name], peak.added)
         return result
 
@@ -147,9 +149,9 @@ def _search(timed, index, chunk, seconds):
     while visits < 5 or time.perf_counter() < end:
         for name in random.sample(list(searches), len(searches)):
             for batch in BATCHES:
-                start = time.perf_counter()
+                start = time.process_time()
                 searches[name](noisy[:batch])
-                times[name][str(batch)].append(time.perf_counter() - start)
+                times[name][str(batch)].append(time.process_time() - start)
         visits += 1
     return {"times": times, "recalls": recalls}
 
