@@ -76,7 +76,7 @@ def search(quick, corridor, weights):
             described = {name: _normalized(np.asarray(describe(values))) for name, values in known.items()}
             size = described["queries"].shape[1]
             described = in_span(described)
-            for whitening, walks in whitened(described, quick).items():
+            for whitening, walks in whitened(described, QUICK_WHITENINGS if quick else WHITENINGS).items():
                 ranked = {name: values @ walks["references"].T for name, values in walks.items()}
                 validated = [recalls(neighbors, ranked[name])[0] for name in views]
                 recall = recalls(relevance.astype(int), ranked["queries"])
@@ -229,11 +229,10 @@ def in_span(described):
     return {name: values @ basis for name, values in described.items()}
 
 
-def whitened(described, quick):
+def whitened(described, sizes):
     """Returns descriptors of every walk by the number of components, `None` for those that are not whitened."""
     from keras_netvlad.layers import PCAWhitening
 
-    sizes = QUICK_WHITENINGS if quick else WHITENINGS
     # The components are sorted, so that the first of many are those of a layer with fewer.
     layer = PCAWhitening(max(sizes), normalize_output=False)
     layer.adapt(described["references"])

@@ -1,8 +1,9 @@
 """Time and memory of a million descriptors on one machine: clusters, descriptors, whitening, index and search.
 
 Descriptors of 8192 values are random around random centers, and are made and reduced chunk by chunk, as they would
-come from a model. Only the reduced ones are kept. Everything runs on one thread, and times are those of its processor, so
-that other work on the machine changes them little.
+come from a model. The time to reduce them grows with their number, so a part of them is reduced, and the index is filled
+up with descriptors that are drawn in the same way, but short. Everything runs on one thread, and times are those of its processor,
+so that other work on the machine changes them little.
 """
 
 import importlib.util
@@ -17,12 +18,13 @@ from benchmarks.measuring import PeakMemory, Worker, quartiles
 from benchmarks.places import ONE_THREAD
 
 TITLE = "Search in a million descriptors"
-# Features of a picture, their size and the clusters, so that descriptors have 8192 values; components, with ten samples
-# for each; and how many descriptors there are, around how many centers, made how many at once.
-FULL = {"features": 196, "size": 128, "clusters": 64, "reduced": 512, "samples": 5120}
-FULL |= {"descriptors": 1_000_000, "centers": 10_000, "chunk": 4096}
+# Features of a picture, their size and the clusters, so that descriptors have 8192 values; components, and samples to
+# find them; how many long descriptors are reduced; how many short ones the index gets, around how many centers; and how
+# many are made at once.
+FULL = {"features": 196, "size": 128, "clusters": 64, "reduced": 512, "samples": 2560}
+FULL |= {"long": 65_536, "descriptors": 1_000_000, "centers": 5000, "chunk": 4096}
 QUICK = {"features": 20, "size": 16, "clusters": 4, "reduced": 8, "samples": 80}
-QUICK |= {"descriptors": 600, "centers": 50, "chunk": 200}
+QUICK |= {"long": 400, "descriptors": 600, "centers": 50, "chunk": 200}
 NOISE = 0.7  # standard deviation around a center, over that of the centers
 BATCHES = (1, 64)
 # Approximate search: cells, of which a query visits a few, and a byte for each value.
@@ -83,13 +85,13 @@ def _reduce(timed, sizes, rows, rng):
     centers = rng.standard_normal((sizes.centers, size), "float32")
     noise = NOISE * rng.standard_normal((sizes.chunk, size), "float32")
 
-    def chunk(number):
-        made = centers[rng.integers(0, sizes.centers, number)]
-        made += noise[rng.integers(0, sizes.chunk, number)]
+    def chunk(centers, noise, number):
+        made = centers[rng.integers(0, len(centers), number)]
+        made += noise[rng.integers(0, len(noise), number)]
         return made
 
     layer, index = PCAWhitening(sizes.reduced), DescriptorIndex()
-    sample = chunk(sizes.samples)
+    sample = chunk(centers, noise, sizes.samples)
     timed("whitening, `PCAWhitening.adapt`", sizes.samples, lambda: layer.adapt(sample))
     seconds, memory = {"reduce": 0.0, "add": 0.0}, {"reduce": 0, "add": 0}
 
@@ -102,12 +104,22 @@ def _reduce(timed, sizes, rows, rng):
         return result
 
     for start in range(0, sizes.descriptors, sizes.chunk):
-        long = chunk(min(sizes.chunk, sizes.descriptors - start))
-        short = added_up("reduce", lambda long=long: np.asarray(layer(long)))
+        number = min(sizes.chunk, sizes.descriptors - start)
+        if start < sizes.long:
+            long = chunk(centers, noise, number)
+            short = added_up("reduce", lambda long=long: np.asarray(layer(long)))
+        else:
+            if start - sizes.chunk < sizes.long:
+                centers, noise = (
+                    rng.standard_normal((len(rows), sizes.reduced), "float32") for rows in (centers, noise)
+                )
+                noise *= NOISE
+            short = chunk(centers, noise, number)
         names = [f"{number:07d}" for number in range(start, start + len(short))]
         added_up("add", lambda names=names, short=short: index.add(names, short))
     for name, stage in {"reduce": f"{size} to {sizes.reduced} values", "add": "`DescriptorIndex.add`"}.items():
-        rows.append({"stage": stage, "number": sizes.descriptors, "seconds": seconds[name], "memory": memory[name]})
+        number = sizes.long if name == "reduce" else sizes.descriptors
+        rows.append({"stage": stage, "number": number, "seconds": seconds[name], "memory": memory[name]})
         print(f"search: {rows[-1]}", flush=True)
     return index
 
@@ -164,7 +176,7 @@ def tables(part):
     """Returns the results as Markdown tables."""
     if not part["rows"]:
         return markdown.notes(part["left_out"]).strip()
-    header = ["stage", "number", "seconds", "a second", "memory that it adds, MB"]
+    header = ["stage", "number", "processor, seconds", "a second", "memory that it adds, MB"]
     rows = [
         [
             *(row["stage"], f"{row['number']:,}", f"{row['seconds']:.1f}"),
@@ -173,7 +185,7 @@ def tables(part):
         for row in part["rows"]
     ]
     text = markdown.table(header, rows)
-    header = ["search", "1 query, ms", "64 queries, ms", "share of the ten nearest that it finds"]
+    header = ["search", "1 query, processor, ms", "64 queries, processor, ms", "share of the ten nearest that it finds"]
     rows = [
         [name, *(_milliseconds(values) for values in times.values()), f"{part['recalls'][name]:.3f}"]
         for name, times in part["times"].items()

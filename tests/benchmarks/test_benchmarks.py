@@ -10,6 +10,7 @@ import pytest
 from paths import ROOT
 
 from benchmarks import places, search
+from keras_netvlad.layers import PCAWhitening
 from keras_netvlad.metrics import RecallAtN
 
 PARTS = (
@@ -100,6 +101,16 @@ def test_recalls_are_those_of_the_metric():
     similarities = np.round(rng.normal(size=relevance.shape), 1)
     expected = [float(RecallAtN(n)(relevance, similarities)) for n in (1, 5, 10)]
     np.testing.assert_allclose(places.recalls(relevance, similarities), expected, atol=1e-6)
+
+
+def test_whitening_in_the_span_of_the_references_is_that_of_the_descriptors():
+    rng = np.random.default_rng(0)
+    long = {name: rng.normal(size=(12, 300)).astype("float32") for name in ("references", "queries")}
+    layer = PCAWhitening(4)
+    layer.adapt(long["references"])
+    expected = [np.abs(np.asarray(layer(long[name]))) for name in long]  # signs of components are arbitrary
+    short = places.whitened(places.in_span(long), sizes=(4,))[4]
+    np.testing.assert_allclose([np.abs(short[name]) for name in long], expected, atol=1e-4)
 
 
 @pytest.mark.slow
