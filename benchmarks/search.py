@@ -1,9 +1,9 @@
 """Time and memory of a million descriptors on one machine: clusters, descriptors, whitening, index and search.
 
 Descriptors of 8192 values are random around random centers, and are made and reduced chunk by chunk, as they would
-come from a model. The time to reduce them grows with their number, so a part of them is reduced, and the index is filled
-up with descriptors that are drawn in the same way, but short. Everything runs on one thread, and times are those of its processor,
-so that other work on the machine changes them little.
+come from a model. The time to reduce them grows with their number, so a part of them is reduced, and the index is
+filled up with descriptors that are drawn in the same way, but short. Everything runs on one thread, and times are those
+of its processor, so that other work on the machine changes them little.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ TITLE = "Search in a million descriptors"
 # find them; how many long descriptors are reduced; how many short ones the index gets, around how many centers; and how
 # many are made at once.
 FULL = {"features": 196, "size": 128, "clusters": 64, "reduced": 512, "samples": 2560}
-FULL |= {"long": 65_536, "descriptors": 1_000_000, "centers": 5000, "chunk": 4096}
+FULL |= {"long": 65_536, "descriptors": 1_000_000, "centers": 5000, "chunk": 16_384}
 QUICK = {"features": 20, "size": 16, "clusters": 4, "reduced": 8, "samples": 80}
 QUICK |= {"long": 400, "descriptors": 600, "centers": 50, "chunk": 200}
 NOISE = 0.7  # standard deviation around a center, over that of the centers
