@@ -22,7 +22,7 @@ WITHOUT_CLUSTERS = ("mean", "max", "GeM")
 CLUSTERED = ("VLAD", "NetVLAD", "NetRVLAD", "optimal transport")  # on the clusters of k-means
 RANDOM = ("NetVLAD, random", "SALAD, random", "SuperVLAD, random")
 RANDOM_SIZE = 16
-TIMED_PICTURES = 8
+BATCH, TIMED_PICTURES = 16, 8
 # The operations are small: a second thread would wait for the first one.
 ONE_THREAD = {
     **{"KERAS_BACKEND": "tensorflow", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
@@ -63,43 +63,35 @@ def search(quick, corridor, weights):
     references, queries, relevance = read_walks(corridor)
     encode = encoder(quick, weights)
     views = changed(references, np.random.default_rng(0))
-    maps = {
-        name: encode(pictures) for name, pictures in {"references": references, "queries": queries, **views}.items()
-    }
+    walks = {"references": references, "queries": queries, **views}
+    maps = {name: encode(pictures) for name, pictures in walks.items()}
     distance = np.abs(np.subtract.outer(np.arange(len(references)), np.arange(len(references))))
     # The picture itself is excluded: a second walk has no copy of it.
     neighbors = (distance <= NEIGHBORS) - 2 * (distance == 0).astype(int)
     rows = []
-    for stage in encode.stages:
-        known = {name: outputs[stage] for name, outputs in maps.items()}
-        for row, describe in settings(known["references"], quick):
-            described = {name: _normalized(np.asarray(describe(values))) for name, values in known.items()}
-            size = described["queries"].shape[1]
-            described = in_span(described)
-            for whitening, walks in whitened(described, QUICK_WHITENINGS if quick else WHITENINGS).items():
-                ranked = {name: values @ walks["references"].T for name, values in walks.items()}
-                validated = [recalls(neighbors, ranked[name])[0] for name in views]
-                recall = recalls(relevance.astype(int), ranked["queries"])
-                setting = {"maps": _shape(known["references"]), **row, "whitening": whitening}
-                rows.append(
-                    {**setting, "values": whitening or size, "validated": float(np.mean(validated)), "recall": recall}
-                )
-            print(f"places: {_shape(known['references'])}, {_name(row)}, seed {row['seed']}", flush=True)
-    return {"pictures": {"references": len(references), "queries": len(queries)}, "rows": rows}
+    for row, describe in settings(maps["references"], quick):
+        described = {name: _normalized(np.asarray(describe(values))) for name, values in maps.items()}
+        size = described["queries"].shape[1]
+        sizes = QUICK_WHITENINGS if quick else WHITENINGS
+        for whitening, values in whitened(in_span(described), sizes).items():
+            ranked = {name: values[name] @ values["references"].T for name in values}
+            validated = [recalls(neighbors, ranked[name])[0] for name in views]
+            recall = recalls(relevance.astype(int), ranked["queries"])
+            result = {"values": whitening or size, "validated": float(np.mean(validated)), "recall": recall}
+            rows.append({**row, "whitening": whitening, **result})
+        print(f"places: {_name(row)}, seed {row['seed']}", flush=True)
+    return {"references": len(references), "queries": len(queries), "maps": maps["queries"].shape[1:], "rows": rows}
 
 
 def calls(quick, corridor, weights):
-    """Returns the calls to time, by name: the backbone and the poolings of its last maps, all for the same
-    pictures."""
+    """Returns the calls to time, by name: the backbone and the poolings of its maps, all for the same pictures."""
     import tensorflow as tf
 
     references, _, _ = read_walks(corridor)
     encode = encoder(quick, weights)
-    pictures = tf.constant(encode.resized(references[:TIMED_PICTURES]))
-    last = encode.stages[0]
-    maps = encode(references)[last]
+    maps = encode(references)
     timed = {"backbone": tf.function(encode.backbone)}
-    given = {"backbone": pictures}
+    given = {"backbone": tf.constant(encode.resized(references[:TIMED_PICTURES]))}
     for row, describe in settings(maps, quick, seeds=1):
         timed[_name(row)] = tf.function(describe)
         given[_name(row)] = tf.constant(maps[:TIMED_PICTURES])
@@ -120,23 +112,17 @@ def read_walks(path):
 
 
 def encoder(quick, weights):
-    """Returns a function from pictures to the maps of two stages, by the name of their layer, of unit range."""
+    """Returns a function from pictures to the maps of the last layer of MobileNetV2, `(B, 7, 7, 1280)`."""
     import keras
 
     from examples.video_from_files import torchvision_mobilenet
 
     size = 32 if quick else 224
     if quick:
-        convolution = {"activation": "relu", "padding": "same"}
-        middle, last = keras.layers.Conv2D(8, 5, 4, **convolution), keras.layers.Conv2D(12, 3, 2, **convolution)
-        pictures = keras.Input((size, size, 3))
-        backbone = keras.Model(pictures, last(middle(pictures)))
+        convolution = keras.layers.Conv2D(12, 5, 8, activation="relu", padding="same")
+        backbone = keras.Sequential([keras.Input((size, size, 3)), convolution])
     else:
         backbone = torchvision_mobilenet(size, weights)
-        last = backbone.layers[-1]
-        # The widest maps of 14 x 14: the first expansion of the stage that halves them to 7 x 7.
-        middle = [layer for layer in backbone.layers if layer.output.shape[1:] == (14, 14, 576)][-1]
-    model = keras.Model(backbone.input, {layer.name: layer.output for layer in (last, middle)})
 
     def resized(pictures):
         values = keras.ops.image.resize(keras.ops.cast(pictures, "float32"), (size, size))
@@ -144,10 +130,10 @@ def encoder(quick, weights):
         return ((np.asarray(values) / 255.0 - mean) / deviation).astype("float32")
 
     def encode(pictures):
-        batches = [model(resized(pictures[start : start + 16])) for start in range(0, len(pictures), 16)]
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in encode.stages}
+        batches = range(0, len(pictures), BATCH)
+        return np.concatenate([np.asarray(backbone(resized(pictures[start : start + BATCH]))) for start in batches])
 
-    encode.stages, encode.backbone, encode.resized = [last.name, middle.name], backbone, resized
+    encode.backbone, encode.resized = backbone, resized
     return encode
 
 
@@ -252,10 +238,6 @@ def recalls(relevance, similarities):
     return [float((before < n).mean()) for n in (1, 5, 10)]
 
 
-def _shape(maps):
-    return " x ".join(str(size) for size in maps.shape[1:])
-
-
 # In the process that writes.
 
 
@@ -267,36 +249,67 @@ def tables(part):
     """Returns the settings chosen on the first walk, and every number of clusters, as Markdown tables."""
     if not part["rows"]:
         return markdown.notes(part["left_out"]).strip()
+    milliseconds = 1e3 * np.median(part["rounds"]["backbone"]) / TIMED_PICTURES
+    text = (
+        f"{part['queries']} queries among {part['references']} pictures; maps "
+        f"{' x '.join(str(size) for size in part['maps'])}. The network takes {milliseconds:.0f} ms a picture.\n\n"
+        "Settings chosen on the first walk:\n\n"
+    )
     rows = [
         [
-            *(row["pooling"], row["maps"], row["K"] or "", "yes" if row["normalize_input"] else "no"),
-            *(row["whitening"] or "no", f"{row['validated']:.3f}", *(_deviation(row["recall"], n) for n in range(3))),
-            *(f"{4 * row['values']:,}", _over_backbone(part, row)),
+            *(row["pooling"], row["K"] or "", "yes" if row["normalize_input"] else "no", row["whitening"] or "no"),
+            *(f"{row['validated']:.3f}", *(_deviation(row["recall"], n) for n in range(3))),
+            *(f"{4 * row['values']:,}", markdown.ratio(paired_ratio(part["rounds"], _name(row), "backbone"))),
         ]
         for row in _chosen(part)
     ]
-    header = ["pooling", "maps", "K", "features normalized", "components", "chosen by"]
-    header += [f"Recall@{n}" for n in (1, 5, 10)]
-    text = markdown.table([*header, "bytes", "time / backbone"], rows)
-    settings = _settings(part)
-    names = [name for name in CLUSTERED if any(row["pooling"] == name for row in settings)]
-    sizes = sorted({row["K"] for row in settings if row["pooling"] in names})
-    rows = []
-    for maps in dict.fromkeys(row["maps"] for row in settings):
-        for whitening in dict.fromkeys(row["whitening"] for row in settings):
-            given = {"maps": maps, "whitening": whitening, "normalize_input": True}
-            for name in names:
-                found = [_one(settings, pooling=name, K=size, **given) for size in sizes]
-                rows.append([maps, whitening or "no", name, *(_deviation(row["recall"], 0) for row in found)])
-    header = ["maps", "components", "pooling", *(f"K = {size}" for size in sizes)]
-    return f"{text}\n\nRecall@1 of every number of clusters, features normalized:\n\n{markdown.table(header, rows)}"
+    header = ["pooling", "K", "features normalized", "whitened to", "first walk", "Recall@1", "Recall@5", "Recall@10"]
+    text += markdown.table([*header, "bytes", "time / network"], rows)
+    settings = [row for row in _settings(part) if row["pooling"] in CLUSTERED]
+    sizes = sorted({row["K"] for row in settings})
+    rows = [
+        [
+            *(name, whitening or "no"),
+            *(_deviation(_one(settings, pooling=name, K=size, whitening=whitening)["recall"], 0) for size in sizes),
+        ]
+        for name in CLUSTERED
+        for whitening in dict.fromkeys(row["whitening"] for row in settings)
+    ]
+    header = ["pooling", "whitened to", *(f"K = {size}" for size in sizes)]
+    text += f"\n\nRecall@1 of every number of clusters:\n\n{markdown.table(header, rows)}"
+    rows = [
+        [
+            *(row["pooling"], row["K"] or "", "yes" if row["normalize_input"] else "no"),
+            *(
+                _deviation(_one(_settings(part), **_key(row), whitening=size)["recall"], 0)
+                for size in _whitenings(part)
+            ),
+        ]
+        for row in _settings(part)
+        if row["pooling"] not in CLUSTERED and row["whitening"] is None
+    ]
+    header = [
+        "pooling",
+        "K",
+        "features normalized",
+        *(f"whitened to {size}" if size else "not" for size in _whitenings(part)),
+    ]
+    return f"{text}\n\nRecall@1 of the others:\n\n{markdown.table(header, rows)}"
+
+
+def _key(row):
+    return {name: row[name] for name in ("pooling", "K", "normalize_input")}
+
+
+def _whitenings(part):
+    return list(dict.fromkeys(row["whitening"] for row in part["rows"]))
 
 
 def _settings(part):
     """Returns one row for each setting, with the recalls of all seeds `(seeds, 3)`."""
     found = {}
     for row in part["rows"]:
-        key = tuple(row[name] for name in ("pooling", "maps", "K", "normalize_input", "whitening"))
+        key = (*_key(row).values(), row["whitening"])
         found.setdefault(key, []).append(row)
     return [
         {
@@ -331,47 +344,35 @@ def _deviation(recalls, column):
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def _over_backbone(part, row):
-    """Time of the pooling over that of the backbone. Only maps of the last layer are timed."""
-    name = _name(row)
-    if name not in part["rounds"] or row["maps"] != part["rows"][0]["maps"]:
-        return ""
-    return markdown.ratio(paired_ratio(part["rounds"], name, "backbone"))
-
-
 def draw(part):
     """Draws recall over the number of clusters, whitened or not, with the standard deviation of the seeds."""
     from matplotlib.figure import Figure
 
     settings = _settings(part)
-    maps = list(dict.fromkeys(row["maps"] for row in settings))
-    whitenings = [None, *([max(WHITENINGS)] if any(row["whitening"] == max(WHITENINGS) for row in settings) else [])]
-    figure = Figure(figsize=(9, 2.2 + 2.2 * max(len(maps), 1)), layout="constrained")
-    panels = figure.subplots(max(len(maps), 1), len(whitenings), squeeze=False, sharey=True)
-    for name_of_maps, line in zip(maps, panels, strict=False):
-        for whitening, axes in zip(whitenings, line, strict=True):
-            rows = [
-                row
-                for row in settings
-                if (row["maps"], row["whitening"], row["normalize_input"]) == (name_of_maps, whitening, True)
-            ]
-            for number, name in enumerate(CLUSTERED):
-                points = sorted((row["K"], np.array(row["recall"])[:, 0]) for row in rows if row["pooling"] == name)
-                means, errors = [np.mean(v) for _, v in points], [np.std(v, ddof=min(len(v) - 1, 1)) for _, v in points]
-                axes.errorbar(
-                    [size for size, _ in points], means, errors, fmt="o-", capsize=3, label=name, color=f"C{number}"
-                )
-            for number, name in enumerate(WITHOUT_CLUSTERS):
-                value = _one(rows, pooling=name)["recall"][0][0]
-                axes.axhline(value, color="gray", linestyle=("-", "--", ":")[number], label=name)
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(SIZES, [str(size) for size in SIZES])
-            axes.set_title(f"{name_of_maps}, " + (f"{whitening} components" if whitening else "not whitened"))
-            axes.grid(alpha=0.3)
-    for axes in panels[-1]:
+    whitenings = _whitenings(part) or [None]
+    figure = Figure(figsize=(2.9 * len(whitenings), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(whitenings), squeeze=False, sharey=True)[0]
+    for whitening, axes in zip(whitenings, panels, strict=True):
+        rows = [row for row in settings if row["whitening"] == whitening and row["normalize_input"]]
+        for number, name in enumerate(CLUSTERED):
+            points = sorted(
+                (row["K"], [recall[0] for recall in row["recall"]]) for row in rows if row["pooling"] == name
+            )
+            means = [np.mean(values) for _, values in points]
+            errors = [np.std(values, ddof=min(len(values) - 1, 1)) for _, values in points]
+            places = [size * 1.04 ** (number - 1.5) for size, _ in points]  # side by side
+            axes.errorbar(places, means, errors, fmt="o-", markersize=3, capsize=3, label=name, color=f"C{number}")
+        for row in rows:
+            if row["pooling"] in WITHOUT_CLUSTERS:
+                style = ("-", "--", ":")[WITHOUT_CLUSTERS.index(row["pooling"])]
+                axes.axhline(row["recall"][0][0], color="gray", linestyle=style, label=row["pooling"])
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(SIZES, [str(size) for size in SIZES])
+        axes.set_title(f"whitened to {whitening}" if whitening else "not whitened", fontsize="medium")
         axes.set_xlabel("clusters K")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("Recall@1")
-    if maps:
-        panels[0, 0].legend(fontsize="x-small", ncols=2)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("Recall@1")
+    handles, labels = panels[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
     return figure
