@@ -12,7 +12,20 @@ import shutil
 import time
 from pathlib import Path
 
-from benchmarks import classifier, exports, extraction, gpu, growth, layer, pooling, report, serving, throughput
+from benchmarks import (
+    classifier,
+    exports,
+    extraction,
+    gpu,
+    growth,
+    layer,
+    places,
+    pooling,
+    report,
+    search,
+    serving,
+    throughput,
+)
 from benchmarks.measuring import ROOT
 
 PARTS = {
@@ -24,6 +37,8 @@ PARTS = {
     "pooling": pooling,
     "throughput": throughput,
     "extraction": extraction,
+    "places": places,
+    "search": search,
 }
 
 
@@ -35,6 +50,9 @@ def main():
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs; needs --output")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks", help="folder (default benchmarks/)")
     parser.add_argument("--digits", type=Path, help="spoken digits for `pooling`, which says where they are from")
+    parser.add_argument(
+        "--corridor", type=Path, help="pictures of two walks for `places`, which says where they are from"
+    )
     options = parser.parse_args()
     if options.quick and options.output == ROOT / "benchmarks":
         parser.error("--quick measures nothing of worth; name another folder with --output")
@@ -45,7 +63,7 @@ def main():
     results["machine"] = machine
     for name in options.parts:
         start = time.perf_counter()
-        data = {"digits": options.digits} if name == "pooling" else {}
+        data = {"pooling": {"digits": options.digits}, "places": {"corridor": options.corridor}}.get(name, {})
         part = PARTS[name].measure(options.quick, options.seconds, **data)
         results["parts"][name] = {**report.describe_run(), "seconds": time.perf_counter() - start, **part}
         report.write_json(path, results)

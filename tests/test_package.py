@@ -75,6 +75,7 @@ def test_every_page_has_code_or_needs_none():
             "pictures.md",
             "places.md",
             "runtimes.md",
+            "scale.md",
             "training.md",
             "video.md",
         )

@@ -1,7 +1,8 @@
-"""Work on the user's own video files: extract features, train on them, classify videos, and report on a run.
+"""Work on the user's own video files: extract features, train on them, classify videos, find events in long ones, and
+report on a run.
 
-Importing this package loads nothing; each name loads what it needs. `Predictor`, `write_report` and
-`write_web_page` need no Keras.
+Importing this package loads nothing; each name loads what it needs. `Predictor`, `spot`, `average_map`,
+`write_report` and `write_web_page` need no Keras.
 """
 
 import importlib
@@ -12,17 +13,35 @@ if TYPE_CHECKING:
     from keras_netvlad.videos.predict import Predictor
     from keras_netvlad.videos.report import write_report
     from keras_netvlad.videos.results import Results
+    from keras_netvlad.videos.spotting import Spot, spot
+    from keras_netvlad.videos.spotting_metric import AverageMAP, average_map
     from keras_netvlad.videos.training import train
     from keras_netvlad.videos.web import write_web_page
 
-__all__ = ["Extracted", "Predictor", "Results", "extract_features", "train", "write_report", "write_web_page"]
+__all__ = [
+    "AverageMAP",
+    "Extracted",
+    "Predictor",
+    "Results",
+    "Spot",
+    "average_map",
+    "extract_features",
+    "spot",
+    "train",
+    "write_report",
+    "write_web_page",
+]
 
 # A module with the name of a function would replace it as soon as it is imported. The names must differ.
 _HOMES = {
+    "AverageMAP": "keras_netvlad.videos.spotting_metric",
     "Extracted": "keras_netvlad.videos.extraction",
     "Predictor": "keras_netvlad.videos.predict",
     "Results": "keras_netvlad.videos.results",
+    "Spot": "keras_netvlad.videos.spotting",
+    "average_map": "keras_netvlad.videos.spotting_metric",
     "extract_features": "keras_netvlad.videos.extraction",
+    "spot": "keras_netvlad.videos.spotting",
     "train": "keras_netvlad.videos.training",
     "write_report": "keras_netvlad.videos.report",
     "write_web_page": "keras_netvlad.videos.web",

@@ -9,17 +9,45 @@ import numpy as np
 import pytest
 from paths import ROOT
 
-PARTS = ("layer", "classifier", "exports", "serving", "growth", "pooling", "throughput", "extraction")
+from benchmarks import places, search
+from keras_netvlad.layers import PCAWhitening
+from keras_netvlad.metrics import RecallAtN
+
+PARTS = (
+    "layer",
+    "classifier",
+    "exports",
+    "serving",
+    "growth",
+    "pooling",
+    "throughput",
+    "extraction",
+    "places",
+    "search",
+)
 
 
 def run(*arguments):
     return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
+def write_walks(path, number=8):
+    """Writes two walks past the same colors, the second with noise, in the format of the Corridor set."""
+    tf = importlib.import_module("tensorflow")
+    rng = np.random.default_rng(0)
+    walk = rng.integers(0, 200, (number, 6, 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    arrays = {"relevance": np.eye(number, dtype=bool)}
+    for name, pictures in {"ref": walk, "query": walk + rng.integers(0, 56, walk.shape)}.items():
+        files = [np.frombuffer(tf.io.encode_jpeg(picture.astype("uint8")).numpy(), "uint8") for picture in pictures]
+        arrays |= {f"{name}_jpeg": np.concatenate(files), f"{name}_bytes": np.array([len(file) for file in files])}
+    np.savez(path, **arrays)
+
+
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
-    finished = run("benchmarks", "--quick", "--output", str(folder))
+    write_walks(folder / "walks.npz")
+    finished = run("benchmarks", "--quick", "--output", str(folder), "--corridor", str(folder / "walks.npz"))
     assert finished.returncode == 0, finished.stderr
     return folder
 
@@ -55,6 +83,32 @@ def test_every_part_is_measured(output):
         {"extraction", "keras", "encoder", "decoding"}
     ]
     assert "Free Spoken Digit Dataset" in parts["pooling"]["left_out"][0]
+    recalls = {row["pooling"]: row["recall"] for row in parts["places"]["rows"]}
+    assert set(recalls) == {*places.WITHOUT_CLUSTERS, *places.CLUSTERED, *places.RANDOM}
+    assert all(0 <= first <= fifth <= tenth == 1 for first, fifth, tenth in recalls.values())  # of 8 pictures
+    assert {"backbone", "mean", "NetVLAD, K = 8"} <= set(parts["places"]["rounds"])
+    assert parts["search"]["recalls"]["faiss, exact"] > 0.9  # of equally near descriptors it may find others
+    assert [row["number"] for row in parts["search"]["rows"]][-1] == search.QUICK["descriptors"]
+
+
+def test_recalls_are_those_of_the_metric():
+    """Also of equal similarities, and with items to leave out."""
+    rng = np.random.default_rng(0)
+    relevance = rng.choice([-1, 0, 1], (30, 25), p=[0.1, 0.8, 0.1])
+    relevance[:, 0] = 1
+    similarities = np.round(rng.normal(size=relevance.shape), 1)
+    expected = [float(RecallAtN(n)(relevance, similarities)) for n in (1, 5, 10)]
+    np.testing.assert_allclose(places.recalls(relevance, similarities), expected, atol=1e-6)
+
+
+def test_whitening_in_the_span_of_the_references_is_that_of_the_descriptors():
+    rng = np.random.default_rng(0)
+    long = {name: rng.normal(size=(12, 300)).astype("float32") for name in ("references", "queries")}
+    layer = PCAWhitening(4)
+    layer.adapt(long["references"])
+    expected = [np.abs(np.asarray(layer(long[name]))) for name in long]  # signs of components are arbitrary
+    short = places.whitened(places.in_span(long), sizes=(4,))[4]
+    np.testing.assert_allclose([np.abs(short[name]) for name in long], expected, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -129,6 +129,15 @@ def test_place_retrieval(tmp_path):
     assert as_it_is.split() == ["as", "it", "is", *["1.00"] * 8]
 
 
+@pytest.mark.slow
+def test_spot_cuts(tmp_path):
+    printed = run_example(tmp_path, "spot_cuts.py", "--size", "32", "--shots", "8", "--epochs", "2")
+    assert "training on" in printed
+    assert len(re.findall(r"average mAP 0\.\d{3}", printed)) == 2
+    # A spot is at a frame of the video, of which there are eight a second.
+    assert all(float(time) % 0.125 == 0 for time in re.findall(r"^ +(\S+) s, score", printed, flags=re.MULTILINE))
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
@@ -139,6 +148,7 @@ def test_place_retrieval(tmp_path):
         ("place_retrieval.py", ["--epochs", "0"], "--epochs must be at least 1. Received: 0"),
         ("place_retrieval.py", [str(clip("bikes"))], "expected at least two files of at least four seconds each"),
         ("quickstart.py", ["--epochs", "0"], "expected --epochs of at least 1"),
+        ("spot_cuts.py", ["--shots", "1"], "--shots must be at least 2. Received: 1"),
         ("train_youtube8m.py", ["--epochs", "0"], "--epochs must be at least 1. Received: 0"),
         ("video_from_files.py", ["none.mp4"], "error: The video must be a file; check the path. Received: none.mp4"),
     ],

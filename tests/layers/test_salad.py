@@ -9,7 +9,7 @@ import reference
 from layer_contract import BACKEND, check_layer, loss_and_gradients, randomize_weights, to_numpy
 
 from keras_netvlad import NetVLADStream, VideoEncoder
-from keras_netvlad.layers import SALAD, FrameMask
+from keras_netvlad.layers import SALAD, FrameMask, NetRVLAD
 from keras_netvlad.layers.optimal_transport import transported_assignments
 
 pytestmark = pytest.mark.backends
@@ -205,10 +205,9 @@ def test_both_formats_are_the_model_for_few_and_many_frames(with_token, tmp_path
 
 def test_supervlad_is_netrvlad_with_four_clusters_and_a_ghost():
     """Lu et al. 2024: sums of the tokens, without centroids, of four clusters; the ghost is dropped."""
-    encoder = VideoEncoder(
-        {"frames": SIZE}, pooling="netrvlad", num_clusters=4, pooling_options={"num_ghost_clusters": 1}
-    )
+    encoder = VideoEncoder({"frames": SIZE}, pooling=NetRVLAD.supervlad(name="places"))
     layer = encoder.pooling_layers["frames"]
+    assert (layer.name, layer.num_clusters, layer.num_ghost_clusters) == ("places", 4, 1)
     randomize_weights(layer)
     x = random_array((1, 9, SIZE))
     logits = x[0].astype("float64") @ to_numpy(layer.kernel) + to_numpy(layer.bias)

@@ -1061,6 +1061,15 @@ MUTANTS = [
     ),
     *of(
         "layers/netrvlad",
+        "layers/test_salad",
+        (
+            "return cls(num_clusters, num_ghost_clusters, **kwargs)",
+            "return cls(num_clusters, **kwargs)",
+            "test_supervlad_is_netrvlad_with_four_clusters_and_a_ghost",
+        ),
+    ),
+    *of(
+        "layers/netrvlad",
         "layers/test_poolings",
         (
             "mass, self.intra_normalization, self.output_normalization)",
@@ -1385,6 +1394,39 @@ MUTANTS = [
             "if False:",
             "test_videos_that_are_added_are_extracted_alone",
         ),
+    ),
+    *of(
+        "videos/spotting",
+        "videos/test_spotting",
+        (
+            "np.arange(num_frames) - num_frames // 2",
+            "np.arange(num_frames)",
+            "test_every_frame_is_the_middle_of_a_window",
+        ),
+        ("np.clip(rows, 0, len(values) - 1)", "rows % len(values)", "test_every_frame_is_the_middle_of_a_window"),
+        (
+            "len(next(iter(arrays.values()))), stride)",
+            "len(next(iter(arrays.values()))))",
+            "test_the_stride_skips_windows",
+        ),
+        (
+            "times[other]) >= distance",
+            "times[other]) > distance",
+            "test_the_best_spot_of_each_class_suppresses_what_is_near",
+        ),
+        (
+            "np.argsort(-scores, kind",
+            "np.argsort(scores, kind",
+            "test_the_best_spot_of_each_class_suppresses_what_is_near",
+        ),
+    ),
+    *of(
+        "videos/spotting_metric",
+        "videos/test_spotting",
+        ("<= width / 2", "<= width", "test_a_spot_counts_within_half_the_tolerance_and_once"),
+        ("not taken[index] and abs", "abs", "test_a_spot_counts_within_half_the_tolerance_and_once"),
+        ("/ (2 * steps)", "/ (2 * steps + 2)", "test_the_average_map_is_that_of_the_definition"),
+        ("found[index][1])] = True", "-found[index][1])] = True", "test_the_average_map_is_that_of_the_definition"),
     ),
     *of(
         "videos/splits",
