@@ -174,6 +174,7 @@ def extract(options: argparse.Namespace) -> int:
             split=options.split,
             seed=options.seed,
             max_seconds=options.max_seconds,
+            layer=options.layer,
         )
     failed = sum(result.error is not None for result in results)
     num_frames = sum(result.num_frames for result in results)

@@ -249,8 +249,9 @@ def _extract(subparsers):
     extract.add_argument(
         "--backbone",
         default="MobileNetV2",
-        help="model of keras.applications, a .keras file, or a preset of keras-hub (default %(default)s)",
+        help="model of keras.applications, a .keras file, or hub:PRESET, a preset of keras-hub (default %(default)s)",
     )
+    extract.add_argument("--layer", metavar="NAME", help="layer of the backbone to use (default: the last)")
     extract.add_argument(
         "--weights", default="imagenet", help="imagenet, a file of weights without top, or none (default %(default)s)"
     )
@@ -259,9 +260,10 @@ def _extract(subparsers):
     extract.add_argument("--max-seconds", type=float, metavar="SECONDS", help="read the beginning of each video only")
     extract.add_argument(
         "--pooling",
-        choices=["avg", "max", "none"],
+        choices=["avg", "max", "token", "none"],
         default="avg",
-        help="of the feature maps; none writes one row per position (default %(default)s)",
+        help="of the map, or of the patches of a transformer; token is the class token of a transformer, none writes "
+        "one row per position (default %(default)s)",
     )
     extract.add_argument("--dtype", choices=["uint8", "float16"], default="uint8", help="default %(default)s")
     extract.add_argument("--workers", type=int, default=1, help="processes (default %(default)s)")

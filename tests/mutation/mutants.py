@@ -35,10 +35,22 @@ ALL_ORDERS = "test_equal_scores_count_as_the_mean_over_all_their_orders"
 SHARES = "test_every_cluster_gets_its_share_of_many_and_of_few_features"
 HALVES = "test_netvlad_plus_plus_pools_both_halves_of_any_length"
 HALF_OF_REAL_FRAMES = "test_the_middle_is_that_of_the_real_frames"
+PATCHES_IN_PLACE = "test_patches_become_a_map_in_their_place"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
     # Pictures.
+    *of(
+        "layers/backbones",
+        "layers/test_frame_encoder",
+        ("grid = height // patch, width // patch", "grid = width // patch, height // patch", PATCHES_IN_PLACE),
+        ("tokens[:, num_prefix_tokens:], shape", "tokens[:, :-num_prefix_tokens], shape", PATCHES_IN_PLACE),
+        (
+            'name.endswith(f"_{layer}")',
+            "name.endswith(layer)",
+            "test_an_intermediate_layer_is_the_output_and_the_layers_behind_it_are_dropped",
+        ),
+    ),
     *of(
         "models/picture_model",
         "models/test_picture_model",
