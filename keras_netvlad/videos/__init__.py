@@ -1,6 +1,6 @@
 """Work on the user's own video files: extract features, train on them, classify videos, and report on a run.
 
-Importing this package loads nothing; each name loads what it needs. `Predictor`, `write_report` and
+Importing this package loads nothing; each name loads what it needs. `Predictor`, `Vocabulary`, `write_report` and
 `write_web_page` need no Keras.
 """
 
@@ -13,15 +13,29 @@ if TYPE_CHECKING:
     from keras_netvlad.videos.report import write_report
     from keras_netvlad.videos.results import Results
     from keras_netvlad.videos.training import train
+    from keras_netvlad.videos.vocabulary import Vocabulary
+    from keras_netvlad.videos.vocabulary_building import build_vocabulary
     from keras_netvlad.videos.web import write_web_page
 
-__all__ = ["Extracted", "Predictor", "Results", "extract_features", "train", "write_report", "write_web_page"]
+__all__ = [
+    "Extracted",
+    "Predictor",
+    "Results",
+    "Vocabulary",
+    "build_vocabulary",
+    "extract_features",
+    "train",
+    "write_report",
+    "write_web_page",
+]
 
 # A module with the name of a function would replace it as soon as it is imported. The names must differ.
 _HOMES = {
     "Extracted": "keras_netvlad.videos.extraction",
     "Predictor": "keras_netvlad.videos.predict",
     "Results": "keras_netvlad.videos.results",
+    "Vocabulary": "keras_netvlad.videos.vocabulary",
+    "build_vocabulary": "keras_netvlad.videos.vocabulary_building",
     "extract_features": "keras_netvlad.videos.extraction",
     "train": "keras_netvlad.videos.training",
     "write_report": "keras_netvlad.videos.report",

@@ -35,6 +35,7 @@ ALL_ORDERS = "test_equal_scores_count_as_the_mean_over_all_their_orders"
 SHARES = "test_every_cluster_gets_its_share_of_many_and_of_few_features"
 HALVES = "test_netvlad_plus_plus_pools_both_halves_of_any_length"
 HALF_OF_REAL_FRAMES = "test_the_middle_is_that_of_the_real_frames"
+COSINE_KMEANS = "test_adapt_by_the_cosine_finds_directions_of_any_length"
 PATCHES_IN_PLACE = "test_patches_become_a_map_in_their_place"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
@@ -1181,6 +1182,31 @@ MUTANTS = [
             "        if self.normalize_input:\n            sample =",
             "        if False:\n            sample =",
             "test_normalize_input_applies_to_the_sample",
+        ),
+    ),
+    *of(
+        "layers/kmeans",
+        "layers/test_vlad",
+        ("_directions(sample) if distance", "sample if distance", COSINE_KMEANS),
+        ("towards = _directions(centroids)", "towards = centroids", COSINE_KMEANS),
+    ),
+    *of(
+        "layers/vlad",
+        "layers/test_vlad",
+        (
+            "normalize(centroids) if",
+            "centroids if",
+            "test_the_cosine_ignores_the_length_of_centroids_and_not_their_residuals",
+        ),
+    ),
+    *of(
+        "videos/vocabulary",
+        "videos/test_vocabulary",
+        ("if file_digest(path) != digest:", "if False:", "test_the_encoder_of_another_backbone_is_refused"),
+        (
+            "sums = self._accumulate.run(names, inputs)",
+            "sums = sums if sums[1].any() else self._accumulate.run(names, inputs)",
+            "test_descriptors_are_those_of_anyloc_for_pictures_and_long_videos",
         ),
     ),
     *of(
