@@ -430,7 +430,18 @@ def test_help_names_every_command_and_the_exit_codes(capsys):
         run("--help")
     assert caught.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for command in ("demo", "export", "publish", "train", "verify", "inspect", "extract", "search"):
+    for command in (
+        "demo",
+        "export",
+        "publish",
+        "train",
+        "verify",
+        "inspect",
+        "extract",
+        "search",
+        "vocabulary",
+        "index",
+    ):
         assert f" {command} " in printed
     assert "--debug" in printed
     assert "Exit codes: 0 done; 1 an artifact differs" in printed

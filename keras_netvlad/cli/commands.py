@@ -174,6 +174,7 @@ def extract(options: argparse.Namespace) -> int:
             split=options.split,
             seed=options.seed,
             max_seconds=options.max_seconds,
+            layer=options.layer,
         )
     failed = sum(result.error is not None for result in results)
     num_frames = sum(result.num_frames for result in results)
@@ -186,12 +187,67 @@ def extract(options: argparse.Namespace) -> int:
     return UNREADABLE if failed else DONE
 
 
+def vocabulary(options: argparse.Namespace) -> int:
+    """Builds a vocabulary from a folder of pictures and videos."""
+    from keras_netvlad.videos import build_vocabulary
+
+    errors: list[str] = []
+
+    def write():
+        built = build_vocabulary(
+            options.folder,
+            options.output,
+            options.backbone,
+            None if options.weights == "none" else options.weights,
+            options.size,
+            options.layer,
+            options.num_clusters,
+            options.fps,
+            options.max_seconds,
+            options.sample_size,
+            options.seed,
+            _unreadable(options.command_name, errors),
+        )
+        numbers = built.provenance
+        counts = ", ".join(f"{numbers[f'num_{name}']} {name}" for name in ("files", "frames", "features"))
+        clustered = f"{numbers['num_sampled']} made {numbers['num_clusters']} clusters"
+        return [f"{counts}, of which {clustered}; {len(errors)} could not be read"]
+
+    return max(_write(options, write), UNREADABLE if errors else DONE)
+
+
+def index(options: argparse.Namespace) -> int:
+    """Stores the descriptors of a folder of pictures and videos."""
+    from keras_netvlad.videos import Vocabulary
+
+    if os.path.lexists(options.output):
+        raise FileExistsError(f"The index must be a new file; remove it or choose another. Received: {options.output}")
+    errors: list[str] = []
+    made = Vocabulary(options.vocabulary).index(options.folder, _unreadable(options.command_name, errors))
+    made.save(options.output)
+    print(f"{len(made)} files indexed; {len(errors)} could not be read")  # cli
+    return UNREADABLE if errors else DONE
+
+
+def _unreadable(command: str, errors: list[str]) -> Callable[[str, Exception | None], None]:
+    """Returns a function that prints the error of a file and appends its name to a list."""
+
+    def report(name: str, error: Exception | None) -> None:
+        if error is not None:
+            errors.append(name)
+            print(f"keras-netvlad {command}: {error}", file=sys.stderr)  # cli
+
+    return report
+
+
 def search(options: argparse.Namespace) -> int:
     """Prints the clips whose descriptors are most similar to that of a given clip."""
     from keras_netvlad.retrieval import DescriptorIndex, index_records
 
     if options.run is not None and options.model is not None:
         raise ValueError("A run has its own model; give `--run` or `--model`. Received: both")
+    if options.vocabulary is not None and not options.clips.endswith(".npz"):
+        raise ValueError(f"`--vocabulary` needs an index; `index` writes one. Received: {options.clips}")
     directory = None if options.run is None else predictor_directory(options.run)
     model = options.model if directory is None else directory / "classifier.onnx"
     is_saved = Path(options.clips).is_file() and (model is None or options.clips.endswith(".npz"))
@@ -211,7 +267,7 @@ def search(options: argparse.Namespace) -> int:
     if options.clip in index.ids or not os.path.isfile(options.clip):
         query = index.descriptor(options.clip)
     else:
-        query = _describe(options.clip, index, directory)
+        query = _describe(options.clip, index, directory, options.vocabulary)
     ids, similarities = index.search(query[None], options.count + 1)
     nearest = [pair for pair in zip(ids[0], similarities[0], strict=True) if pair[0] != options.clip]
     for name, similarity in nearest[: options.count]:
@@ -219,10 +275,15 @@ def search(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _describe(clip: str, index: Any, directory: Path | None) -> Any:
-    """Returns the descriptor of a video file, computed by the run that made the index."""
-    from keras_netvlad.videos.predict import Predictor
+def _describe(clip: str, index: Any, directory: Path | None, vocabulary: str | None) -> Any:
+    """Returns the descriptor of a file, computed by the run or the vocabulary that made the index."""
+    from keras_netvlad.videos import Predictor, Vocabulary
 
+    vocabulary = vocabulary or (index.source.get("vocabulary") if directory is None else None)
+    if vocabulary is not None:
+        describing = Vocabulary(vocabulary)
+        index.check_source(describing.source)
+        return describing.descriptor(clip)
     if directory is None:
         if "run" not in index.source or not Path(index.source["run"]).is_dir():
             raise ValueError(

@@ -24,7 +24,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="print the stack trace of an error")
     subparsers = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
-    for add in (_extract, _train, _predict, _report, _web, _search, _export, _publish, _verify, _inspect, _demo):
+    own = (_extract, _train, _predict, _report, _web, _vocabulary, _index, _search)
+    for add in (*own, _export, _publish, _verify, _inspect, _demo):
         subparser = add(subparsers)
         subparser.epilog = EXIT_CODES
         # Without a default here, the value that was parsed before the command stays.
@@ -251,8 +252,9 @@ def _extract(subparsers):
     extract.add_argument(
         "--backbone",
         default="MobileNetV2",
-        help="model of keras.applications, a .keras file, or a preset of keras-hub (default %(default)s)",
+        help="model of keras.applications, a .keras file, or hub:PRESET, a preset of keras-hub (default %(default)s)",
     )
+    extract.add_argument("--layer", metavar="NAME", help="layer of the backbone to use (default: the last)")
     extract.add_argument(
         "--weights", default="imagenet", help="imagenet, a file of weights without top, or none (default %(default)s)"
     )
@@ -261,9 +263,10 @@ def _extract(subparsers):
     extract.add_argument("--max-seconds", type=float, metavar="SECONDS", help="read the beginning of each video only")
     extract.add_argument(
         "--pooling",
-        choices=["avg", "max", "none"],
+        choices=["avg", "max", "token", "none"],
         default="avg",
-        help="pooling of the feature maps; none writes one row per position (default %(default)s)",
+        help="pooling of the feature map, or of the patches of a transformer; token takes the class token of a "
+        "transformer, none writes one row per position (default %(default)s)",
     )
     extract.add_argument(
         "--dtype", choices=["uint8", "float16"], default="uint8", help="type of the features (default %(default)s)"
@@ -271,6 +274,49 @@ def _extract(subparsers):
     extract.add_argument("--workers", type=int, default=1, help="processes (default %(default)s)")
     extract.set_defaults(command=commands.extract)
     return extract
+
+
+def _vocabulary(subparsers):
+    vocabulary = subparsers.add_parser(
+        "vocabulary",
+        help="cluster the features of pictures and videos, to describe others without training",
+        description="Builds a vocabulary (AnyLoc): cosine k-means of the features of a folder of pictures and videos. "
+        "`index` and `search` use it without any training, and DIR/pictures.onnx describes pictures in any runtime.",
+    )
+    vocabulary.add_argument("folder", metavar="FOLDER", help="directory of pictures and videos, with subdirectories")
+    vocabulary.add_argument("output", metavar="DIR", help="directory to create; it must not exist")
+    vocabulary.add_argument(
+        "--backbone",
+        default="MobileNetV2",
+        help="model of keras.applications, a .keras file, or hub:PRESET, a preset of keras-hub (default %(default)s)",
+    )
+    vocabulary.add_argument(
+        "--weights", default="imagenet", help="imagenet, a file of weights without top, or none (default %(default)s)"
+    )
+    vocabulary.add_argument("--size", type=int, default=224, help="height and width of pictures (default %(default)s)")
+    vocabulary.add_argument("--layer", metavar="NAME", help="layer of the backbone to use (default: the last)")
+    vocabulary.add_argument(
+        "--num-clusters", type=int, default=32, metavar="K", help="clusters of the vocabulary (default %(default)s)"
+    )
+    vocabulary.add_argument("--fps", type=float, default=1.0, help="frames per second (default %(default)s)")
+    vocabulary.add_argument(
+        "--max-seconds", type=float, metavar="SECONDS", help="read the beginning of each video only"
+    )
+    vocabulary.add_argument(
+        "--sample-size", type=int, metavar="FEATURES", help="features to cluster (default: 256 for each cluster)"
+    )
+    vocabulary.add_argument("--seed", type=int, default=0, help="of the sample and k-means (default %(default)s)")
+    vocabulary.set_defaults(command=commands.vocabulary)
+    return vocabulary
+
+
+def _index(subparsers):
+    index = subparsers.add_parser("index", help="store the descriptors of a folder of pictures and videos for search")
+    index.add_argument("folder", metavar="FOLDER", help="directory of pictures and videos, with subdirectories")
+    index.add_argument("output", metavar="NPZ", help="file to write; it must not exist")
+    index.add_argument("--vocabulary", required=True, metavar="DIR", help="directory that `vocabulary` wrote")
+    index.set_defaults(command=commands.index)
+    return index
 
 
 def _search(subparsers):
@@ -281,11 +327,17 @@ def _search(subparsers):
         help="directory or pattern of YouTube-8M records, as extract writes them; or a saved index",
     )
     search.add_argument(
-        "clip", metavar="CLIP", help="the clip to search for: the id in its record, or a video file that --run encodes"
+        "clip",
+        metavar="CLIP",
+        help="the clip to search for: its id, or a video file that --run encodes, or a picture or video file that "
+        "--vocabulary encodes",
     )
     search.add_argument("--run", metavar="RUN", help="run of `train` that computes the descriptors")
     search.add_argument(
         "--model", metavar="MODEL.onnx", help="other model that computes the descriptors of the records"
+    )
+    search.add_argument(
+        "--vocabulary", metavar="DIR", help="vocabulary that describes CLIP (default: the one that made the index)"
     )
     search.add_argument("--save-index", metavar="NPZ", help="file to save the descriptors to, for later searches")
     search.add_argument("--count", type=int, default=5, help="clips to print (default %(default)s)")

@@ -6,6 +6,7 @@ from typing import Literal
 import keras
 
 from keras_netvlad.layers import PicturePreprocessing
+from keras_netvlad.layers.picture_preprocessing import preprocessing_text
 from keras_netvlad.models.picture_model import picture_model
 
 Layout = Literal["nhwc", "nchw"]
@@ -40,5 +41,5 @@ def picture_facts(model: keras.Model) -> dict[str, str]:
         LAYOUT: found[0].layout,
         SIZE: ANY_SIZE if None in (height, width) else f"{height}x{width}",
         CHANNELS: "RGB",
-        NORMALIZATION: found[0].preprocessing or "none",
+        NORMALIZATION: preprocessing_text(found[0].preprocessing),
     }

@@ -20,6 +20,7 @@ class KMeansAdaptation:
     """
 
     num_ghost_clusters: int = 0
+    distance: str = "euclidean"
 
     # Provided by the layer; declared for type checkers.
     name: str
@@ -101,7 +102,7 @@ class KMeansAdaptation:
         )
         if self.normalize_input:
             sample = ops.convert_to_numpy(normalize(ops.convert_to_tensor(sample)))
-        centroids = find_centroids(self.name, sample, num_centroids, kmeans_seed)
+        centroids = find_centroids(self.name, sample, num_centroids, kmeans_seed, self.distance)
         weights = {"centroids": centroids[: self.num_clusters], **self._adapted_weights(sample, centroids)}
         for path, value in weights.items():
             dtype = self.sum_dtype if path.startswith("batch_normalization") else self.variable_dtype

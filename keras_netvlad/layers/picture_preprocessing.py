@@ -1,7 +1,9 @@
 """`PicturePreprocessing`: bytes of pictures as the values that an image model was trained on."""
 
 import importlib
-from collections.abc import Callable
+import json
+import numbers
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -21,7 +23,8 @@ class PicturePreprocessing(keras.Layer):
     preprocessing. The cast to float32 comes first: TensorRT has no other operation on bytes.
 
     Args:
-        preprocessing: The name of a model of `keras.applications`, `"torchvision"`, or `None`; see `FrameEncoder`.
+        preprocessing: The name of a model of `keras.applications`, `"torchvision"`, a dict with `"scale"` and
+            `"offset"`, or `None`; see `FrameEncoder`.
         layout: Order of the axes of the inputs: `"nhwc"` (channels last) or `"nchw"` (channels first).
         **kwargs: `name` and `dtype`, as for any Keras layer.
 
@@ -47,10 +50,13 @@ class PicturePreprocessing(keras.Layer):
     """
 
     def __init__(
-        self, preprocessing: str | None = None, layout: Literal["nhwc", "nchw"] = "nhwc", **kwargs: Any
+        self,
+        preprocessing: str | Mapping[str, Any] | None = None,
+        layout: Literal["nhwc", "nchw"] = "nhwc",
+        **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.preprocessing = preprocessing
+        self.preprocessing = dict(preprocessing) if isinstance(preprocessing, Mapping) else preprocessing
         self.layout = check_choice("layout", layout, LAYOUTS)
         self._preprocess = preprocessing_function(preprocessing)
 
@@ -73,28 +79,55 @@ class PicturePreprocessing(keras.Layer):
         return {**super().get_config(), "preprocessing": self.preprocessing, "layout": self.layout}
 
 
-def preprocessing_function(name: str | None) -> Callable[[Any], Any]:
+def preprocessing_function(preprocessing: str | Mapping[str, Any] | None) -> Callable[[Any], Any]:
     """Returns the function from float pictures of 0 to 255, channels last, to the values that a backbone takes.
 
     Args:
-        name: See `FrameEncoder`.
+        preprocessing: See `FrameEncoder`.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or the dict has other values.
     """
-    if name is None:
+    if preprocessing is None:
         return lambda pictures: pictures
-    if name == "torchvision":
+    if isinstance(preprocessing, Mapping):
+        scale, offset = _scale_and_offset(preprocessing)
+        return lambda pictures: pictures * ops.cast(scale, "float32") + ops.cast(offset, "float32")
+    if preprocessing == "torchvision":
         mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         return lambda pictures: (pictures / 255.0 - ops.array(mean)) / ops.array(deviation)
-    application = getattr(keras.applications, name, None) if isinstance(name, str) else None
+    application = getattr(keras.applications, preprocessing, None) if isinstance(preprocessing, str) else None
     if application is None or not callable(application):
         raise ValueError(
-            "`preprocessing` must be the name of a model of `keras.applications`, 'torchvision', or None. "
-            f"Received: preprocessing={name!r}"
+            "`preprocessing` must be the name of a model of `keras.applications`, 'torchvision', a dict with 'scale' "
+            f"and 'offset', or None. Received: preprocessing={preprocessing!r}"
         )
     # The module that defines the model also defines its preprocessing.
     return importlib.import_module(application.__module__).preprocess_input
+
+
+def preprocessing_text(preprocessing: str | Mapping[str, Any] | None) -> str:
+    """Returns a preprocessing as a string for metadata: the name, JSON of the scale and the offset, or `"none"`."""
+    if isinstance(preprocessing, Mapping):
+        scale, offset = _scale_and_offset(preprocessing)
+        return json.dumps({"scale": scale, "offset": offset})
+    return preprocessing or "none"
+
+
+def _scale_and_offset(preprocessing):
+    """Returns the scale and the offset of a dict, each a number or a list with a number for each channel."""
+    values = {"scale": 1.0, "offset": 0.0, **preprocessing}
+    if len(values) == 2 and all(_is_numbers(value) for value in values.values()):
+        return tuple(list(map(float, v)) if isinstance(v, Sequence) else float(v) for v in values.values())
+    raise ValueError(
+        "`preprocessing` as a dict must have 'scale' and 'offset', each a number or a list with one number per "
+        f"channel. Received: preprocessing={preprocessing!r}"
+    )
+
+
+def _is_numbers(value):
+    items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return bool(items) and all(isinstance(item, numbers.Real) and not isinstance(item, bool) for item in items)
 
 
 def _check_rank(shape):

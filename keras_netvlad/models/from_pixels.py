@@ -58,7 +58,7 @@ def from_pixels(
     Raises:
         TypeError: If an encoder is not a `FrameEncoder`, or `model` not a `VideoClassifier` or `VideoEncoder` that
             takes floats.
-        ValueError: If streams, feature sizes or sizes of maps do not match.
+        ValueError: If streams, feature sizes or sizes of maps do not match, or an encoder returns prefix tokens.
 
     Reference:
         - [Girdhar et al. 2017](https://arxiv.org/abs/1704.02895), sections 3.1 and 3.3 (two streams).
@@ -79,13 +79,18 @@ def from_pixels(
     for encoder in encoders.values():
         if not isinstance(encoder, FrameEncoder):
             raise TypeError(f"`encoders` must be FrameEncoder layers. Received: {type(encoder).__name__}")
+        if encoder.return_prefix_tokens:
+            raise ValueError(
+                "`encoders` must return maps or features alone; leave `return_prefix_tokens` out, or connect the "
+                f"tokens in a functional model of your own. Received: `{encoder.name}` with return_prefix_tokens=True"
+            )
     num_frames = keras.Input((), name=NUM_FRAMES, dtype="int32")
     inputs: dict[str, Any] = {}
     features: dict[str, Any] = {}
     positions: dict[str, int] = {}
     for stream in streams:
         key = "images" if is_alone else stream
-        images = keras.Input((None, *encoders[stream].backbone.input_shape[1:]), name=key, dtype="uint8")
+        images = keras.Input((None, *encoders[stream].picture_shape), name=key, dtype="uint8")
         encoded = encoders[stream](images)
         size, space = encoded.shape[-1], encoded.shape[2:-1]
         if size != model.feature_sizes[stream]:
@@ -96,7 +101,7 @@ def from_pixels(
         if None in space:
             raise ValueError(
                 "The backbone of a model from pixels must have a fixed picture size, such as (224, 224, 3). "
-                f"Received: a backbone of {encoders[stream].backbone.input_shape}"
+                f"Received: a backbone of {encoders[stream].picture_shape}"
             )
         positions[stream] = space[0] * space[1] if space else 1
         inputs[key] = images

@@ -9,6 +9,7 @@ from keras import ops
 from keras_netvlad.base.names import NUM_FRAMES
 from keras_netvlad.base.validation import check_choice, check_integer
 from keras_netvlad.layers import FrameEncoder, PicturePreprocessing
+from keras_netvlad.layers.backbones import resized
 from keras_netvlad.layers.picture_preprocessing import LAYOUTS
 from keras_netvlad.models.video_classifier import VideoClassifier
 from keras_netvlad.models.video_encoder import VideoEncoder
@@ -63,14 +64,15 @@ def picture_model(
     check_choice("layout", layout, LAYOUTS)
     height, width = _check_size(size)
     encoder, stream = _find_encoder(model)
-    channels = encoder.backbone.input_shape[-1]
-    backbone = _resized(encoder.backbone, (height, width, channels))
+    channels = encoder.picture_shape[-1]
+    backbone = resized(encoder.backbone, (height, width, channels))
     shape = (height, width, channels) if layout == "nhwc" else (channels, height, width)
     preprocessing = PicturePreprocessing(encoder.preprocessing, layout, name="picture_preprocessing")
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if layer is encoder:
-            features = backbone(preprocessing(args[0]), training=False)  # (B, H', W', D) or (B, D)
+            outputs = backbone(preprocessing(args[0]), training=False)
+            features = encoder.arrange(outputs, height, width)  # (B, H', W', D) or (B, D)
             return ops.expand_dims(features, 1) if len(features.shape) == 2 else features
         if isinstance(layer, (VideoClassifier, VideoEncoder)):
             inputs = dict(args[0])
@@ -110,18 +112,3 @@ def _find_encoder(model: keras.Model) -> tuple[FrameEncoder, str]:
             f"encoders and the inputs {streams}"
         )
     return encoders[0], streams[0]
-
-
-def _resized(backbone: keras.Model, shape: tuple[int | None, ...]) -> keras.Model:
-    """Returns a backbone for another size of picture, made of the same layers."""
-    if tuple(backbone.input_shape[1:]) == shape:
-        return backbone
-    try:
-        return keras.models.clone_model(backbone, keras.Input(shape), clone_function=lambda layer: layer)
-    except Exception as error:
-        # Layers raise exceptions of many classes for sizes that they do not accept.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            "The backbone must accept pictures of this size, as convolutions do; use `size` with the size of the "
-            f"backbone, {backbone.input_shape[1:3]}. Received: {shape[:2]} ({reason})"
-        ) from error

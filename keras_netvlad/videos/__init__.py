@@ -1,7 +1,7 @@
 """Work on the user's own video files: extract features, train on them, classify videos, find events in long ones, and
 report on a run.
 
-Importing this package loads nothing; each name loads what it needs. `Predictor`, `spot`, `average_map`,
+Importing this package loads nothing; each name loads what it needs. `Predictor`, `Vocabulary`, `spot`, `average_map`,
 `write_report` and `write_web_page` need no Keras.
 """
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from keras_netvlad.videos.spotting import Spot, spot
     from keras_netvlad.videos.spotting_metric import AverageMAP, average_map
     from keras_netvlad.videos.training import train
+    from keras_netvlad.videos.vocabulary import Vocabulary
+    from keras_netvlad.videos.vocabulary_building import build_vocabulary
     from keras_netvlad.videos.web import write_web_page
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "Predictor",
     "Results",
     "Spot",
+    "Vocabulary",
     "average_map",
+    "build_vocabulary",
     "extract_features",
     "spot",
     "train",
@@ -40,6 +44,8 @@ _HOMES = {
     "Results": "keras_netvlad.videos.results",
     "Spot": "keras_netvlad.videos.spotting",
     "average_map": "keras_netvlad.videos.spotting_metric",
+    "Vocabulary": "keras_netvlad.videos.vocabulary",
+    "build_vocabulary": "keras_netvlad.videos.vocabulary_building",
     "extract_features": "keras_netvlad.videos.extraction",
     "spot": "keras_netvlad.videos.spotting",
     "train": "keras_netvlad.videos.training",

@@ -68,7 +68,8 @@ def write_encoder(
     backbone: str | os.PathLike[str],
     weights: str | os.PathLike[str] | None,
     size: int,
-    pooling: Literal["avg", "max"] | None,
+    pooling: Literal["avg", "max", "token"] | None,
+    layer: str | None = None,
 ) -> None:
     """Exports a picture encoder with its preprocessing as ONNX, verified.
 
@@ -78,6 +79,7 @@ def write_encoder(
         weights: See `make_picture_encoder`.
         size: See `make_picture_encoder`.
         pooling: See `make_picture_encoder`.
+        layer: See `make_picture_encoder`.
 
     Raises:
         ValueError: If the backbone is invalid or cannot be exported.
@@ -87,5 +89,5 @@ def write_encoder(
     from keras_netvlad.export import export_onnx
     from keras_netvlad.videos.picture_encoder import make_picture_encoder
 
-    encoder = make_picture_encoder(backbone, weights, size, pooling)
+    encoder = make_picture_encoder(backbone, weights, size, pooling, layer)
     export_onnx(encoder, path, metadata={"backbone": os.fspath(backbone)})

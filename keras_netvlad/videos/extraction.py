@@ -125,7 +125,7 @@ def extract_features(
     weights: str | os.PathLike[str] | None = "imagenet",
     size: int = 224,
     fps: float | None = 1,
-    pooling: Literal["avg", "max"] | None = "avg",
+    pooling: Literal["avg", "max", "token"] | None = "avg",
     dtype: Literal["uint8", "float16"] = "uint8",
     stream: str = "rgb",
     workers: int = 1,
@@ -136,6 +136,7 @@ def extract_features(
     split: Sequence[float] = FRACTIONS,
     seed: int = 0,
     max_seconds: float | None = None,
+    layer: str | None = None,
 ) -> list[Extracted]:
     """Writes the frame features of every video in a folder as TFRecord files in YouTube-8M's frame-level schema.
 
@@ -162,13 +163,14 @@ def extract_features(
     Args:
         folder: Directory that is searched, with all its subdirectories, for files with the suffix of a video.
         output: Directory to write to.
-        backbone: Name of a model of `keras.applications`, a `.keras` file, or a preset of keras-hub (extra `hub`). See
-            `keras_netvlad.videos.picture_encoder.make_picture_encoder`.
+        backbone: Name of a model of `keras.applications`, a `.keras` file, or `"hub:"` and a preset of keras-hub (extra
+            `hub`). See `keras_netvlad.videos.picture_encoder.make_frame_encoder`.
         weights: For a model of `keras.applications`: `"imagenet"`, the path of a weights file of the backbone without
             its top, or `None` for random weights.
         size: Integer, height and width of the images, cropped to a square.
         fps: Number of frames per second, or `None` for every frame of a file.
-        pooling: `"avg"` or `"max"` for one feature vector per frame; `None` for the backbone's last feature maps.
+        pooling: `"avg"` or `"max"` over the map, or over the patches of a vision transformer, for one feature vector
+            per frame; `"token"` for the class token of a transformer; `None` for the map.
         dtype: `"uint8"` for bytes as `Dequantize` reads them, which hold -2 to 2, or `"float16"`.
         stream: Name of the feature list.
         workers: Integer, number of processes that share the videos. 1 works in the calling process, with one thread
@@ -181,6 +183,8 @@ def extract_features(
             these shares, and a group is not divided.
         seed: Integer of 0 or more, for the split.
         max_seconds: Seconds to read from the beginning of each video, or `None` for whole videos.
+        layer: Name of the layer of the backbone whose output is used, see `keras_netvlad.layers.FrameEncoder`; or
+            `None` for the last one.
 
     Returns:
         List of `Extracted`, one for each video without a record before the call.
@@ -222,7 +226,7 @@ def extract_features(
     size = check_integer("size", size, 1)
     check_fps(fps)
     fps = None if fps is None else float(fps)
-    pooling = check_choice("pooling", pooling, ("avg", "max", None))
+    pooling = check_choice("pooling", pooling, ("avg", "max", "token", None))
     dtype = check_choice("dtype", dtype, ("uint8", "float16"))
     if not isinstance(stream, str) or stream in ("", "id", "labels"):
         raise ValueError(f"`stream` must be a name other than 'id' and 'labels'. Received: stream={stream!r}")
@@ -238,6 +242,7 @@ def extract_features(
         "backbone_digest": file_digest(backbone) if is_file else None,
         "weights": str(weights),
         "size": size,
+        "layer": layer,
         "pooling": pooling,
         "dtype": dtype,
         "fps": fps,
@@ -246,7 +251,7 @@ def extract_features(
         "labels": labels is not None,
     }
     with stage("exporting the encoder"):
-        _prepare(folder, output, settings, lambda path: write_encoder(path, backbone, weights, size, pooling))
+        _prepare(folder, output, settings, lambda path: write_encoder(path, backbone, weights, size, pooling, layer))
     if labeled is None:
         jobs = [_Job(folder / name, record_path(output, name, None), name, (), stream, dtype) for name in names]
     else:

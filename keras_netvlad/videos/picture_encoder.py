@@ -8,12 +8,16 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
+from keras_netvlad.layers import FrameEncoder
+from keras_netvlad.layers.backbones import model_up_to, picture_shape, resized, vision_model
 from keras_netvlad.models import load_model
 from keras_netvlad.models.declared_weights import check_declared_weights
 from keras_netvlad.videos.encoder_file import FEATURES, IMAGES
 
-IN_KERAS_HUB = (
-    "a model of `keras.applications`, a `.keras` file, or a preset of keras-hub, which `pip install "
+# In front of the name of a preset of keras-hub.
+HUB = "hub:"
+KINDS = (
+    "a model of `keras.applications`, a `.keras` file, or `hub:` and a preset of keras-hub, which `pip install "
     "'keras_netvlad[hub]'` adds"
 )
 
@@ -26,23 +30,18 @@ def make_picture_encoder(
     backbone: str | os.PathLike[str],
     weights: str | os.PathLike[str] | None = "imagenet",
     size: int = 224,
-    pooling: Literal["avg", "max"] | None = "avg",
+    pooling: Literal["avg", "max", "token"] | None = "avg",
+    layer: str | None = None,
 ) -> keras.Model:
     """Makes a model that turns pictures into features and includes the preprocessing of its backbone.
 
     Args:
-        backbone: One of
-
-            - the name of a model of `keras.applications`, such as `"MobileNetV2"`;
-            - the path of a `.keras` file: a model from pictures `(B, H, W, 3)` with values from 0 to 255 to features
-              `(B, D)` or maps `(B, H', W', D)`, which includes its own preprocessing;
-            - a preset of keras-hub, such as `"vit_base_patch16_224_imagenet"`, or the directory of one. Its image
-              converter gives the preprocessing.
-        weights: For a model of `keras.applications`: `"imagenet"`, the path of a weights file without its top, or
-            `None` for random weights. The others have their own weights.
+        backbone: See `make_frame_encoder`.
+        weights: See `make_frame_encoder`.
         size: Integer, height and width of the pictures.
-        pooling: `"avg"` or `"max"` over the positions of a map or the tokens of a transformer, or `None` to return
-            them all.
+        pooling: `"avg"` or `"max"` over the positions of a map, or over the patches of a vision transformer; `"token"`
+            for the class token of a transformer; or `None` to return the map.
+        layer: See `make_frame_encoder`.
 
     Returns:
         A functional model with the input `images`, `uint8` `(B, size, size, 3)`, and the output `features`, `(B, D)`
@@ -60,30 +59,79 @@ def make_picture_encoder(
         FileNotFoundError: If the `.keras` file does not exist.
         ImportError: If the backbone is a preset and keras-hub is not installed.
     """
-    images = keras.Input((size, size, 3), dtype="uint8", name=IMAGES)
-    name = os.fspath(backbone)
-    check_backbone(name)
-    pictures = ops.cast(images, "float32")
-    if is_application(name):
-        features = _of_application(name, weights, size, pictures)
-    elif name.endswith(".keras"):
-        features = _of_file(name, size, pictures)
-    else:
-        features = _of_preset(name, size, pictures)
-    rank = len(getattr(features, "shape", ()))
-    if rank not in (2, 3, 4) or features.shape[-1] is None:
-        shape = tuple(getattr(features, "shape", ()))
-        raise BackboneError(
-            "`backbone` must return features (batch, D), tokens (batch, N, D) or maps (batch, height, width, D). "
-            f"Received: {name}, which returns {shape or type(features).__name__}"
-        )
-    if rank > 2 and pooling is not None:
+    encoder = make_frame_encoder(backbone, weights, size, layer, return_class_token=pooling == "token")
+    return picture_encoder_of(encoder, pooling)
+
+
+def picture_encoder_of(encoder: FrameEncoder, pooling: Literal["avg", "max", "token"] | None = None) -> keras.Model:
+    """Returns the model of `make_picture_encoder` that shares the backbone of a frame encoder."""
+    images = keras.Input(encoder.picture_shape, dtype="uint8", name=IMAGES)
+    features = encoder.encode_pictures(ops.cast(images, "float32"))
+    if pooling == "token":
+        _, prefix = features
+        features = prefix[:, 0]
+    elif pooling is not None and len(features.shape) == 4:
         reduce = ops.mean if pooling == "avg" else ops.max
-        features = reduce(features, axis=tuple(range(1, rank - 1)))
-    elif rank == 3:
-        features = ops.expand_dims(features, 1)  # tokens, as a map of one row
+        features = reduce(features, axis=(1, 2))
     features = keras.layers.Activation("linear", dtype="float32", name=FEATURES)(features)
     return keras.Model({IMAGES: images}, {FEATURES: features}, name="encoder")
+
+
+def make_frame_encoder(
+    backbone: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = "imagenet",
+    size: int = 224,
+    layer: str | None = None,
+    return_class_token: bool = False,
+) -> FrameEncoder:
+    """Makes a `FrameEncoder` of a backbone that a string names, with its preprocessing.
+
+    Args:
+        backbone: One of
+
+            - the name of a model of `keras.applications`, such as `"MobileNetV2"`;
+            - the path of a `.keras` file: a functional or Sequential model from pictures `(B, H, W, 3)` with values
+              from 0 to 255 to features `(B, D)`, maps `(B, H', W', D)` or tokens `(B, N, D)`, which includes its own
+              preprocessing;
+            - `"hub:"` and a preset of keras-hub, such as `"hub:dinov2_small"`, or the directory of one. Its image
+              converter gives the preprocessing.
+        weights: For a model of `keras.applications`: `"imagenet"`, the path of a weights file without its top, or
+            `None` for random weights. The others have their own weights.
+        size: Integer, height and width of the pictures.
+        layer: Name of the layer whose output is used, see `FrameEncoder`; or `None` for the last one.
+        return_class_token: Boolean, whether to return the prefix tokens of a transformer as well.
+
+    Returns:
+        The layer. Its backbone has a fixed size of pictures.
+
+    Example:
+
+    >>> from keras_netvlad.videos.picture_encoder import make_frame_encoder
+    >>> encoder = make_frame_encoder("MobileNetV2", weights=None, size=96, layer="block_13_expand_relu")
+    >>> encoder.picture_shape, encoder.compute_output_shape((1, 5, 96, 96, 3))
+    ((96, 96, 3), (1, 5, 6, 6, 576))
+
+    Raises:
+        BackboneError: If these arguments do not make a layer.
+        FileNotFoundError: If the `.keras` file does not exist.
+        ImportError: If the backbone is a preset and keras-hub is not installed.
+    """
+    name = os.fspath(backbone)
+    check_backbone(name)
+    preprocessing: str | dict[str, Any] | None = None
+    if is_application(name):
+        model, preprocessing = _of_application(name, weights, size), name
+    elif name.endswith(".keras"):
+        model = _of_file(name, size)
+    else:
+        model, preprocessing = _of_preset(name.removeprefix(HUB), size)
+    try:
+        encoder = FrameEncoder(model, preprocessing, layer, return_prefix_tokens=return_class_token)
+    except ValueError as error:
+        raise BackboneError(f"{error} (backbone {name}, pictures of {size} pixels)") from error
+    if None in encoder.compute_output_shape((None, 1, size, size, 3))[-1:]:
+        raise BackboneError(f"`backbone` must return features of a fixed size. Received: {name}")
+    return encoder
 
 
 def is_application(backbone: str) -> bool:
@@ -96,58 +144,61 @@ def check_backbone(backbone: str) -> None:
 
     Raises:
         FileNotFoundError: If the `.keras` file does not exist.
-        ImportError: If the backbone is neither a model of `keras.applications` nor a `.keras` file, and keras-hub is
-            not installed.
+        BackboneError: If the name is of no kind.
+        ImportError: If the backbone is a preset and keras-hub is not installed.
     """
     if is_application(backbone):
         return
     if backbone.endswith(".keras"):
         if not Path(backbone).is_file():
-            raise FileNotFoundError(f"`backbone` must be {IN_KERAS_HUB}. Received: {backbone!r}, which is no file")
+            raise FileNotFoundError(f"`backbone` must be {KINDS}. Received: {backbone!r}, which is no file")
+    elif not backbone.startswith(HUB):
+        raise BackboneError(f"`backbone` must be {KINDS}. Received: {backbone!r}")
     elif importlib.util.find_spec("keras_hub") is None:
-        raise ImportError(f"`backbone` must be {IN_KERAS_HUB}. Received: {backbone!r}")
+        raise ImportError(f"`backbone` must be {KINDS}. Received: {backbone!r}, and keras-hub is not installed")
 
 
-def _of_application(name: str, weights: Any, size: int, pictures: keras.KerasTensor) -> Any:
+def _of_application(name: str, weights: Any, size: int) -> keras.Model:
     try:
         if weights not in (None, "imagenet"):
             check_declared_weights(weights)
-        make = getattr(keras.applications, name)
-        model = make(input_shape=(size, size, 3), include_top=False, weights=weights)
+        return getattr(keras.applications, name)(input_shape=(size, size, 3), include_top=False, weights=weights)
     except Exception as error:  # Keras raises ValueError, OSError, and plain Exception where there is no network.
         raise BackboneError(
             f"`backbone`, `weights` and `size` must make a model. Received: backbone={name!r}, "
             f"weights={weights!r}, size={size}. Reason: {error}"
         ) from error
-    # The module that defines a model also defines its preprocessing.
-    preprocess = importlib.import_module(make.__module__).preprocess_input
-    return model(preprocess(pictures), training=False)
 
 
-def _of_file(name: str, size: int, pictures: keras.KerasTensor) -> Any:
+def _of_file(name: str, size: int) -> keras.Model:
     model = load_model(name)
+    shape = picture_shape(model)
     try:
-        return model(pictures, training=False)
-    except Exception as error:  # The layers of a user's model may raise exceptions of every class.
-        shape = getattr(model, "input_shape", None)
+        if shape is None or shape[1] not in (None, size) or shape[2] not in (None, size):
+            raise ValueError("it takes other inputs")
+        return model if shape == (None, size, size, 3) else resized(model_up_to(model, None), (size, size, 3))
+    except ValueError as error:
         raise BackboneError(
             f"`backbone` must take pictures (batch, {size}, {size}, 3) with values from 0 to 255; give the `size` that "
-            f"it was made for. Received: {name}, a model of {shape} ({(str(error).splitlines() or [''])[0]})"
+            f"it was made for. Received: {name}, a model of {shape} ({error})"
         ) from error
 
 
-def _of_preset(name: str, size: int, pictures: keras.KerasTensor) -> Any:
+def _of_preset(name: str, size: int) -> tuple[keras.Model, dict[str, Any]]:
+    """Returns the vision model of a preset for pictures of a size, and the preprocessing of its image converter."""
     import keras_hub
 
     try:
-        model = keras_hub.models.Backbone.from_preset(name)
+        model = vision_model(keras_hub.models.Backbone.from_preset(name))
+        if picture_shape(model) not in ((None, size, size, 3), (None, None, None, 3)):
+            # DINOv2 and convolutional networks accept another size, for which DINOv2 interpolates its positions.
+            model = keras_hub.models.Backbone.from_preset(name, image_shape=(size, size, 3))
         converter = keras_hub.layers.ImageConverter.from_preset(name)
-        # Of the converter only the values are used: the frames already have the size.
-        scaled = pictures * ops.cast(1.0 if converter.scale is None else converter.scale, "float32")
-        shifted = scaled + ops.cast(0.0 if converter.offset is None else converter.offset, "float32")
-        return model(shifted, training=False)
     except Exception as error:  # keras-hub raises exceptions of many classes, also where there is no network.
         raise BackboneError(
-            f"`backbone` must be {IN_KERAS_HUB}, which takes pictures of {size} pixels. Received: {name!r}. "
+            f"`backbone` must be {KINDS}, and accept pictures of {size} pixels. Received: {HUB}{name}. "
             f"Reason: {(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from error
+    values = {"scale": converter.scale, "offset": converter.offset}
+    # Of the converter only the values are used: the frames already have the size.
+    return model, {name: value for name, value in values.items() if value is not None}

@@ -120,6 +120,37 @@ def test_assign_is_one_hot_of_the_nearest():
     np.testing.assert_array_equal(assignments, np.eye(3)[distances.argmin(axis=1)])
 
 
+def test_the_cosine_ignores_the_length_of_centroids_and_not_their_residuals():
+    layer = VLAD(2, distance="cosine", intra_normalization=False, output_normalization=False)
+    layer.build((None, None, 2))
+    centroids = np.array([[1.0, 0.0], [8.0, 8.0]])
+    layer.centroids.assign(centroids)
+    x = np.array([[[2.0, 1.5], [0.5, 0.1]]], "float32")  # the first is nearer to (1, 0), and points to (8, 8)
+    assert to_numpy(layer.assign(x)).tolist() == [[[0.0, 1.0], [1.0, 0.0]]]
+    expected = np.concatenate([x[0, 1] - centroids[0], x[0, 0] - centroids[1]])
+    np.testing.assert_allclose(to_numpy(layer(x))[0], expected, rtol=1e-5)
+    assert VLAD.from_config(layer.get_config()).distance == "cosine"
+
+
+def test_adapt_by_the_cosine_finds_directions_of_any_length():
+    rng = np.random.default_rng(0)
+    directions = np.eye(5)[:3] + 0.1 * rng.normal(size=(900, 1, 5)).reshape(3, 300, 5).transpose(1, 0, 2)
+    features = (directions * 10.0 ** rng.uniform(-1, 1, (300, 3, 1))).reshape(1, 900, 5).astype("float32")
+    layer = VLAD(3, normalize_input=True, distance="cosine")
+    layer.adapt(features, sample_size=900, seed=0, verbose=0)
+    centroids = to_numpy(layer.centroids)
+    unit = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
+    assert np.sort(unit.argmax(axis=1)).tolist() == [0, 1, 2]
+    assert unit.max(axis=1).min() > 0.99
+    # A fixed point: each centroid is the mean of the unit vectors that are assigned to it.
+    a, x = to_numpy(layer.assign(features))[0], features[0] / np.linalg.norm(features[0], axis=1, keepdims=True)
+    np.testing.assert_allclose(centroids, (a.T @ x) / a.sum(axis=0)[:, None], atol=1e-5)
+    with pytest.raises(ValueError, match="at least 3 distinct features"):
+        VLAD(3, distance="cosine").adapt(np.ones((1, 9, 1), "float32") * np.arange(1, 10)[:, None], seed=0, verbose=0)
+    with pytest.raises(ValueError, match="`distance` must be"):
+        VLAD(3, distance="manhattan")
+
+
 def test_a_tie_goes_to_the_first():
     layer = VLAD(3)
     layer.build((None, None, 2))

@@ -35,6 +35,8 @@ ALL_ORDERS = "test_equal_scores_count_as_the_mean_over_all_their_orders"
 SHARES = "test_every_cluster_gets_its_share_of_many_and_of_few_features"
 HALVES = "test_netvlad_plus_plus_pools_both_halves_of_any_length"
 HALF_OF_REAL_FRAMES = "test_the_middle_is_that_of_the_real_frames"
+COSINE_KMEANS = "test_adapt_by_the_cosine_finds_directions_of_any_length"
+PATCHES_IN_PLACE = "test_patches_become_a_map_in_their_place"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
@@ -45,6 +47,17 @@ MUTANTS = [
         ("if self._is_live:", "if True:", "test_the_demo_prints_one_line_for_a_training"),
     ),
     # Pictures.
+    *of(
+        "layers/backbones",
+        "layers/test_frame_encoder",
+        ("grid = height // patch, width // patch", "grid = width // patch, height // patch", PATCHES_IN_PLACE),
+        ("tokens[:, num_prefix_tokens:], shape", "tokens[:, :-num_prefix_tokens], shape", PATCHES_IN_PLACE),
+        (
+            'name.endswith(f"_{layer}")',
+            "name.endswith(layer)",
+            "test_an_intermediate_layer_is_the_output_and_the_layers_behind_it_are_dropped",
+        ),
+    ),
     *of(
         "models/picture_model",
         "models/test_picture_model",
@@ -1216,6 +1229,31 @@ MUTANTS = [
             "        if self.normalize_input:\n            sample =",
             "        if False:\n            sample =",
             "test_normalize_input_applies_to_the_sample",
+        ),
+    ),
+    *of(
+        "layers/kmeans",
+        "layers/test_vlad",
+        ("_directions(sample) if distance", "sample if distance", COSINE_KMEANS),
+        ("towards = _directions(centroids)", "towards = centroids", COSINE_KMEANS),
+    ),
+    *of(
+        "layers/vlad",
+        "layers/test_vlad",
+        (
+            "normalize(centroids) if",
+            "centroids if",
+            "test_the_cosine_ignores_the_length_of_centroids_and_not_their_residuals",
+        ),
+    ),
+    *of(
+        "videos/vocabulary",
+        "videos/test_vocabulary",
+        ("if file_digest(path) != digest:", "if False:", "test_the_encoder_of_another_backbone_is_refused"),
+        (
+            "sums = self._accumulate.run(names, inputs)",
+            "sums = sums if sums[1].any() else self._accumulate.run(names, inputs)",
+            "test_descriptors_are_those_of_anyloc_for_pictures_and_long_videos",
         ),
     ),
     *of(

@@ -6,6 +6,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from token_backbones import make_token_backbone
 
 from keras_netvlad.export import export_onnx
 from keras_netvlad.videos.encoder_file import EncoderFile, write_encoder
@@ -85,18 +86,22 @@ def test_backbones_that_make_no_encoder_are_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(BackboneError, match=r"must make a model\. Received: .*MobileNet.*size=4.* Reason: "):
         make_picture_encoder("MobileNet", "no.weights.h5", 4)
     save(tmp_path / "flat.keras", keras.layers.Flatten(), keras.layers.Reshape((2, 2, 2, 2, 192)))
-    with pytest.raises(
-        BackboneError, match=r"must return features \(batch, D\), tokens .* returns \(None, 2, 2, 2, 2, 192\)"
-    ):
+    with pytest.raises(BackboneError, match=r"return features \(batch, D\), maps .* to \(None, 2, 2, 2, 2, 192\)"):
         make_picture_encoder(tmp_path / "flat.keras", size=32)
     save(tmp_path / "small.keras", keras.layers.Flatten(), keras.layers.Dense(2))
     with pytest.raises(BackboneError, match=r"must take pictures \(batch, 48, 48, 3\) .* give the `size`"):
         make_picture_encoder(tmp_path / "small.keras", size=48)
     with pytest.raises(FileNotFoundError, match=r"absent\.keras', which is no file"):
         make_picture_encoder("absent.keras")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"`pip install 'keras_netvlad\[hub\]'` adds\. Received: 'vit_base'"):
+    with pytest.raises(BackboneError, match=r"or `hub:` and a preset of keras-hub, .* Received: 'vit_base'"):
         make_picture_encoder("vit_base")
+    with pytest.raises(BackboneError, match=r"`layer` must be .*names like it are \['.*\(backbone .*flat\.keras"):
+        make_picture_encoder(tmp_path / "flat.keras", size=32, layer="reshapes")
+    with pytest.raises(BackboneError, match=r"are for a backbone that returns tokens .*\(None, 1, 1, 1024\)"):
+        make_picture_encoder("MobileNet", None, 32, pooling="token")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"`pip install 'keras_netvlad\[hub\]'` adds\. Received: 'hub:vit_base'"):
+        make_picture_encoder("hub:vit_base")
 
 
 def test_a_file_that_declares_more_weights_than_it_holds_is_refused_before_memory_is_taken(tmp_path):
@@ -109,20 +114,30 @@ def test_a_file_that_declares_more_weights_than_it_holds_is_refused_before_memor
 
 @pytest.mark.runtimes
 @pytest.mark.skipif(importlib.util.find_spec("keras_hub") is None, reason="needs keras-hub: `make runtimes`")
-def test_a_preset_of_keras_hub_gets_the_values_of_its_converter(tmp_path, pictures):
+@pytest.mark.parametrize(("name", "num_prefix"), [("vit", 1), ("dinov2", 3)])
+def test_a_preset_of_keras_hub_gets_the_values_of_its_converter(tmp_path, pictures, name, num_prefix):
     import keras_hub
 
     keras.utils.set_random_seed(0)
-    backbone = keras_hub.models.ViTBackbone(
-        image_shape=(32, 32, 3), patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16
-    )
+    backbone = make_token_backbone(name)
     backbone.save_to_preset(tmp_path / "preset")
-    keras_hub.layers.ImageConverter(image_size=(32, 32), scale=1 / 127.5, offset=-1).save_to_preset(tmp_path / "preset")
-    tokens = backbone.predict_on_batch(pictures / 127.5 - 1)
-    model = make_picture_encoder(tmp_path / "preset", size=32)
-    np.testing.assert_allclose(features(model, pictures), tokens.mean(axis=1), atol=1e-5)
-    assert export_onnx(model, tmp_path / "encoder.onnx").ok
-    every_token = make_picture_encoder(tmp_path / "preset", size=32, pooling=None)
-    np.testing.assert_allclose(features(every_token, pictures), tokens[:, None], atol=1e-5)
+    converter = keras_hub.layers.ImageConverter(scale=[1 / 127.5, 1 / 100, 1 / 50], offset=[-1, -2, 0.5])
+    converter.save_to_preset(tmp_path / "preset")
+    pictures = pictures[:, :28, :28]
+    values = pictures * np.array([1 / 127.5, 1 / 100, 1 / 50], "float32") + np.array([-1, -2, 0.5], "float32")
+    tokens = backbone.predict_on_batch(values)
+    preset = f"hub:{tmp_path / 'preset'}"
+    patches = tokens[:, num_prefix:].reshape(3, 4, 4, 16)
+    expected = {"avg": patches.mean(axis=(1, 2)), "token": tokens[:, 0], None: patches}
+    for pooling, each in expected.items():
+        model = make_picture_encoder(preset, size=28, pooling=pooling)
+        np.testing.assert_allclose(features(model, pictures), each, atol=1e-5)
+    write_encoder(tmp_path / "encoder.onnx", preset, None, 28, None)
+    assert EncoderFile(tmp_path / "encoder.onnx").positions == 16
+    if name == "dinov2":  # interpolates its positions
+        assert make_picture_encoder(preset, size=35, pooling=None).output["features"].shape == (None, 5, 5, 16)
+    else:
+        with pytest.raises(BackboneError, match=r"and accept pictures of 35 pixels\. .* Reason: "):
+            make_picture_encoder(preset, size=35)
     with pytest.raises(BackboneError, match="Reason: "):
-        make_picture_encoder(tmp_path, size=32)
+        make_picture_encoder(f"hub:{tmp_path}", size=28)
