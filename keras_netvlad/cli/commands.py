@@ -1,6 +1,6 @@
 """The commands: each calls one function of the library, prints the result and returns an exit code.
 
-A command imports what it needs when it runs, so that `--help` and `search` start without TensorFlow.
+A command imports what it needs when it runs, so that `--help` starts without NumPy and `search` without TensorFlow.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from typing import Any
 from keras_netvlad.base.stages import stage
 from keras_netvlad.cli.errors import DIFFERS, DONE, UNREADABLE
 from keras_netvlad.cli.progress import extraction_bar
-from keras_netvlad.videos.predict import predictor_directory
 
 TRITON_OPTIONS = (
     "device",
@@ -125,7 +124,7 @@ def train(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Prints the best classes of video files."""
-    from keras_netvlad.videos.predict import run
+    from keras_netvlad.videos.predict import predictor_directory, run
 
     return UNREADABLE if run(predictor_directory(options.run), options) else DONE
 
@@ -171,9 +170,9 @@ def extract(options: argparse.Namespace) -> int:
             workers=options.workers,
             progress=progress,
             labels=options.labels,
-            split=options.split,
             seed=options.seed,
             max_seconds=options.max_seconds,
+            **({} if options.split is None else {"split": options.split}),
         )
     failed = sum(result.error is not None for result in results)
     num_frames = sum(result.num_frames for result in results)
@@ -189,6 +188,7 @@ def extract(options: argparse.Namespace) -> int:
 def search(options: argparse.Namespace) -> int:
     """Prints the clips whose descriptors are most similar to that of a given clip."""
     from keras_netvlad.retrieval import DescriptorIndex, index_records
+    from keras_netvlad.videos.predict import predictor_directory
 
     if options.run is not None and options.model is not None:
         raise ValueError("A run has its own model; give `--run` or `--model`. Received: both")
@@ -221,7 +221,7 @@ def search(options: argparse.Namespace) -> int:
 
 def _describe(clip: str, index: Any, directory: Path | None) -> Any:
     """Returns the descriptor of a video file, computed by the run that made the index."""
-    from keras_netvlad.videos.predict import Predictor
+    from keras_netvlad.videos.predict import Predictor, predictor_directory
 
     if directory is None:
         if "run" not in index.source or not Path(index.source["run"]).is_dir():
@@ -251,6 +251,15 @@ def web(options: argparse.Namespace) -> int:
     print(  # cli
         write_web_page(options.run, options.output, options.index, options.runtime, options.encoder_weights)
     )
+    return DONE
+
+
+def completion(options: argparse.Namespace) -> int:
+    """Prints the completion script of a shell."""
+    from keras_netvlad.cli.completion import completion_script
+    from keras_netvlad.cli.parser import make_parser
+
+    print(completion_script(make_parser(), options.shell))  # cli
     return DONE
 
 

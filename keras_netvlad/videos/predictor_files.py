@@ -20,7 +20,7 @@ from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.serving_signatures import live_stream_obstacle
 from keras_netvlad.export.verification.tolerance import default_tolerance
 from keras_netvlad.models import VideoClassifier
-from keras_netvlad.videos import predict
+from keras_netvlad.videos import predict, predict_options
 from keras_netvlad.videos.encoder_file import EncoderFile
 from keras_netvlad.videos.features_folder import FeaturesFolder
 from keras_netvlad.videos.results import Results
@@ -60,8 +60,9 @@ def write_predictor(
         if live_stream_obstacle(model, read_signature(model)) is None:
             for signature in ("accumulate", "describe"):
                 export_onnx(model, stage / f"{signature}.onnx", signature=signature)
-        for source, name in ((predict.__file__, "predict.py"), (video_decoding.__file__, "video_decoding.py")):
-            shutil.copyfile(source, stage / name)
+        for program in (predict, predict_options, video_decoding):
+            source = Path(str(program.__file__))
+            shutil.copyfile(source, stage / source.name)
         content = {
             "format": predict.FORMAT,
             "labels": folder.labels,
