@@ -315,6 +315,7 @@ def _metadata(options):
             raise ValueError(
                 f"`--labels` must be a text file in UTF-8; convert it. Received: {options.labels} ({error})"
             ) from error
-    if options.trained_on:
-        metadata["trained_on"] = options.trained_on
+    for name in ("trained_on", "license"):
+        if getattr(options, name):
+            metadata[name] = getattr(options, name)
     return metadata

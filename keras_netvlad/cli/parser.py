@@ -435,3 +435,4 @@ def _add_imports(parser):
 def _add_metadata(parser):
     parser.add_argument("--labels", metavar="TXT", help="names of the classes, one per line, stored in the artifact")
     parser.add_argument("--trained-on", metavar="TEXT", help="name of the training data, stored in the artifact")
+    parser.add_argument("--license", metavar="NAME", help="license of the model, such as apache-2.0, stored likewise")

@@ -1361,6 +1361,13 @@ MUTANTS = [
         ("np.random.default_rng(seed)", "np.random.default_rng(0)", "test_the_split_depends_on_the_seed_alone"),
     ),
     *of(
+        "export/model_card",
+        "export/test_model_card",
+        ("if char.isprintable() else", "if True else", "test_any_text_of_the_user_stays_text"),
+        ("if not metric.is_baseline]", "]", "test_the_metadata_hold_license_task_and_metrics"),
+        ('str(license_name or "unknown")', 'str(license_name or "")', "test_a_model_without_classes_and_license"),
+    ),
+    *of(
         "cli/native_log",
         "cli/test_process",
         (
