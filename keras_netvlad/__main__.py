@@ -1,11 +1,13 @@
 """The command `keras-netvlad`."""
 
+import contextlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from keras_netvlad.cli.errors import report, report_signal
+from keras_netvlad.cli.native_log import quiet_native_log
 from keras_netvlad.cli.parser import make_parser
 from keras_netvlad.cli.process import protect_output, stop_signals
 from keras_netvlad.cli.stage_lines import stage_lines
@@ -25,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is not None:
         return _run(arguments, [])
     protect_output()
-    with stop_signals() as received:
+    # `--debug` shows all that TensorFlow has to say.
+    quiet = contextlib.nullcontext() if "--debug" in sys.argv else quiet_native_log()
+    with quiet, stop_signals() as received:
         return _run(sys.argv[1:], received)
 
 

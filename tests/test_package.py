@@ -7,9 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 
+import keras
 import pytest
+from keras.src.saving import saving_lib
 from make_videos import clip
 from paths import ROOT
 
@@ -69,6 +72,7 @@ def test_every_page_has_code_or_needs_none():
             "README.md",
             "artefacts.md",
             "choosing.md",
+            "hub.md",
             "layer.md",
             "migration.md",
             "phones.md",
@@ -91,6 +95,21 @@ def test_links_of_the_documentation_lead_somewhere():
         for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
             if not link.startswith("http"):
                 assert (page.parent / link.split("#")[0]).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.slow
+def test_a_model_loads_from_a_hub(tmp_path, monkeypatch):
+    model = keras_netvlad.VideoClassifier({"frames": 4}, num_classes=3, num_clusters=2)
+    model.save(tmp_path / "copy", zipped=False)
+    # Keras calls this function for `hf://` and then reads the directory.
+    asked = []
+    hub = types.ModuleType("huggingface_hub")
+    hub.snapshot_download = lambda *args, **options: asked.append((args, options)) or str(tmp_path / "copy")
+    monkeypatch.setattr(saving_lib, "huggingface_hub", hub)
+    same = keras.saving.load_model("hf://user/model")
+    assert "user/model" in str(asked)
+    for weight, copy in zip(model.weights, same.weights, strict=True):
+        assert (keras.ops.convert_to_numpy(weight) == keras.ops.convert_to_numpy(copy)).all()
 
 
 @pytest.mark.slow

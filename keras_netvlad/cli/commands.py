@@ -1,6 +1,6 @@
 """The commands: each calls one function of the library, prints the result and returns an exit code.
 
-A command imports what it needs when it runs, so that `--help` and `search` start without TensorFlow.
+A command imports what it needs when it runs, so that `--help` starts without NumPy and `search` without TensorFlow.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from typing import Any
 from keras_netvlad.base.stages import stage
 from keras_netvlad.cli.errors import DIFFERS, DONE, UNREADABLE
 from keras_netvlad.cli.progress import extraction_bar
-from keras_netvlad.videos.predict import predictor_directory
 
 TRITON_OPTIONS = (
     "device",
@@ -125,7 +124,7 @@ def train(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Prints the best classes of video files."""
-    from keras_netvlad.videos.predict import run
+    from keras_netvlad.videos.predict import predictor_directory, run
 
     return UNREADABLE if run(predictor_directory(options.run), options) else DONE
 
@@ -171,10 +170,10 @@ def extract(options: argparse.Namespace) -> int:
             workers=options.workers,
             progress=progress,
             labels=options.labels,
-            split=options.split,
             seed=options.seed,
             max_seconds=options.max_seconds,
             layer=options.layer,
+            **({} if options.split is None else {"split": options.split}),
         )
     failed = sum(result.error is not None for result in results)
     num_frames = sum(result.num_frames for result in results)
@@ -243,6 +242,7 @@ def _unreadable(command: str, errors: list[str]) -> Callable[[str, Exception | N
 def search(options: argparse.Namespace) -> int:
     """Prints the clips whose descriptors are most similar to that of a given clip."""
     from keras_netvlad.retrieval import DescriptorIndex, index_records
+    from keras_netvlad.videos.predict import predictor_directory
 
     if options.run is not None and options.model is not None:
         raise ValueError("A run has its own model; give `--run` or `--model`. Received: both")
@@ -277,7 +277,8 @@ def search(options: argparse.Namespace) -> int:
 
 def _describe(clip: str, index: Any, directory: Path | None, vocabulary: str | None) -> Any:
     """Returns the descriptor of a file, computed by the run or the vocabulary that made the index."""
-    from keras_netvlad.videos import Predictor, Vocabulary
+    from keras_netvlad.videos.predict import Predictor, predictor_directory
+    from keras_netvlad.videos.vocabulary import Vocabulary
 
     vocabulary = vocabulary or (index.source.get("vocabulary") if directory is None else None)
     if vocabulary is not None:
@@ -312,6 +313,15 @@ def web(options: argparse.Namespace) -> int:
     print(  # cli
         write_web_page(options.run, options.output, options.index, options.runtime, options.encoder_weights)
     )
+    return DONE
+
+
+def completion(options: argparse.Namespace) -> int:
+    """Prints the completion script of a shell."""
+    from keras_netvlad.cli.completion import completion_script
+    from keras_netvlad.cli.parser import make_parser
+
+    print(completion_script(make_parser(), options.shell))  # cli
     return DONE
 
 
@@ -367,6 +377,7 @@ def _metadata(options):
             raise ValueError(
                 f"`--labels` must be a text file in UTF-8; convert it. Received: {options.labels} ({error})"
             ) from error
-    if options.trained_on:
-        metadata["trained_on"] = options.trained_on
+    for name in ("trained_on", "license"):
+        if getattr(options, name):
+            metadata[name] = getattr(options, name)
     return metadata

@@ -5,13 +5,28 @@ import json
 from typing import Any
 
 from keras_netvlad.cli import commands
-from keras_netvlad.videos.predict import add_options
-from keras_netvlad.videos.splits import FRACTIONS
+from keras_netvlad.videos.predict_options import add_options
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 an artifact differs from its model, or a video could not be read; 2 wrong use; 3 internal "
     "error, which is a bug in keras_netvlad; 130 interrupted by Ctrl-C; 143 terminated by SIGTERM."
 )
+EXAMPLES = {
+    "extract": "keras-netvlad extract videos features --labels folders --backbone MobileNetV2",
+    "train": "keras-netvlad train features --output runs/first",
+    "predict": "keras-netvlad predict runs/first clip.mp4 other.mkv --top 3",
+    "report": "keras-netvlad report runs/first --videos videos",
+    "web": "keras-netvlad web runs/first page --encoder-weights int8",
+    "vocabulary": "keras-netvlad vocabulary streets vocabulary --backbone hub:dinov2_base --num-clusters 32",
+    "index": "keras-netvlad index streets streets.npz --vocabulary vocabulary",
+    "search": "keras-netvlad search features clip.mp4 --run runs/first --count 3",
+    "export": "keras-netvlad export model.keras out --format saved_model onnx",
+    "publish": "keras-netvlad publish model.keras served --name videos --labels labels.txt",
+    "verify": "keras-netvlad verify model.keras out/model.onnx --data real.npz",
+    "inspect": "keras-netvlad inspect served/videos/1",
+    "demo": "keras-netvlad demo --output demo",
+    "completion": "keras-netvlad completion bash > ~/.local/share/bash-completion/completions/keras-netvlad",
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -25,12 +40,22 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="print the stack trace of an error")
     subparsers = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
     own = (_extract, _train, _predict, _report, _web, _vocabulary, _index, _search)
-    for add in (*own, _export, _publish, _verify, _inspect, _demo):
+    for add in (*own, _export, _publish, _verify, _inspect, _demo, _completion):
         subparser = add(subparsers)
-        subparser.epilog = EXIT_CODES
+        subparser.formatter_class = _Help
+        subparser.epilog = f"Example:\n\n  {EXAMPLES[subparser.prog.split()[-1]]}\n\n{EXIT_CODES}"
         # Without a default here, the value that was parsed before the command stays.
         subparser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
+
+
+class _Help(argparse.HelpFormatter):
+    """Does not fold the lines of an example, so that they can be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(part if part.startswith("  ") else fill(part, width, indent) for part in paragraphs)
 
 
 def _demo(subparsers):
@@ -244,7 +269,6 @@ def _extract(subparsers):
     extract.add_argument(
         "--split",
         type=_shares,
-        default=FRACTIONS,
         metavar="TRAIN,VALIDATION,TEST",
         help="shares of the videos of each class (default 0.7,0.15,0.15)",
     )
@@ -376,6 +400,13 @@ def _web(subparsers):
     return web
 
 
+def _completion(subparsers):
+    completion = subparsers.add_parser("completion", help="print a script that completes this command in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="shell of the script")
+    completion.set_defaults(command=commands.completion)
+    return completion
+
+
 def _shares(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(share) for share in text.split(","))
@@ -449,3 +480,4 @@ def _add_imports(parser):
 def _add_metadata(parser):
     parser.add_argument("--labels", metavar="TXT", help="names of the classes, one per line, stored in the artifact")
     parser.add_argument("--trained-on", metavar="TEXT", help="name of the training data, stored in the artifact")
+    parser.add_argument("--license", metavar="NAME", help="license of the model, such as apache-2.0, stored likewise")

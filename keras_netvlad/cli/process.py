@@ -46,7 +46,7 @@ def protect_output() -> None:
     the reader of a pipe has closed it, the command goes on and its output is discarded.
     """
     codecs.register_error("keras_netvlad", _escape)
-    sys.stdout, sys.stderr = (_protected(stream) for stream in (sys.stdout, sys.stderr))
+    sys.stdout, sys.stderr = _protected(sys.stdout), _protected(sys.stderr)
 
 
 class _Pipe(io.FileIO):
@@ -64,7 +64,9 @@ class _Pipe(io.FileIO):
 
 def _protected(stream: TextIO) -> TextIO:
     try:
-        descriptor, encoding = stream.fileno(), stream.encoding
+        # The standard error of Python gets a descriptor apart from that of native code, see `quiet_native_log`.
+        descriptor = os.dup(stream.fileno()) if stream is sys.stderr else stream.fileno()
+        encoding = stream.encoding
     except (AttributeError, OSError, ValueError):
         return stream  # closed, or not a file
     stream.flush()

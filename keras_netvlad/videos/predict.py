@@ -3,7 +3,8 @@
     python predict.py clip.mp4 [more.mkv folder 'clips/*.mp4' ...] [--top 3] [--every 5] [--json FILE] [--csv FILE]
 
 A predictor is a directory that `keras-netvlad train` wrote: `predictor.json`, the ONNX files that it names, this
-program, and `video_decoding.py`. It needs NumPy, onnxruntime and PyAV only: `pip install numpy onnxruntime av`.
+program, `predict_options.py` and `video_decoding.py`. It needs NumPy, onnxruntime and PyAV only:
+`pip install numpy onnxruntime av`.
 """
 
 import argparse
@@ -26,7 +27,9 @@ from numpy.typing import NDArray
 
 if __package__:
     from keras_netvlad.base.video_decoding import UnreadableVideoError, decode, frame_rate, sample, to_array
+    from keras_netvlad.videos.predict_options import add_options
 else:
+    from predict_options import add_options  # type: ignore
     from video_decoding import UnreadableVideoError, decode, frame_rate, sample, to_array  # type: ignore
 
 # Name of the directory of a predictor in a run of `train`.
@@ -434,16 +437,6 @@ def _print(video: str, rows: Sequence[tuple[float, str, float]], is_first: bool,
         return
     for _, label, score in rows:
         print(f"  {score:.3f}  {label}", flush=True)
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that this program and `keras-netvlad predict` share."""
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, folders of videos, or quoted patterns")
-    parser.add_argument("--top", type=int, default=3, help="classes to print (default %(default)s)")
-    parser.add_argument("--every", type=float, metavar="SECONDS", help="running answers, this many seconds apart")
-    file_help = "file to write the answers to, - for standard output; a file that exists is continued"
-    parser.add_argument("--json", metavar="FILE", help=f"{file_help}; one JSON object per line")
-    parser.add_argument("--csv", metavar="FILE", help=file_help)
 
 
 def run(directory: str | os.PathLike[str], options: argparse.Namespace) -> int:

@@ -16,12 +16,15 @@ from keras_netvlad.base.atomic_files import staged
 from keras_netvlad.base.file_digest import file_digest
 from keras_netvlad.base.names import NUM_FRAMES, SCORES
 from keras_netvlad.export import export_onnx
+from keras_netvlad.export.model_card import CARD_FILE, Metric, model_card
 from keras_netvlad.export.model_signature import read_signature
+from keras_netvlad.export.parity_file import Parity, read_parity
 from keras_netvlad.export.serving_signatures import live_stream_obstacle
 from keras_netvlad.export.verification.tolerance import default_tolerance
 from keras_netvlad.models import VideoClassifier
-from keras_netvlad.videos import predict
+from keras_netvlad.videos import predict, predict_options
 from keras_netvlad.videos.encoder_file import EncoderFile
+from keras_netvlad.videos.evaluation import CONFIDENCE
 from keras_netvlad.videos.features_folder import FeaturesFolder
 from keras_netvlad.videos.results import Results
 
@@ -56,12 +59,15 @@ def write_predictor(
         if parity.is_file():
             shutil.copyfile(parity, stage / parity.name)
         metadata = {"labels": folder.labels}
-        export_onnx(model, stage / "classifier.onnx", metadata=metadata)
+        artifacts: dict[str, Parity | None] = {folder.encoder.name: read_parity(folder.encoder).get("parity")}
+        report = export_onnx(model, stage / "classifier.onnx", metadata=metadata)
+        artifacts["classifier.onnx"] = None if report is None else report.as_dict()
         if live_stream_obstacle(model, read_signature(model)) is None:
             for signature in ("accumulate", "describe"):
                 export_onnx(model, stage / f"{signature}.onnx", signature=signature)
-        for source, name in ((predict.__file__, "predict.py"), (video_decoding.__file__, "video_decoding.py")):
-            shutil.copyfile(source, stage / name)
+        for program in (predict, predict_options, video_decoding):
+            source = Path(str(program.__file__))
+            shutil.copyfile(source, stage / source.name)
         content = {
             "format": predict.FORMAT,
             "labels": folder.labels,
@@ -79,10 +85,38 @@ def write_predictor(
         }
         _write(stage / PREDICTOR_FILE, content)
         _write(stage / PREDICTOR_FILE, {**content, "proof": _prove(stage, model, encoder)})
+        (stage / CARD_FILE).write_text(_card(folder, settings, results, artifacts), encoding="utf-8")
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _card(
+    folder: FeaturesFolder, settings: Mapping[str, Any], results: Results, artifacts: Mapping[str, Parity | None]
+) -> str:
+    classes = "one class" if folder.is_single_label else "any number of classes"
+    # The card may be published, so it does not show paths of this machine.
+    training = {key: value for key, value in settings.items() if key not in ("features", "videos")}
+    trained_on = f"the folder {Path(settings['videos']).name}" if settings.get("videos") else None
+    counts = ", ".join(f"{count} for {split}" for split, count in results.num_videos.items())
+    metrics = [
+        Metric(
+            results.metric, name, value.value, value.low, value.high, CONFIDENCE, is_baseline=name != results.pooling
+        )
+        for name, value in results.test.items()
+    ]
+    return model_card(
+        f"{results.pooling} video classifier",
+        f"This model finds {classes} of a video file. The encoder turns its frames into features, and "
+        f"`{results.pooling}` pools them.",
+        "In this directory, with `pip install numpy onnxruntime av`:\n\n```sh\npython predict.py clip.mp4\n```",
+        artifacts,
+        library="onnx",
+        metadata={"labels": folder.labels, "trained_on": trained_on, "training": training},
+        data=[f"The number of videos was {counts}."],
+        metrics=metrics,
+    )
 
 
 def _prove(stage: Path, model: VideoClassifier, encoder: EncoderFile) -> dict[str, Any]:

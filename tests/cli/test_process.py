@@ -82,3 +82,27 @@ def test_output_fits_any_terminal(tmp_path, encoding):
     else:
         assert output == "1/3 ━━ Möwe a\\udcff\n".encode()
         assert errors == "Möwe\n".encode()
+
+
+def test_remarks_of_native_libraries_are_hidden_and_their_errors_are_not(tmp_path):
+    remarks = [
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+        "I0000 00:00:1795810789.760267   30894 cudart_stub.cc:31] Could not find cuda drivers on your machine.",
+        "2025-09-17 14:44:05.157831: I external/local_xla/xla/tsl/cuda/cudart_stub.cc:32] Could not find cuda drivers.",
+        "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",
+    ]
+    errors = ["E0000 00:00:1758131045.203198 3722035 cuda_dnn.cc:8579] Unable to register cuDNN factory", "INFO: mine"]
+    lines = "\n".join([remarks[0], errors[0], *remarks[1:], errors[1]])
+    body = f"os.write(2, {lines.encode()!r}); os.write(2, b'no end'); sys.exit(sys.stderr.fileno() == 2)"
+    process = start(body, tmp_path, text=True)
+    assert process.communicate(timeout=60) == ("", "\n".join([*errors, ""])[:-1] + "no end")
+    assert process.returncode == 0
+
+
+def test_the_parser_starts_without_numpy():
+    program = (
+        "import sys; from keras_netvlad.cli.parser import make_parser; make_parser().format_help(); "
+        "print({'numpy', 'keras', 'tensorflow'} & set(sys.modules))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert finished.stdout == "set()\n"

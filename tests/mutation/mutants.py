@@ -1479,6 +1479,33 @@ MUTANTS = [
         ("np.random.default_rng(seed)", "np.random.default_rng(0)", "test_the_split_depends_on_the_seed_alone"),
     ),
     *of(
+        "export/model_card",
+        "export/test_model_card",
+        ("if char.isprintable() else", "if True else", "test_any_text_of_the_user_stays_text"),
+        ("if not metric.is_baseline]", "]", "test_the_metadata_hold_license_task_and_metrics"),
+        ('str(license_name or "unknown")', 'str(license_name or "")', "test_a_model_without_classes_and_license"),
+    ),
+    *of(
+        "cli/native_log",
+        "cli/test_process",
+        (
+            "if not REMARK.match(line)",
+            "if True",
+            "test_remarks_of_native_libraries_are_hidden_and_their_errors_are_not",
+        ),
+        ("thread.join(PATIENCE)", "pass", "test_remarks_of_native_libraries_are_hidden_and_their_errors_are_not"),
+    ),
+    *of(
+        "cli/parser",
+        "cli/test_parser",
+        ('part if part.startswith("  ") else fill', "fill", "test_an_example_is_one_line_of_the_help"),
+    ),
+    *of(
+        "cli/completion",
+        "cli/test_parser",
+        ("yield from _actions(command)", "pass", "test_paths_are_completed_as_files"),
+    ),
+    *of(
         "videos/predict",
         "videos/test_own_training",
         (

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+import yaml
 from make_features import CLASSES, D, make_features
 from make_videos import grey, write_video
 
@@ -108,6 +109,18 @@ def test_the_predictor_answers_as_the_model_for_the_video_files(run, features, f
     np.testing.assert_allclose(running[-1].scores, answer.scores, atol=1e-5)
     proof = read_json_object(run / "predictor" / "predictor.json")["proof"]
     assert proof["largest_relative_difference"] < proof["tolerance"] == 1e-4
+
+
+def test_the_card_of_a_predictor_names_results_and_files_but_no_path(run, results, folder):
+    text = (run / "predictor" / "README.md").read_text(encoding="utf-8")
+    accuracy = yaml.safe_load(text.split("---")[1])["model-index"][0]["results"][0]["metrics"][0]
+    assert accuracy["value"] == round(results.test["netvlad"].value, 4)
+    interval = results.test["mean"]
+    assert f"| mean | accuracy | {interval.value:.3f} | {interval.low:.3f} to {interval.high:.3f} |" in text
+    assert "6 for train, 6 for validation, 6 for test" in text
+    assert f"{len(CLASSES)}: {', '.join(CLASSES)}." in text
+    assert "| classifier.onnx | " in text
+    assert str(folder) not in text
 
 
 def test_the_program_runs_without_this_package(run, folder, tmp_path):

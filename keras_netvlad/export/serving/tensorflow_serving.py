@@ -11,6 +11,7 @@ from keras_netvlad.base.atomic_files import staged
 from keras_netvlad.base.stages import stage
 from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.metadata import check_metadata
+from keras_netvlad.export.model_card import CARD_FILE, model_card, signature_description, signature_usage
 from keras_netvlad.export.padding import can_pad
 from keras_netvlad.export.parity_file import write_parity
 from keras_netvlad.export.saved_model import write_saved_model
@@ -50,6 +51,7 @@ def publish(
     version contains
 
     - `parity.json`: the result of the verification, and `metadata`;
+    - `README.md`: a model card with both, in the form that model hubs show;
     - `assets.extra/tf_serving_warmup_requests`: requests that the server runs before it uses the version. They are run
       here first, because one failing request would fail the load;
     - `batching_params.pbtxt`: for a server that batches (`--enable_per_model_batching_parameters`). It tells the server
@@ -71,7 +73,8 @@ def publish(
             power of two that the model accepts, and 300 or the largest that takes at most 64 MB. Empty for no warm-up.
         verify: Boolean, whether to compare the artifact with the model before it appears.
         tolerance, data, min_agreement: See `verify`.
-        metadata: See `export_saved_model`.
+        metadata: See `export_saved_model`. The model card also shows `license`, an identifier such as `"apache-2.0"`,
+            and `trained_on`, the name of the training data.
 
     Returns:
         The `Report` of the verification, or `None` if `verify` is `False`. Its `path` is the directory of the version.
@@ -115,6 +118,15 @@ def publish(
                     report = verify_staged(model, signatures, path, target, tolerance, data, min_agreement)
                 write_parity(path, None if report is None else report.as_dict(), metadata, precision)
                 (path / BATCHING_FILE).write_text(parameters)
+                card = model_card(
+                    directory.name,
+                    signature_description(signatures[SERVING_DEFAULT]),
+                    signature_usage(signatures[SERVING_DEFAULT]),
+                    {"saved_model.pb": None if report is None else report.as_dict()},
+                    library="tensorflow",
+                    metadata=metadata,
+                )
+                (path / CARD_FILE).write_text(card, encoding="utf-8")
                 if requests:
                     with stage(f"running {len(requests)} warm-up requests"):
                         warm_up(path, signatures, requests)

@@ -18,6 +18,7 @@ import onnx
 from keras_netvlad.base.atomic_files import copy_file, flush, staged
 from keras_netvlad.base.stages import stage
 from keras_netvlad.base.validation import check_boolean, check_integer, check_path
+from keras_netvlad.export.model_card import CARD_FILE, model_card, signature_description, signature_usage
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset
 from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
@@ -105,7 +106,8 @@ def publish_triton(
         verify: Boolean, whether to compare the artifact with the model before it appears.
         opset, external_data_threshold: See `export_onnx`.
         tolerance, data, min_agreement: See `verify`.
-        metadata: See `export_saved_model`.
+        metadata: See `export_saved_model`. The model card, `README.md` in the version, also shows `license`, an
+            identifier such as `"apache-2.0"`, and `trained_on`, the name of the training data.
 
     Returns:
         The `Report` of the verification, whose `path` is the ONNX file, or `None` if `verify` is `False`.
@@ -198,6 +200,15 @@ def publish_triton(
                     _check_operators(path)
                 _name_graph_after_weights(path)
                 (prepared / CONFIG).write_text(config)
+                card = model_card(
+                    name,
+                    signature_description(signature),
+                    signature_usage(signature, MODEL),
+                    {MODEL: None if report is None else report.as_dict()},
+                    library="onnx",
+                    metadata=metadata,
+                )
+                path.with_name(CARD_FILE).write_text(card, encoding="utf-8")
             repository.mkdir(exist_ok=True)
             if is_first:
                 _move(aside, directory, repository)
