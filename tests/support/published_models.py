@@ -1,7 +1,7 @@
 """Weights for the presets and for their published code: from a seed, by the names of the published code.
 
-The published code names its variables, such as `tower/video_VLAD/cluster_weights`. `published_weights` draws the value of
-a variable from its name and shape, so that a file with the names and shapes is enough to repeat a comparison.
+The published code names its variables, such as `tower/video_VLAD/cluster_weights`. `published_weights` draws the value
+of a variable from its name and shape, so that names and shapes are enough to repeat a comparison.
 """
 
 import zlib
