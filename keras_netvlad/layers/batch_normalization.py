@@ -5,6 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_netvlad.base.validation import check_number
+
+# The default of Keras: the share of the moving statistics that a training step keeps.
+MOMENTUM = 0.99
+
 
 # The name is Keras's, because weight files name layers after their class.
 @keras.saving.register_keras_serializable(package="keras_netvlad")
@@ -43,3 +48,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         for variable, value in zip(statistics, before, strict=True):
             variable.assign(ops.where(is_any_real, ops.convert_to_tensor(variable), value))
         return outputs
+
+
+def check_momentum(momentum: Any) -> float:
+    """Returns `batch_normalization_momentum`, or raises if it is not a number from 0 to below 1."""
+    check_number("batch_normalization_momentum", momentum, 0, 1, exclusive_maximum=True)
+    return float(momentum)

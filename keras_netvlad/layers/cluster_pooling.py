@@ -23,6 +23,7 @@ class ClusterPooling(FramePooling):
         _residuals(means)                   `(B, R, D)` with `R D = K S` from the means `(B, K, S)` of what is summed.
                                             Both are tensors, or both NumPy arrays
         _statistics(x)                      what is summed, `(B, N, S)`; by default the features themselves
+        _descriptor(residuals, mass)        the normalized descriptor, `(B, K S)`; by default `normalized_descriptor`
     """
 
     def __init__(
@@ -120,8 +121,7 @@ class ClusterPooling(FramePooling):
             self._check_sums(total.shape, mass.shape)
             means = total * inverse_mass(ops.expand_dims(mass, 2))
         residuals = ops.cast(self._residuals(means), self.sum_dtype)
-        y = normalized_descriptor(residuals, mass, self.intra_normalization, self.output_normalization)
-        return ops.cast(y, self.compute_dtype)
+        return ops.cast(self._descriptor(residuals, mass), self.compute_dtype)
 
     def compute_sums_shape(self, input_shape: Shape) -> tuple[Shape, Shape]:
         """Returns the shapes of the two sums of `aggregate` for inputs of a shape."""
@@ -136,6 +136,9 @@ class ClusterPooling(FramePooling):
 
     def _statistics(self, x):
         return (x,)
+
+    def _descriptor(self, residuals, mass):
+        return normalized_descriptor(residuals, mass, self.intra_normalization, self.output_normalization)
 
     def _check_sums(self, first_shape, second_shape):
         if not self.built:

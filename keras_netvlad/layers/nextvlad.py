@@ -7,6 +7,7 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.layers.batch_normalization import MOMENTUM, check_momentum
 from keras_netvlad.layers.cluster_pooling import ClusterPooling
 from keras_netvlad.layers.frame_pooling import Shape
 from keras_netvlad.layers.soft_assignment import batch_normalization_of_logits
@@ -59,6 +60,8 @@ class NeXtVLAD(ClusterPooling):
         kernel_initializer, bias_initializer, centroids_initializer: Initializers, for all kernels and all biases.
         kernel_regularizer, bias_regularizer, centroids_regularizer: Regularizers.
         kernel_constraint, bias_constraint, centroids_constraint: Constraints.
+        batch_normalization_momentum: Number from 0 to below 1, the share of the moving statistics that a training step
+            keeps.
         **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Call arguments:
@@ -115,6 +118,7 @@ class NeXtVLAD(ClusterPooling):
         kernel_constraint: ConstraintLike = None,
         bias_constraint: ConstraintLike = None,
         centroids_constraint: ConstraintLike = None,
+        batch_normalization_momentum: float = MOMENTUM,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -126,6 +130,7 @@ class NeXtVLAD(ClusterPooling):
         self.assignment_batch_normalization = check_boolean(
             "assignment_batch_normalization", assignment_batch_normalization
         )
+        self.batch_normalization_momentum = check_momentum(batch_normalization_momentum)
         # Before the kernel: an initializer without a seed draws one here, and seeded runs depend on the order.
         set_centroid_options(self, centroids_initializer, centroids_regularizer, centroids_constraint)
         set_weight_options(self, "kernel", kernel_initializer, kernel_regularizer, kernel_constraint)
@@ -168,6 +173,7 @@ class NeXtVLAD(ClusterPooling):
             "expansion": self.expansion,
             "use_bias": self.use_bias,
             "assignment_batch_normalization": self.assignment_batch_normalization,
+            "batch_normalization_momentum": self.batch_normalization_momentum,
             "normalize_input": self.normalize_input,
             "intra_normalization": self.intra_normalization,
             "output_normalization": self.output_normalization,

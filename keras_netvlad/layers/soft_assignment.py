@@ -20,11 +20,13 @@ BATCH_NORMALIZATION_EPSILON = 1e-3
 class SoftAssignment:
     """Mixin for poolings that assign their features to clusters with a linear map and a softmax.
 
-    The layer sets `num_clusters` and the options of `kernel` and `bias`, and calls `_set_assignment` in `__init__`,
-    `_build_assignment` in `build`, `_assigned` in `call` and `_assignment_config` in `get_config`.
+    The layer sets `num_clusters`, `batch_normalization_momentum` and the options of `kernel` and `bias`, and calls
+    `_set_assignment` in `__init__`, `_build_assignment` in `build`, `_assigned` in `call` and `_assignment_config` in
+    `get_config`.
     """
 
     product_dtype: str | None = None
+    batch_normalization_momentum: float
 
     # Provided by the layer; declared for type checkers.
     name: str
@@ -58,6 +60,7 @@ class SoftAssignment:
             "assignment": self.assignment,
             "use_bias": self.use_bias,
             "assignment_batch_normalization": self.assignment_batch_normalization,
+            "batch_normalization_momentum": self.batch_normalization_momentum,
         }
 
     def _assigned(self, inputs, mask, training):
@@ -106,6 +109,7 @@ class SoftAssignment:
 def batch_normalization_of_logits(layer: keras.Layer, num_logits: int) -> BatchNormalization:
     """Returns a built batch normalization whose offset, if there is one, has the options of the layer's bias."""
     batch_normalization = BatchNormalization(
+        momentum=layer.batch_normalization_momentum,
         epsilon=BATCH_NORMALIZATION_EPSILON,
         center=layer.use_bias,
         beta_initializer=layer.bias_initializer,

@@ -7,13 +7,15 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_boolean, check_integer
+from keras_netvlad.layers.batch_normalization import MOMENTUM, BatchNormalization, check_momentum
 from keras_netvlad.layers.frame_pooling import FramePooling, Shape
 from keras_netvlad.layers.soft_assignment import SoftAssignment
-from keras_netvlad.layers.vlad_ops import normalize
+from keras_netvlad.layers.vlad_ops import matmul, normalize
 from keras_netvlad.layers.weight_options import (
     ConstraintLike,
     InitializerLike,
     RegularizerLike,
+    add_weight,
     set_weight_options,
     weight_config,
 )
@@ -26,6 +28,12 @@ class SoftDBoW(SoftAssignment, FramePooling):
         a = softmax(x W + b)                    soft assignment of each feature
         M[k] = sum_n a[n, k]                    how many belong to cluster k
         y = M / ||M||                           output normalization
+
+    With `gate_counts`, the counts are gated by the largest assignments of each cluster, through a linear bottleneck of
+    `D` units:
+
+        m[k] = max_n a[n, k], m = m / ||m||     largest assignment to each cluster
+        M = M * sigmoid(normalized(m R S))      gated counts
 
     The descriptor has one value per cluster, so there may be thousands of clusters. Inputs, masks, precision and empty
     videos are treated as in `NetVLAD`.
@@ -40,6 +48,9 @@ class SoftDBoW(SoftAssignment, FramePooling):
         kernel_initializer, bias_initializer: Initializers.
         kernel_regularizer, bias_regularizer: Regularizers.
         kernel_constraint, bias_constraint: Constraints.
+        batch_normalization_momentum: Number from 0 to below 1, the share of the moving statistics that a training step
+            keeps.
+        gate_counts: Boolean, whether to gate the counts, as `GatedDbofModelLF` of the published code does for `rgb`.
         **kwargs: `name`, `dtype` and `trainable`, as for any Keras layer.
 
     Call arguments:
@@ -56,7 +67,8 @@ class SoftDBoW(SoftAssignment, FramePooling):
         `(B, K)`.
 
     Weights:
-        `kernel` `(D, K + G)` or `(1, 1, D, K + G)`; `bias` `(K + G,)`.
+        `kernel` `(D, K + G)` or `(1, 1, D, K + G)`; `bias` `(K + G,)`. With `gate_counts`, `reduction_kernel` `R`
+        `(K, D)`, `gate_kernel` `S` `(D, K)`, both with the options of `kernel`, and a batch normalization.
 
     Example:
 
@@ -89,23 +101,38 @@ class SoftDBoW(SoftAssignment, FramePooling):
         bias_regularizer: RegularizerLike = None,
         kernel_constraint: ConstraintLike = None,
         bias_constraint: ConstraintLike = None,
+        batch_normalization_momentum: float = MOMENTUM,
+        gate_counts: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(normalize_input, data_format or "channels_last", **kwargs)
         self.num_clusters = check_integer("num_clusters", num_clusters, 1)
         self._set_assignment(num_ghost_clusters, assignment, use_bias, assignment_batch_normalization, data_format)
+        self.batch_normalization_momentum = check_momentum(batch_normalization_momentum)
         set_weight_options(self, "kernel", kernel_initializer, kernel_regularizer, kernel_constraint)
         set_weight_options(self, "bias", bias_initializer, bias_regularizer, bias_constraint)
         self.output_normalization = check_boolean("output_normalization", output_normalization)
+        self.gate_counts = check_boolean("gate_counts", gate_counts)
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self._build_assignment()
+        if self.gate_counts:
+            self.reduction_kernel = add_weight(
+                self, "reduction_kernel", (self.num_clusters, self.feature_size), "kernel"
+            )
+            self.gate_kernel = add_weight(self, "gate_kernel", (self.feature_size, self.num_clusters), "kernel")
+            self.gate_batch_normalization = BatchNormalization(
+                momentum=self.batch_normalization_momentum, dtype=self.sum_dtype, name="gate_batch_normalization"
+            )
+            self.gate_batch_normalization.build((None, self.num_clusters))
 
     def call(self, inputs: ArrayLike, mask: ArrayLike | None = None, training: bool | None = None) -> keras.KerasTensor:
         # a = softmax(x W + b), zero for padding.
         _, a = self._assigned(inputs, mask, training)  # (B, N, K)
         mass = ops.sum(a, axis=1)  # M[k] = sum_n a[n, k] (B, K)
+        if self.gate_counts:
+            mass = mass * self._gates(a, training)  # M = M * sigmoid(normalized(m R S))
         y = normalize(mass) if self.output_normalization else mass  # y = M / ||M||
         return ops.cast(y, self.compute_dtype)
 
@@ -121,6 +148,7 @@ class SoftDBoW(SoftAssignment, FramePooling):
             "normalize_input": self.normalize_input,
             "output_normalization": self.output_normalization,
             "data_format": self.data_format,
+            "gate_counts": self.gate_counts,
             **weight_config(self, "kernel", "bias"),
         }
 
@@ -146,3 +174,11 @@ class SoftDBoW(SoftAssignment, FramePooling):
         (1, 100, 4)
         """
         return self._assigned(inputs, mask, training=False)[1]
+
+    def _gates(self, a, training):
+        """Returns `sigmoid(normalized(m R S))` `(B, K)` from the assignments `a` `(B, N, K)`, zero for padding."""
+        # `initial`, for there may be no features.
+        m = normalize(ops.max(a, axis=1, initial=0.0))  # m = m / ||m|| (B, K)
+        reduced = matmul(m, ops.cast(self.reduction_kernel, m.dtype))  # m R (B, D)
+        logits = matmul(reduced, ops.cast(self.gate_kernel, m.dtype))  # m R S (B, K)
+        return ops.sigmoid(self.gate_batch_normalization(logits, training=training))

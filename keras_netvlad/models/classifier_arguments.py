@@ -22,7 +22,7 @@ def encoder_from(feature_sizes: Any, **options: Any) -> VideoEncoder:
     if not isinstance(feature_sizes, VideoEncoder):
         return VideoEncoder(feature_sizes, **options)
     parameters = inspect.signature(VideoEncoder.__init__).parameters
-    given = [name for name, value in options.items() if value is not parameters[name].default]
+    given = [name for name, value in options.items() if value != parameters[name].default]
     if given:
         raise ValueError(
             "A classifier of a VideoEncoder takes its inputs, pooling and dtype from the encoder; leave these "
@@ -81,4 +81,14 @@ def check_regularizer(name: str, regularizer: Any) -> keras.Regularizer | None:
     except (ValueError, TypeError):
         raise ValueError(
             f"`{name}` must be a regularizer of Keras, its name, or None. Received: {name}={regularizer!r}"
+        ) from None
+
+
+def check_initializer(name: str, initializer: Any) -> keras.Initializer | None:
+    """Returns the initializer, or raises if Keras does not know it."""
+    try:
+        return keras.initializers.get(initializer)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"`{name}` must be an initializer of Keras, its name, or None. Received: {name}={initializer!r}"
         ) from None

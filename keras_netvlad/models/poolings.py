@@ -20,6 +20,7 @@ from keras_netvlad.layers import (
     NeXtVLAD,
     SoftDBoW,
 )
+from keras_netvlad.layers.batch_normalization import MOMENTUM
 
 POOLINGS: dict[str, type] = {
     "netvlad": NetVLAD,
@@ -120,14 +121,15 @@ def check_num_clusters(num_clusters: Any, streams: Sequence[str]) -> dict[str, i
 
 
 def check_pooling_options(
-    poolings: Mapping[str, Any], pooling_options: Any, product_dtype: str | None
+    poolings: Mapping[str, Any], pooling_options: Any, product_dtype: str | None, momentum: float = MOMENTUM
 ) -> dict[str, dict[str, Any]]:
-    """Returns the further arguments of the pooling layer of each stream, `product_dtype` included.
+    """Returns the further arguments of the pooling layer of each stream, with `product_dtype` and the momentum.
 
     Args:
         poolings: The pooling of each stream, as `pooling_by_stream` returns it.
         pooling_options: Dict of arguments, one such dict for each stream, or `None`.
         product_dtype: `None` or `"bfloat16"`.
+        momentum: `batch_normalization_momentum` of the poolings that have one and whose options do not set it.
 
     Raises:
         ValueError: If an option is not an argument of the pooling.
@@ -155,6 +157,8 @@ def check_pooling_options(
                 f"`pooling_options` of {pooling!r} must be some of {allowed}, or a dict of such dicts with an entry "
                 f"for each stream of {sorted(poolings)}. Received: pooling_options={pooling_options!r}"
             )
+        if "batch_normalization_momentum" in known:
+            options[stream] = {"batch_normalization_momentum": momentum, **options[stream]}
         if product_dtype is None:
             continue
         if "product_dtype" not in known:

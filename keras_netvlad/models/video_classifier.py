@@ -8,8 +8,11 @@ import keras
 from keras_netvlad.base.names import DESCRIPTOR, SCORES
 from keras_netvlad.base.validation import check_boolean, check_integer, check_number
 from keras_netvlad.layers import ContextGating, MixtureOfExperts
+from keras_netvlad.layers.batch_normalization import MOMENTUM
+from keras_netvlad.layers.weight_options import InitializerLike, RegularizerLike
 from keras_netvlad.models.classifier_arguments import (
     check_gating,
+    check_initializer,
     check_projection,
     check_regularizer,
     check_scores,
@@ -35,7 +38,7 @@ class VideoClassifier(ScoringModel):
     The default is a small model. The options between pooling and scores are those of YouTube-8M's winners, and
     `VideoClassifier.from_preset` sets them as published:
 
-        frames -> batch norm -> pooling -> batch norm -> dropout -> hidden -> batch norm -> activation
+        frames -> L2 norm -> batch norm -> pooling -> batch norm -> dropout -> hidden -> batch norm -> activation
                -> context gating -> dense layer or mixture of experts -> context gating -> scores
 
     Limits: `keras.models.clone_model` returns a `ScoringModel` of the same graph with new weights. It accepts plain
@@ -56,7 +59,9 @@ class VideoClassifier(ScoringModel):
         pooling: Name, layer, or dict of either for each stream, as in `VideoEncoder`.
         pooling_options: Dict, as in `VideoEncoder`.
         input_dtype: `"float32"` or `"uint8"`, as in `VideoEncoder`.
+        joint_input_normalization: Boolean, as in `VideoEncoder`.
         input_batch_normalization: Boolean, as in `VideoEncoder`.
+        batch_normalization_momentum: Number, as in `VideoEncoder`, for every batch normalization of the classifier.
         descriptor_batch_normalization: Boolean, whether to batch-normalize the descriptor before the projection. The
             output `descriptor` is not normalized by it.
         dropout: Number from 0 to below 1, share of the descriptor that training drops before the projection.
@@ -68,6 +73,9 @@ class VideoClassifier(ScoringModel):
         gating_reduction: Integer, `reduction` of the gating of features; or `None`.
         num_mixtures: Integer, to classify with a `MixtureOfExperts`; or `None` for a dense layer.
         classifier_regularizer: Regularizer of the classifier's kernels.
+        classifier_bias_regularizer: Regularizer of the classifier's bias, with `num_mixtures` of the experts' bias.
+        hidden_initializer, gating_initializer, classifier_initializer: Initializers of the kernels of the projection,
+            of both gatings and of the classifier; or `None` for the default of the layer.
         **kwargs: `name` and `trainable` of the model.
 
     Attributes:
@@ -115,7 +123,9 @@ class VideoClassifier(ScoringModel):
         pooling: PoolingName | keras.Layer | Mapping[str, PoolingName | keras.Layer] = "netvlad",
         pooling_options: Mapping[str, Any] | None = None,
         input_dtype: Literal["float32", "uint8"] = "float32",
+        joint_input_normalization: bool = False,
         input_batch_normalization: bool = False,
+        batch_normalization_momentum: float = MOMENTUM,
         descriptor_batch_normalization: bool = False,
         dropout: float = 0.0,
         hidden_activation: str | None = "relu",
@@ -125,7 +135,11 @@ class VideoClassifier(ScoringModel):
         gating_batch_normalization: bool = True,
         gating_reduction: int | None = None,
         num_mixtures: int | None = None,
-        classifier_regularizer: str | dict[str, Any] | keras.Regularizer | None = None,
+        classifier_regularizer: RegularizerLike = None,
+        classifier_bias_regularizer: RegularizerLike = None,
+        hidden_initializer: InitializerLike = None,
+        gating_initializer: InitializerLike = None,
+        classifier_initializer: InitializerLike = None,
         **kwargs: Any,
     ) -> None:
         # === Arguments ===
@@ -137,6 +151,10 @@ class VideoClassifier(ScoringModel):
         check_scores(activation, gate_scores, num_mixtures)
         check_gating(gating_batch_normalization, gating_reduction)
         regularizer = check_regularizer("classifier_regularizer", classifier_regularizer)
+        bias_regularizer = check_regularizer("classifier_bias_regularizer", classifier_bias_regularizer)
+        hidden_initializer = check_initializer("hidden_initializer", hidden_initializer)
+        gating_initializer = check_initializer("gating_initializer", gating_initializer)
+        classifier_initializer = check_initializer("classifier_initializer", classifier_initializer)
 
         # === Encoder ===
         encoder = encoder_from(
@@ -146,32 +164,50 @@ class VideoClassifier(ScoringModel):
             pooling_options=pooling_options,
             product_dtype=product_dtype,
             input_dtype=input_dtype,
+            joint_input_normalization=joint_input_normalization,
             input_batch_normalization=input_batch_normalization,
+            batch_normalization_momentum=batch_normalization_momentum,
             dtype=dtype,
         )
         dtype_policy = encoder._inner_dtype_policy
+        momentum = encoder.batch_normalization_momentum
         scores_dtype = encoder.output[DESCRIPTOR].dtype
         # The descriptor before the cast to the dtype of the output.
         features = encoder.get_layer(DESCRIPTOR).input
 
         # === Projection ===
+        hidden_options = _given("kernel_initializer", hidden_initializer)
+        gating_options = {
+            "batch_normalization": gating_batch_normalization,
+            "batch_normalization_momentum": momentum,
+            **_given("kernel_initializer", gating_initializer),
+        }
         if descriptor_batch_normalization:
-            normalize = keras.layers.BatchNormalization(dtype=dtype_policy, name="descriptor_batch_normalization")
+            normalize = keras.layers.BatchNormalization(
+                momentum=momentum, dtype=dtype_policy, name="descriptor_batch_normalization"
+            )
             features = normalize(features)
         if dropout:
             features = keras.layers.Dropout(dropout, dtype=dtype_policy, name="dropout")(features)
         if hidden_units is not None and hidden_batch_normalization:
-            features = keras.layers.Dense(hidden_units, use_bias=False, dtype=dtype_policy, name="hidden")(features)
-            normalize = keras.layers.BatchNormalization(dtype=dtype_policy, name="hidden_batch_normalization")
+            project = keras.layers.Dense(
+                hidden_units, use_bias=False, dtype=dtype_policy, name="hidden", **hidden_options
+            )
+            normalize = keras.layers.BatchNormalization(
+                momentum=momentum, dtype=dtype_policy, name="hidden_batch_normalization"
+            )
             activate = keras.layers.Activation(
                 hidden_activation or "linear", dtype=dtype_policy, name="hidden_activation"
             )
-            features = activate(normalize(features))
+            features = activate(normalize(project(features)))
         elif hidden_units is not None:
-            features = keras.layers.Dense(hidden_units, hidden_activation, dtype=dtype_policy, name="hidden")(features)
+            project = keras.layers.Dense(
+                hidden_units, hidden_activation, dtype=dtype_policy, name="hidden", **hidden_options
+            )
+            features = project(features)
         if gate_features:
             gate = ContextGating(
-                gating_batch_normalization, gating_reduction, dtype=dtype_policy, name="feature_gating"
+                reduction=gating_reduction, dtype=dtype_policy, name="feature_gating", **gating_options
             )
             features = gate(features)
 
@@ -180,7 +216,13 @@ class VideoClassifier(ScoringModel):
         name = "ungated_scores" if gate_scores else SCORES
         if num_mixtures is None:
             classifier = keras.layers.Dense(
-                num_classes, activation, kernel_regularizer=regularizer, dtype=scores_dtype, name=name
+                num_classes,
+                activation,
+                kernel_regularizer=regularizer,
+                bias_regularizer=bias_regularizer,
+                dtype=scores_dtype,
+                name=name,
+                **_given("kernel_initializer", classifier_initializer),
             )
         else:
             classifier = MixtureOfExperts(
@@ -188,12 +230,15 @@ class VideoClassifier(ScoringModel):
                 num_mixtures,
                 gate_kernel_regularizer=regularizer,
                 expert_kernel_regularizer=regularizer,
+                expert_bias_regularizer=bias_regularizer,
                 dtype=scores_dtype,
                 name=name,
+                **_given("gate_kernel_initializer", classifier_initializer),
+                **_given("expert_kernel_initializer", classifier_initializer),
             )
         scores = classifier(features)
         if gate_scores:
-            scores = ContextGating(gating_batch_normalization, dtype=scores_dtype, name=SCORES)(scores)
+            scores = ContextGating(dtype=scores_dtype, name=SCORES, **gating_options)(scores)
         super().__init__(
             inputs=encoder.input, outputs={SCORES: scores, DESCRIPTOR: encoder.output[DESCRIPTOR]}, **kwargs
         )
@@ -206,7 +251,9 @@ class VideoClassifier(ScoringModel):
         self.pooling_options = encoder.pooling_options
         self.product_dtype = encoder.product_dtype
         self.stream_dtype = encoder.stream_dtype
+        self.joint_input_normalization = encoder.joint_input_normalization
         self.input_batch_normalization = encoder.input_batch_normalization
+        self.batch_normalization_momentum = momentum
         self.num_classes = num_classes
         self.hidden_units = hidden_units
         self.activation = activation
@@ -220,6 +267,10 @@ class VideoClassifier(ScoringModel):
         self.gating_reduction = gating_reduction
         self.num_mixtures = num_mixtures
         self.classifier_regularizer = regularizer
+        self.classifier_bias_regularizer = bias_regularizer
+        self.hidden_initializer = hidden_initializer
+        self.gating_initializer = gating_initializer
+        self.classifier_initializer = classifier_initializer
 
     @property
     def encoder(self) -> VideoEncoder:
@@ -251,6 +302,10 @@ class VideoClassifier(ScoringModel):
             "gating_reduction": self.gating_reduction,
             "num_mixtures": self.num_mixtures,
             "classifier_regularizer": keras.regularizers.serialize(self.classifier_regularizer),
+            "classifier_bias_regularizer": keras.regularizers.serialize(self.classifier_bias_regularizer),
+            "hidden_initializer": keras.initializers.serialize(self.hidden_initializer),
+            "gating_initializer": keras.initializers.serialize(self.gating_initializer),
+            "classifier_initializer": keras.initializers.serialize(self.classifier_initializer),
             "quantized_layers": {
                 layer.name: layer.quantization_mode for layer in self.layers if layer.quantization_mode
             },
@@ -278,7 +333,7 @@ class VideoClassifier(ScoringModel):
         No trained weights are published for these architectures. Train the model, or load a `.keras` file of your own.
 
         - Miech et al., the winners of 2017: `gated_netvlad`, their best single model, `gated_netrvlad`, `gated_netfv`,
-          `gated_soft_dbow`.
+          `gated_soft_dbow`, `soft_dbow`.
         - Lin et al. 2018: `nextvlad`, a quarter of the parameters of the first.
         - Skalic & Austin, the winners of 2018: `skalic_austin_2018_netvlad_1` and `_2`, `skalic_austin_2018_netfv`,
           `skalic_austin_2018_soft_dbow_1`, `_2` and `_3`, of which they made an ensemble.
@@ -347,3 +402,11 @@ class VideoClassifier(ScoringModel):
         copy = type(self).from_config({**self.get_config(), "input_dtype": input_dtype})
         copy_weights(self, copy)
         return copy
+
+
+def _given(argument: str, initializer: keras.Initializer | None) -> dict[str, Any]:
+    """Returns an argument of a layer, or nothing if there is none.
+
+    A layer draws the seed of its default initializer itself; the weights of seeded models depend on when it does.
+    """
+    return {} if initializer is None else {argument: initializer}

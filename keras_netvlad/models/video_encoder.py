@@ -9,7 +9,8 @@ from keras import ops
 from keras_netvlad.base.names import DESCRIPTOR, NUM_FRAMES, SCORES
 from keras_netvlad.base.validation import check_boolean, check_choice, check_integer
 from keras_netvlad.layers import Dequantize, FrameMask
-from keras_netvlad.layers.batch_normalization import BatchNormalization
+from keras_netvlad.layers.batch_normalization import MOMENTUM, BatchNormalization, check_momentum
+from keras_netvlad.layers.vlad_ops import SQUARED_EPSILON, inverse_root, squared_norm
 from keras_netvlad.models.model_registration import register_model
 from keras_netvlad.models.poolings import (
     check_keywords,
@@ -37,7 +38,7 @@ class VideoEncoder(keras.Model):
     `VideoClassifier`. It is a functional `keras.Model` with one input for each stream and the input `num_frames`, the
     number of real frames of each video:
 
-        frames -> dequantize -> batch norm -> pooling -> descriptor
+        frames -> dequantize -> L2 norm -> batch norm -> pooling -> descriptor
 
     Limits: `keras.models.clone_model` returns a plain `keras.Model` of the same graph with new weights;
     `VideoEncoder.from_config(encoder.get_config())` returns a new `VideoEncoder`.
@@ -63,8 +64,12 @@ class VideoEncoder(keras.Model):
         product_dtype: `None` or `"bfloat16"`, as in `NetVLAD`.
         input_dtype: `"float32"` (float64 under a float64 policy), or `"uint8"` for streams of bytes, which
             `Dequantize` turns into features. Bytes are a quarter of the traffic to a training device.
+        joint_input_normalization: Boolean, whether to scale the features of each frame, those of all streams together,
+            to unit L2 norm, as the winners of YouTube-8M did. Bytes are dequantized first.
         input_batch_normalization: Boolean, whether to batch-normalize the features of each stream. The statistics
             exclude padding.
+        batch_normalization_momentum: Number from 0 to below 1, the share of the moving statistics that a training step
+            keeps, in every batch normalization, also those of poolings given by name.
         dtype: Dtype or dtype policy of the layers.
         **kwargs: `name` and `trainable` of the model.
 
@@ -104,7 +109,9 @@ class VideoEncoder(keras.Model):
         pooling_options: Mapping[str, Any] | None = None,
         product_dtype: Literal["bfloat16"] | None = None,
         input_dtype: Literal["float32", "uint8"] = "float32",
+        joint_input_normalization: bool = False,
         input_batch_normalization: bool = False,
+        batch_normalization_momentum: float = MOMENTUM,
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: Any,
     ) -> None:
@@ -112,8 +119,10 @@ class VideoEncoder(keras.Model):
         feature_sizes = check_feature_sizes(feature_sizes)
         clusters = check_num_clusters(num_clusters, list(feature_sizes))
         poolings = pooling_by_stream(pooling, list(feature_sizes))
-        options = check_pooling_options(poolings, pooling_options, product_dtype)
+        momentum = check_momentum(batch_normalization_momentum)
+        options = check_pooling_options(poolings, pooling_options, product_dtype, momentum)
         check_choice("input_dtype", input_dtype, INPUT_DTYPES)
+        check_boolean("joint_input_normalization", joint_input_normalization)
         check_boolean("input_batch_normalization", input_batch_normalization)
         dtype_policy = check_dtype(dtype)
         # The outputs of a mixed-precision model are float32: float16 has three digits.
@@ -126,20 +135,30 @@ class VideoEncoder(keras.Model):
         }
         num_frames = keras.Input((), name=NUM_FRAMES, dtype="int32")
 
-        # === Pooling of each stream ===
-        pooled, layers = [], {}
+        # === Features of each stream ===
+        masks, features = {}, {}
         for name, frames in streams.items():
-            mask = FrameMask(name=f"{name}_mask")(num_frames, frames)
+            masks[name] = FrameMask(name=f"{name}_mask")(num_frames, frames)
             if input_dtype == "uint8":
                 frames = Dequantize(dtype=output_dtype, name=f"{name}_dequantize")(frames)
+            if joint_input_normalization or input_batch_normalization:
+                # The pooling selects real frames itself, but only after the normalizations have seen the padding, and
+                # the gradient of their weights would be 0 * NaN.
+                frames = ops.where(ops.expand_dims(masks[name], -1), frames, 0.0)
+            features[name] = frames
+        if joint_input_normalization:
+            features = _jointly_normalized(features)
+
+        # === Pooling of each stream ===
+        pooled, layers = [], {}
+        for name, frames in features.items():
             if input_batch_normalization:
-                # The pooling selects real frames itself, but only after the batch normalization has seen the padding,
-                # and the gradient of its weights would be 0 * NaN.
-                frames = ops.where(ops.expand_dims(mask, -1), frames, 0.0)
-                normalize = BatchNormalization(dtype=output_dtype, name=f"{name}_batch_normalization")
-                frames = normalize(frames, mask=mask)
+                normalize = BatchNormalization(
+                    momentum=momentum, dtype=output_dtype, name=f"{name}_batch_normalization"
+                )
+                frames = normalize(frames, mask=masks[name])
             layers[name] = pooling_layer(name, poolings[name], clusters[name], options[name], dtype_policy)
-            pooled.append(_pooled(layers[name], frames, mask))
+            pooled.append(_pooled(layers[name], frames, masks[name]))
 
         # === Descriptor ===
         joined = pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(dtype=dtype_policy)(pooled)
@@ -152,7 +171,9 @@ class VideoEncoder(keras.Model):
         self.pooling_options = pooling_options
         self.product_dtype = product_dtype
         self.stream_dtype = input_dtype  # Keras uses the name `input_dtype` for casts.
+        self.joint_input_normalization = joint_input_normalization
         self.input_batch_normalization = input_batch_normalization
+        self.batch_normalization_momentum = momentum
         self._pooling_name = pooling if isinstance(pooling, str) else None
         self._pooling_names = {name: value if isinstance(value, str) else None for name, value in poolings.items()}
         self._pooling_layer_names = {name: layer.name for name, layer in layers.items()}
@@ -182,7 +203,9 @@ class VideoEncoder(keras.Model):
             "pooling": serialize_pooling(self.pooling),
             "pooling_options": keras.saving.serialize_keras_object(plain(self.pooling_options)),
             "input_dtype": self.stream_dtype,
+            "joint_input_normalization": self.joint_input_normalization,
             "input_batch_normalization": self.input_batch_normalization,
+            "batch_normalization_momentum": self.batch_normalization_momentum,
         }
 
     @classmethod
@@ -254,6 +277,13 @@ def check_feature_sizes(feature_sizes: Any) -> dict[str, int]:
         if name in (NUM_FRAMES, SCORES, DESCRIPTOR):
             raise ValueError(f"A stream must not have the name of another input or output. Received: {name!r}")
     return {name: check_integer(f"feature_sizes[{name!r}]", size, 1) for name, size in feature_sizes.items()}
+
+
+def _jointly_normalized(features: dict[str, keras.KerasTensor]) -> dict[str, keras.KerasTensor]:
+    """Divides the features of each frame by the L2 norm of all streams together. Frames of zeros stay zeros."""
+    squared = sum(squared_norm(frames) for frames in features.values())  # (B, T, 1)
+    scale = inverse_root(squared, squared > SQUARED_EPSILON)
+    return {name: frames * scale for name, frames in features.items()}
 
 
 def _pooled(layer: keras.Layer, frames: keras.KerasTensor, mask: keras.KerasTensor) -> keras.KerasTensor:

@@ -63,10 +63,13 @@ FORMS = {
         },
     ),
     "soft_dbow": (SoftDBoW, {"num_clusters": 3}),
+    "soft_dbow, gated": (SoftDBoW, {"num_clusters": 3, "gate_counts": True}),
     "soft_dbow, counts": (SoftDBoW, {"num_clusters": 3, "output_normalization": False, "use_bias": False}),
     "netfv": (NetFV, {"num_clusters": 3}),
     "netfv, output only": (NetFV, {"num_clusters": 3, "intra_normalization": False}),
     "netfv, intra only": (NetFV, {"num_clusters": 3, "output_normalization": False, "assignment": "conv"}),
+    "netfv, separate": (NetFV, {"num_clusters": 3, "separate_orders": True}),
+    "netfv, separate sums": (NetFV, {"num_clusters": 3, "separate_orders": True, "intra_normalization": False}),
     "nextvlad": (NeXtVLAD, {"num_clusters": 3, "groups": 4}),
     "nextvlad, plain": (NeXtVLAD, {"num_clusters": 3, "groups": 2, "assignment_batch_normalization": False}),
     "nextvlad, intra only": (NeXtVLAD, {"num_clusters": 3, "groups": 2, "output_normalization": False}),
@@ -91,6 +94,7 @@ ADDITIVE_FORMS = (
     "netrvlad with ghosts",
     "netfv",
     "netfv, output only",
+    "netfv, separate",
     "nextvlad",
     "nextvlad, no bias",
 )
@@ -139,7 +143,7 @@ def test_the_contract_of_layers(form, tmp_path):
 @pytest.mark.parametrize("form", DEFAULT_FORMS)
 def test_channels_first_maps_give_the_same_descriptors(form):
     options = {"data_format": "channels_first"}
-    if form in ("netrvlad", "soft_dbow", "netfv"):
+    if FORMS[form][0] in (NetRVLAD, SoftDBoW, NetFV):
         options["assignment"] = "conv"
     first = make_layer(form, (2, SIZE, 3, 4), **options)
     last = make_layer(form, IMAGES)
@@ -387,6 +391,13 @@ def test_adapted_fisher_vectors_are_finite_where_nothing_varies():
         (lambda: NetRVLAD(0), FRAMES, "`num_clusters` must be a positive integer"),
         (lambda: NetFV(2, assignment="sparse"), FRAMES, "`assignment` must be 'dense' or 'conv'"),
         (lambda: SoftDBoW(2, output_normalization=None), FRAMES, "`output_normalization` must be True or False"),
+        (lambda: SoftDBoW(2, gate_counts=1), FRAMES, "`gate_counts` must be True or False. Received: gate_counts=1"),
+        (lambda: NetFV(2, separate_orders=None), FRAMES, "`separate_orders` must be True or False"),
+        (
+            lambda: NetRVLAD(2, batch_normalization_momentum=1),
+            FRAMES,
+            "`batch_normalization_momentum` must be .*Received: batch_normalization_momentum=1",
+        ),
         (lambda: MeanStdPooling(), (2, 6), "pools inputs of shape"),
     ],
 )

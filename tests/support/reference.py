@@ -105,7 +105,16 @@ def describe(first, second, centroids, intra_normalization=True, output_normaliz
     return np.stack(rows)
 
 
-def netfv(first, second, squares, centroids, deviations, intra_normalization=True, output_normalization=True):
+def netfv(
+    first,
+    second,
+    squares,
+    centroids,
+    deviations,
+    intra_normalization=True,
+    output_normalization=True,
+    separate_orders=False,
+):
     """Returns the Fisher vector `(B, 2 * K * D)` of the assigned sums of x, of 1 and of x^2."""
     variances = np.asarray(deviations, "float64") ** 2 + 1e-6
     rows = []
@@ -116,14 +125,33 @@ def netfv(first, second, squares, centroids, deviations, intra_normalization=Tru
         for k, c in enumerate(np.asarray(centroids, "float64")):
             spread = squares[b, k] - 2 * c * first[b, k] + second[b, k] * c**2
             blocks.append(spread / variances[k] - second[b, k])
-        row = np.concatenate([normalized(block) if intra_normalization else block for block in blocks])
-        rows.append(normalized(row) if output_normalization else row)
+        num_clusters = len(blocks) // 2
+        orders = [blocks[:num_clusters], blocks[num_clusters:]]
+        if intra_normalization:
+            orders[0] = [normalized(block) for block in orders[0]]
+            orders[1] = orders[1] if separate_orders else [normalized(block) for block in orders[1]]
+        orders = [np.concatenate(order) for order in orders]
+        if output_normalization and separate_orders:
+            orders = [normalized(order) for order in orders]
+        row = np.concatenate(orders)
+        rows.append(normalized(row) if output_normalization and not separate_orders else row)
     return np.stack(rows)
 
 
-def soft_dbow(second, output_normalization=True):
-    """Returns the soft counts `(B, K)` of clusters."""
-    return np.stack([normalized(row) if output_normalization else row for row in second])
+def soft_dbow(second, output_normalization=True, gates=None):
+    """Returns the soft counts `(B, K)` of clusters, multiplied by gates `(B, K)` if there are any."""
+    counts = second if gates is None else second * gates
+    return np.stack([normalized(row) if output_normalization else row for row in counts])
+
+
+def count_gates(a, reduction_kernel, gate_kernel, batch_normalization):
+    """Returns the gates `(B, K)` of assignments `(B, N, K)`, from the largest assignment to each cluster."""
+    rows = []
+    for assigned in a:
+        largest = normalized(np.array([max(column, default=0.0) for column in assigned.T]))
+        logits = _batch_normalized(largest @ reduction_kernel @ gate_kernel, batch_normalization)
+        rows.append(1 / (1 + np.exp(-logits)))
+    return np.stack(rows)
 
 
 def nextvlad(inputs, weights, groups, mask=None, intra_normalization=True, output_normalization=True):
@@ -227,11 +255,16 @@ def video_classifier(model, streams, num_frames):
             anything.
         num_frames: `(B,)` integers.
     """
-    descriptors = []
+    descriptors, features = [], {}
     for name in model.feature_sizes:
         mask = np.arange(streams[name].shape[1]) < np.asarray(num_frames)[:, None]
         frames = streams[name] * (4 / 255) + 4 / 512 - 2 if model.stream_dtype == "uint8" else streams[name]
-        frames = np.where(mask[:, :, None], frames, 0.0)
+        features[name] = np.where(mask[:, :, None], frames, 0.0)
+    if model.joint_input_normalization:
+        sizes = [frames.shape[2] for frames in features.values()]
+        joint = np.apply_along_axis(normalized, 2, np.concatenate(list(features.values()), axis=2))
+        features = dict(zip(features, np.split(joint, np.cumsum(sizes)[:-1], axis=2), strict=True))
+    for name, frames in features.items():
         if model.input_batch_normalization:
             frames = _batch_normalized(frames, _moments(model.get_layer(f"{name}_batch_normalization")))
         layer = model.get_layer(f"{name}_{model.pooling}")
@@ -339,6 +372,10 @@ def pooled(layer, inputs, mask=None):
         return nextvlad(inputs, weights, layer.groups, mask, **norms)
     options = assignment_options_of(layer)
     first, second = sums(inputs, layer.kernel, layer.num_clusters, mask=mask, **options)
+    if kind == "SoftDBoW" and layer.gate_counts:
+        a = assignments(inputs, layer.kernel, layer.num_clusters, mask=mask, **options)
+        kernels = _array(layer.reduction_kernel), _array(layer.gate_kernel)
+        norms["gates"] = count_gates(a, *kernels, _moments(layer.gate_batch_normalization))
     if kind == "SoftDBoW":
         return soft_dbow(second, **norms)
     if kind == "NetRVLAD":
@@ -348,6 +385,7 @@ def pooled(layer, inputs, mask=None):
     a = assignments(inputs, layer.kernel, layer.num_clusters, mask=mask, **options)
     x, presence = flatten(inputs, mask, layer.data_format == "channels_first")
     squares = np.einsum("bnk,bnd->bkd", a, np.where(presence[..., None] > 0, x, 0.0) ** 2)
+    norms["separate_orders"] = layer.separate_orders
     return netfv(first, second, squares, _array(layer.centroids), _array(layer.deviations), **norms)
 
 
