@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import youtube8m_records as reference
+from selection import slow_except
 
 from keras_netvlad.data import write_youtube8m, youtube8m
 from keras_netvlad.layers import Dequantize
@@ -46,7 +47,7 @@ def read(path, batch_size=10, **options):
     return list(youtube8m(path, batch_size, **{**READING, **options}).as_numpy_iterator())
 
 
-@pytest.mark.parametrize("fixed_frames", [False, True])
+@pytest.mark.parametrize("fixed_frames", slow_except([False, True], False))
 def test_the_first_stream_sets_the_length_as_in_googles_reader(uneven, fixed_frames):
     path, records = uneven
     ((inputs, labels),) = read(path, frame_counts="first", max_frames=MAX_FRAMES, fixed_frames=fixed_frames)
@@ -62,7 +63,7 @@ def test_the_first_stream_sets_the_length_as_in_googles_reader(uneven, fixed_fra
             assert not inputs[stream][row, length:].any()
 
 
-def test_each_stream_has_its_own_number_of_frames(uneven, tmp_path):
+def test_each_stream_has_its_own_number_of_frames(uneven):
     path, _ = uneven
     ((inputs, _),) = read(path, frame_counts="each", max_frames=MAX_FRAMES)
     assert "num_frames" not in inputs
@@ -73,6 +74,10 @@ def test_each_stream_has_its_own_number_of_frames(uneven, tmp_path):
             written = video(row, dict(zip(SIZES, pair, strict=True)))[name]
             np.testing.assert_array_equal(inputs[name][row, :length], written[:length])
             assert not inputs[name][row, length:].any()
+
+
+@pytest.mark.slow
+def test_an_absent_stream_has_no_frames(tmp_path):
     write_youtube8m(tmp_path / "a.tfrecord", [video(0, {"rgb": 4}), video(1, {"rgb": 2})], frame_counts="each")
     ((inputs, _),) = read(tmp_path / "a.tfrecord", frame_counts="each")
     assert inputs["num_frames_audio"].tolist() == [0, 0]
@@ -86,7 +91,7 @@ def test_each_stream_has_its_own_number_of_frames(uneven, tmp_path):
         read(tmp_path / "b.tfrecord", frame_counts="each", feature_sizes={"pose": 3})
 
 
-@pytest.mark.parametrize("frame_counts", ["shared", "first", "each"])
+@pytest.mark.parametrize("frame_counts", slow_except(["shared", "first", "each"], "shared"))
 def test_float32_is_read_as_it_was_written(tmp_path, frame_counts):
     rng = np.random.default_rng(0)
     videos = [
@@ -103,6 +108,7 @@ def test_float32_is_read_as_it_was_written(tmp_path, frame_counts):
             assert not inputs[name][row, length:].any()
 
 
+@pytest.mark.slow
 def test_other_kinds_of_frames_are_named(tmp_path):
     path = tmp_path / "a.tfrecord"
     write_youtube8m(path, [video(0, {"rgb": 2, "audio": 2})])
@@ -162,6 +168,7 @@ def edited(change):
     return apply
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -189,6 +196,7 @@ def test_a_bad_record_of_segments_is_named_or_skipped(tmp_path, change, reason):
     assert inputs["id"].tolist() == [b"video 0:5", b"video 0:0", b"video 0:3"]
 
 
+@pytest.mark.slow
 def test_means_are_those_of_googles_reader_also_as_frames(tmp_path):
     rng = np.random.default_rng(0)
     videos = [

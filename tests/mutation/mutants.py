@@ -854,7 +854,7 @@ MUTANTS = [
         "data/record_schemas",
         "data/test_youtube8m_kinds",
         ("for name in self.sizes}\n        first", "for name in lengths}\n        first", EACH_COUNT),
-        ("else tf.maximum(longest, 1)", "else longest", EACH_COUNT),
+        ("else tf.maximum(longest, 1)", "else longest", "test_an_absent_stream_has_no_frames"),
         ("BYTE_OF_ZERO = 127", "BYTE_OF_ZERO = 0", "test_the_first_stream_sets_the_length_as_in_googles_reader"),
     ),
     *of(
