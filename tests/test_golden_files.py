@@ -1,6 +1,7 @@
 """Files of earlier releases load, and compute the same numbers.
 
-`make_golden.py` in `tests/files/golden` wrote those of release 0.1.0, that in `tests/files/golden_0_2` those of 0.2.0.
+`make_golden.py` in `tests/files/golden` wrote those of release 0.1.0, those in `golden_0_2` and
+`golden_0_2_youtube8m` those of 0.2.0.
 """
 
 import functools
@@ -15,7 +16,7 @@ from paths import FILES
 import keras_netvlad  # noqa: F401
 from keras_netvlad.layers import NetFV
 
-DIRECTORIES = (FILES / "golden", FILES / "golden_0_2")
+DIRECTORIES = (FILES / "golden", FILES / "golden_0_2", FILES / "golden_0_2_youtube8m")
 MODELS = {path.stem: path for directory in DIRECTORIES for path in sorted(directory.glob("*.keras"))}
 # Largest differences, relative to the largest value. On a processor that rounds as the one that wrote the files all
 # outputs but Fisher vectors, which release 0.1.0 summed around 0, are equal bit by bit; on others they are not.

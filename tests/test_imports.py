@@ -31,7 +31,7 @@ ALLOWED = {
     "retrieval": BASE | {"data"},
     "registration": {"layers", "losses", "metrics", "models"},
     "export": BASE | {"layers", "models", "data"},
-    "training": BASE | {"data", "metrics", "models", "export"},
+    "training": BASE | {"data", "losses", "metrics", "models", "export"},
     "videos": BASE | {"cluster_statistics", "data", "layers", "metrics", "models", "retrieval", "export", "training"},
     "demo": BASE | {"data", "layers", "models", "plot", "export"},
     # Names of earlier releases.

@@ -29,6 +29,9 @@ OWN_OPTIONS = ("pooling", "num_clusters", "hidden_units", "dropout", "adapt", "c
 PRESET_OPTIONS = (
     "validation_files",
     "preset",
+    "level",
+    "feature_dtype",
+    "frame_counts",
     "num_classes",
     "feature_sizes",
     "overrides",

@@ -198,9 +198,26 @@ def _train(subparsers):
     preset = train.add_argument_group("options for YouTube-8M's records")
     preset.add_argument("--train", nargs="+", dest="train_files", metavar="FILES", help="files or quoted patterns")
     preset.add_argument(
-        "--validation", nargs="+", dest="validation_files", metavar="FILES", help="the same, for GAP after each epoch"
+        "--validation",
+        nargs="+",
+        dest="validation_files",
+        metavar="FILES",
+        help="the same, for GAP or MAP@K after each epoch",
     )
     preset.add_argument("--preset", help="published model to train (default gated_netvlad)")
+    preset.add_argument(
+        "--level",
+        choices=["frame", "segment", "video"],
+        help="kind of the records: frames, frames with rated segments, or means (default frame)",
+    )
+    preset.add_argument(
+        "--feature-dtype", choices=["uint8", "float16", "float32"], help="values of a frame (default uint8)"
+    )
+    preset.add_argument(
+        "--frame-counts",
+        choices=["shared", "first", "each"],
+        help="streams of a video have one length, or that of the first, or each its own (default shared)",
+    )
     preset.add_argument("--num-classes", type=int, help="number of classes (default 3862)")
     preset.add_argument(
         "--feature-sizes", type=_json_object, metavar="JSON", help='default {"rgb": 1024, "audio": 128}'

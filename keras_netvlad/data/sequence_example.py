@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def serialize_example(
-    streams: Mapping[str, NDArray[np.uint8] | NDArray[np.float16]],
+    streams: Mapping[str, NDArray[np.uint8] | NDArray[np.floating]],
     context: Mapping[str, tf.train.Feature] | None = None,
 ) -> bytes:
     """Serializes the frames of one video in YouTube-8M's frame-level schema.
@@ -16,11 +16,12 @@ def serialize_example(
     `youtube8m` reads such records, and so does the signature `serve_examples` of an exported model.
 
     Args:
-        streams: Dict from the name of each stream to its frames `(T, D)`, `uint8` or `float16`.
+        streams: Dict from the name of each stream to its frames `(T, D)`, `uint8`, `float16` or `float32`.
         context: Dict of features of the whole video, such as its `id` and `labels`; `None` for none.
 
     Returns:
-        A serialized `tf.train.SequenceExample`: one feature list per stream, one bytes feature per frame.
+        A serialized `tf.train.SequenceExample`: one feature list per stream, one feature per frame, which is bytes, or
+        a list of floats for `float32`.
 
     Example:
 
@@ -31,11 +32,14 @@ def serialize_example(
     5
     """
     lists = {
-        name: tf.train.FeatureList(
-            feature=[tf.train.Feature(bytes_list=tf.train.BytesList(value=[frame.tobytes()])) for frame in frames]
-        )
-        for name, frames in streams.items()
+        name: tf.train.FeatureList(feature=[_feature(frame) for frame in frames]) for name, frames in streams.items()
     }
     return tf.train.SequenceExample(
         context=tf.train.Features(feature=context), feature_lists=tf.train.FeatureLists(feature_list=lists)
     ).SerializeToString()
+
+
+def _feature(frame):
+    if frame.dtype == np.float32:
+        return tf.train.Feature(float_list=tf.train.FloatList(value=frame))
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[frame.tobytes()]))

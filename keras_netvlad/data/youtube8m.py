@@ -15,13 +15,14 @@ import tensorflow as tf
 
 from keras_netvlad.base.validation import check_boolean, check_choice, check_integer
 from keras_netvlad.data.record_files import find_files, index_records, read_records
-from keras_netvlad.data.record_schemas import FEATURE_DTYPES, FrameLevel, VideoLevel
+from keras_netvlad.data.record_schemas import FEATURE_DTYPES, FRAME_COUNTS, FrameLevel, VideoLevel
+from keras_netvlad.data.segment_schema import SegmentLevel
 
 NUM_CLASSES = 3862
 FEATURE_SIZES = {"rgb": 1024, "audio": 128}
 # A parser that quotes a name that is not UTF-8 gives a `UnicodeDecodeError` instead of its message (TensorFlow 2.21).
 PARSER_ERRORS = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
-LEVELS = {"frame": FrameLevel, "video": VideoLevel}
+LEVELS = {"frame": FrameLevel, "segment": SegmentLevel, "video": VideoLevel}
 
 
 def youtube8m(
@@ -30,10 +31,13 @@ def youtube8m(
     *,
     num_classes: int = NUM_CLASSES,
     feature_sizes: Mapping[str, int] | None = None,
-    level: Literal["frame", "video"] = "frame",
-    feature_dtype: Literal["uint8", "float16"] = "uint8",
+    level: Literal["frame", "segment", "video"] = "frame",
+    feature_dtype: Literal["uint8", "float16", "float32"] = "uint8",
+    frame_counts: Literal["shared", "first", "each"] = "shared",
     max_frames: int = 300,
     fixed_frames: bool = False,
+    segment_frames: int = 5,
+    as_frames: bool = False,
     shuffle: bool = False,
     seed: int = 0,
     epochs: int | None = 1,
@@ -59,17 +63,34 @@ def youtube8m(
 
     Args:
         files: Path, pattern such as `"data/train*.tfrecord"`, or a list of those: uncompressed TFRecord files.
-        batch_size: Integer, batch size `B`.
+        batch_size: Integer, batch size `B`. At segment level it counts records; the batch contains all their segments.
         num_classes: Integer, number of classes `C`. YouTube-8M has had 3862 classes since 2018.
         feature_sizes: Dict from the name of each stream to its feature size. The default is
             `{"rgb": 1024, "audio": 128}`.
-        level: `"frame"` for `SequenceExample`s with a list of frames for each stream, one bytes feature per frame;
-            `"video"` for `Example`s with the mean of each stream, `mean_rgb` and `mean_audio`.
-        feature_dtype: Type of the values in the bytes of a frame: `"uint8"` as in YouTube-8M, or `"float16"`, an option
-            of `write_youtube8m` and `keras-netvlad extract`. The video level accepts `"uint8"` only.
-        max_frames: Integer, largest number of frames taken from a video, counted from its beginning.
+        level: Kind of the records:
+
+            - `"frame"` for `SequenceExample`s with a list of frames for each stream;
+            - `"segment"` for those of 2019 whose segments are rated: `segment_start_times`, `segment_labels` and
+              `segment_scores`;
+            - `"video"` for `Example`s with the mean of each stream, `mean_rgb` and `mean_audio`.
+        feature_dtype: Type of the values of a frame: `"uint8"` as in YouTube-8M, `"float16"`, in bytes as well, or
+            `"float32"` for a list of floats. The last two are options of `write_youtube8m`. The video level accepts
+            `"uint8"` only.
+        frame_counts: How to read streams of different lengths:
+
+            - `"shared"`: all streams of a video have one length. Any other video is a bad record.
+            - `"first"`: the first stream of `feature_sizes` sets `num_frames`, as in Google's reader. Longer streams
+              are cut. Frames that a shorter stream lacks are zeros; in bytes 127, which `Dequantize` maps to -3e-5.
+            - `"each"`: every stream has its own number of frames, `num_frames_<stream>` instead of `num_frames`, and
+              may be absent. `VideoClassifier(..., num_frames_per_stream=True)` takes these inputs. Not at segment
+              level, because the start times of segments count frames of the first stream.
+        max_frames: Integer, largest number of frames taken from a video, counted from its beginning. It does not limit
+            segments.
         fixed_frames: Boolean. `True` gives every batch `T = max_frames`, as XLA and training on several hosts need.
-            `False` gives each batch the length of its longest video.
+            `False` gives each batch the length of its longest video. Segments always have `T = segment_frames`.
+        segment_frames: Integer, number of frames of a segment, 5 in YouTube-8M.
+        as_frames: Boolean. At video level, `True` gives each mean as a clip of one frame, `(B, 1, D)` by the name of
+            its stream with `num_frames` of 1. A `VideoClassifier` with `pooling="mean"` takes them.
         shuffle: Boolean, whether to shuffle the records of each epoch.
         seed: Integer, seed of the order.
         epochs: Integer, number of passes over the records, or `None` for an endless dataset.
@@ -82,12 +103,17 @@ def youtube8m(
             label of `num_classes` or more. Skipping makes batches smaller; a batch of bad records only is an error.
         skipped: Dict that receives an entry `(file, record): reason` for each skipped record. Records are counted from
             0.
-        with_ids: Boolean, whether the inputs contain the string `id` of each video.
+        with_ids: Boolean, whether the inputs contain the string `id` of each video; of a segment `"<id>:<start>"`, as
+            in the submissions of the challenge of 2019.
 
     Returns:
         A `tf.data.Dataset` of known cardinality with elements `(inputs, labels)`. `inputs` is a dict of the streams,
         `feature_dtype` `(B, T, D)` with zeros after the end of a video, and `num_frames`, `int32` `(B,)`. At video
         level it holds `mean_<stream>`, `float32` `(B, D)`. `labels` is multi-hot, `float32` `(B, C)`.
+
+        At segment level every row is a segment, which is rated for a few classes: a label is 1 if the class occurs, 0
+        if it does not, and -1 if nobody rated it. `RatedBinaryCrossentropy` and `SegmentMeanAveragePrecision` ignore
+        the latter.
 
     Example:
 
@@ -119,7 +145,9 @@ def youtube8m(
     seed, start_epoch = check_integer("seed", seed, 0), check_integer("start_epoch", start_epoch, 0)
     start_step = check_integer("start_step", start_step, 0)
     epochs = None if epochs is None else check_integer("epochs", epochs, 1)
+    segment_frames = check_integer("segment_frames", segment_frames, 1)
     for name, value in (
+        ("as_frames", as_frames),
         ("fixed_frames", fixed_frames),
         ("shuffle", shuffle),
         ("drop_remainder", drop_remainder),
@@ -128,7 +156,10 @@ def youtube8m(
         check_boolean(name, value)
     sizes = _check_feature_sizes(feature_sizes)
     check_choice("level", level, LEVELS)
-    check_choice("feature_dtype", feature_dtype, FEATURE_DTYPES if level == "frame" else FEATURE_DTYPES[:1])
+    check_choice("feature_dtype", feature_dtype, FEATURE_DTYPES[:1] if level == "video" else FEATURE_DTYPES)
+    check_choice("frame_counts", frame_counts, FRAME_COUNTS[: {"frame": 3, "segment": 2, "video": 1}[level]])
+    if as_frames and level != "video":
+        raise ValueError(f"`as_frames` is for level='video'. Received: as_frames=True, level={level!r}")
     check_choice("errors", errors, ("raise", "skip"))
     if errors == "skip" and drop_remainder:
         raise ValueError(
@@ -139,7 +170,13 @@ def youtube8m(
         raise TypeError(f"`skipped` must be a dict to write into. Received: skipped={skipped!r}")
     skipped_records = {} if skipped is None else skipped
 
-    records, num_steps = _index(find_files(files), batch_size, drop_remainder, _check_shard(shard, drop_remainder))
+    shard = _check_shard(shard, drop_remainder)
+    if level == "segment" and shard[1] > 1:
+        raise ValueError(
+            "Hosts that train together need batches of one size, but records differ in their number of segments; "
+            f"train on segments on one host. Received: level='segment', shard={shard}"
+        )
+    records, num_steps = _index(find_files(files), batch_size, drop_remainder, shard)
     for (path, number), reason in records.faults.items():
         if errors == "raise":
             raise ValueError(
@@ -157,7 +194,13 @@ def youtube8m(
             f"`start_epoch` must be below epochs={epochs}, and `start_step` below the {num_steps} batches of an epoch. "
             f"Received: start_epoch={start_epoch}, start_step={start_step}"
         )
-    schema = _schema(level, tuple(sizes.items()), num_classes, feature_dtype, max_frames, fixed_frames)
+    arguments = {
+        "frame": (feature_dtype, max_frames, fixed_frames, frame_counts),
+        "segment": (feature_dtype, segment_frames, frame_counts),
+        "video": (as_frames,),
+    }
+    schema = _schema(level, tuple(sizes.items()), num_classes, *arguments[level])
+    has_one_size = drop_remainder and level != "segment"
 
     @functools.lru_cache(maxsize=2)
     def order(epoch):
@@ -173,7 +216,7 @@ def youtube8m(
     def batch(step):
         values = tf.numpy_function(load, [step], schema.dtypes)
         for value, shape in zip(values, schema.shapes, strict=True):
-            value.set_shape([batch_size if drop_remainder else None, *shape])
+            value.set_shape([batch_size if has_one_size else None, *shape])
         return schema.element(values, with_ids)
 
     first = start_epoch * num_steps + start_step

@@ -6,6 +6,7 @@ from keras_netvlad.metrics.mean_average_precision import MeanAveragePrecision
 from keras_netvlad.metrics.perr import PERR
 from keras_netvlad.metrics.recall_at_n import RecallAtN
 from keras_netvlad.metrics.retrieval_mean_average_precision import RetrievalMeanAveragePrecision
+from keras_netvlad.metrics.segment_mean_average_precision import SegmentMeanAveragePrecision
 
 __all__ = [
     "PERR",
@@ -14,6 +15,7 @@ __all__ = [
     "MeanAveragePrecision",
     "RecallAtN",
     "RetrievalMeanAveragePrecision",
+    "SegmentMeanAveragePrecision",
 ]
 
 # Importing one of the packages that define serializable classes registers all of them.

@@ -99,6 +99,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "classifier_regularizer": keras.regularizers.L2(0.5e-5),
         "classifier_bias_regularizer": keras.regularizers.L2(0.5e-5),
     },
+    # `MoeModel` of google/youtube-8m; `train.py` there scales the features to unit norm. `l2` is half a sum of squares.
+    "youtube8m_moe": {
+        "feature_sizes": YOUTUBE_8M,
+        "pooling": "mean",
+        "descriptor_normalization": True,
+        "hidden_units": None,
+        "hidden_activation": None,
+        "num_mixtures": 2,
+        "classifier_regularizer": keras.regularizers.L2(0.5e-8),
+    },
     "skalic_austin_2018_netvlad_1": _gated("netvlad", 256, 128),
     "skalic_austin_2018_netvlad_2": _gated("netvlad", 192, 96, hidden=992),
     "skalic_austin_2018_netfv": _gated_fisher_vector(96, 48, hidden=1540),

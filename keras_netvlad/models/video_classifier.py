@@ -38,7 +38,8 @@ class VideoClassifier(ScoringModel):
     The default is a small model. The options between pooling and scores are those of YouTube-8M's winners, and
     `VideoClassifier.from_preset` sets them as published:
 
-        frames -> L2 norm -> batch norm -> pooling -> batch norm -> dropout -> hidden -> batch norm -> activation
+        frames -> L2 norm -> batch norm -> pooling -> unit norm -> batch norm -> dropout -> hidden -> batch norm
+        -> activation
                -> context gating -> dense layer or mixture of experts -> context gating -> scores
 
     Limits: `keras.models.clone_model` returns a `ScoringModel` of the same graph with new weights. It accepts plain
@@ -62,6 +63,9 @@ class VideoClassifier(ScoringModel):
         joint_input_normalization: Boolean, as in `VideoEncoder`.
         input_batch_normalization: Boolean, as in `VideoEncoder`.
         batch_normalization_momentum: Number, as in `VideoEncoder`, for every batch normalization of the classifier.
+        num_frames_per_stream: Boolean, as in `VideoEncoder`.
+        descriptor_normalization: Boolean, whether to scale the descriptor to unit L2 norm before the projection, as the
+            code of YouTube-8M does with mean features. The output `descriptor` is not scaled.
         descriptor_batch_normalization: Boolean, whether to batch-normalize the descriptor before the projection. The
             output `descriptor` is not normalized by it.
         dropout: Number from 0 to below 1, share of the descriptor that training drops before the projection.
@@ -126,6 +130,8 @@ class VideoClassifier(ScoringModel):
         joint_input_normalization: bool = False,
         input_batch_normalization: bool = False,
         batch_normalization_momentum: float = MOMENTUM,
+        num_frames_per_stream: bool = False,
+        descriptor_normalization: bool = False,
         descriptor_batch_normalization: bool = False,
         dropout: float = 0.0,
         hidden_activation: str | None = "relu",
@@ -145,6 +151,7 @@ class VideoClassifier(ScoringModel):
         # === Arguments ===
         check_keywords(type(self), kwargs, args)
         num_classes = check_integer("num_classes", num_classes, 1)
+        check_boolean("descriptor_normalization", descriptor_normalization)
         check_boolean("descriptor_batch_normalization", descriptor_batch_normalization)
         check_number("dropout", dropout, 0, 1, exclusive_maximum=True)
         hidden_units = check_projection(hidden_units, hidden_activation, hidden_batch_normalization, gate_features)
@@ -167,6 +174,7 @@ class VideoClassifier(ScoringModel):
             joint_input_normalization=joint_input_normalization,
             input_batch_normalization=input_batch_normalization,
             batch_normalization_momentum=batch_normalization_momentum,
+            num_frames_per_stream=num_frames_per_stream,
             dtype=dtype,
         )
         dtype_policy = encoder._inner_dtype_policy
@@ -182,6 +190,8 @@ class VideoClassifier(ScoringModel):
             "batch_normalization_momentum": momentum,
             **_given("kernel_initializer", gating_initializer),
         }
+        if descriptor_normalization:
+            features = keras.layers.UnitNormalization(dtype=scores_dtype, name="descriptor_normalization")(features)
         if descriptor_batch_normalization:
             normalize = keras.layers.BatchNormalization(
                 momentum=momentum, dtype=dtype_policy, name="descriptor_batch_normalization"
@@ -254,9 +264,11 @@ class VideoClassifier(ScoringModel):
         self.joint_input_normalization = encoder.joint_input_normalization
         self.input_batch_normalization = encoder.input_batch_normalization
         self.batch_normalization_momentum = momentum
+        self.num_frames_per_stream = encoder.num_frames_per_stream
         self.num_classes = num_classes
         self.hidden_units = hidden_units
         self.activation = activation
+        self.descriptor_normalization = descriptor_normalization
         self.descriptor_batch_normalization = descriptor_batch_normalization
         self.dropout = dropout
         self.hidden_activation = hidden_activation
@@ -292,6 +304,7 @@ class VideoClassifier(ScoringModel):
             "num_classes": self.num_classes,
             "hidden_units": self.hidden_units,
             "activation": self.activation,
+            "descriptor_normalization": self.descriptor_normalization,
             "descriptor_batch_normalization": self.descriptor_batch_normalization,
             "dropout": self.dropout,
             "hidden_activation": self.hidden_activation,
@@ -337,6 +350,8 @@ class VideoClassifier(ScoringModel):
         - Lin et al. 2018: `nextvlad`, a quarter of the parameters of the first.
         - Skalic & Austin, the winners of 2018: `skalic_austin_2018_netvlad_1` and `_2`, `skalic_austin_2018_netfv`,
           `skalic_austin_2018_soft_dbow_1`, `_2` and `_3`, of which they made an ensemble.
+        - Abu-El-Haija et al. 2016, the data set's own: `youtube8m_moe`, a mixture of experts on mean features, which
+          takes frames, or the records at video level as clips of one frame.
 
         docs/presets.md describes each model, its source, and what its authors measured.
 

@@ -70,11 +70,15 @@ class VideoEncoder(keras.Model):
             exclude padding.
         batch_normalization_momentum: Number from 0 to below 1, the share of the moving statistics that a training step
             keeps, in every batch normalization, also those of poolings given by name.
+        num_frames_per_stream: Boolean. `True` replaces the input `num_frames` by `num_frames_<stream>` for each stream,
+            for streams of different rates and videos that lack a stream, as `youtube8m(..., frame_counts="each")` reads
+            them. A missing stream has 0 frames and the descriptor 0.
         dtype: Dtype or dtype policy of the layers.
         **kwargs: `name` and `trainable` of the model.
 
     Call arguments:
-        inputs: Dict of each stream, `(B, T, D)` of `input_dtype`, and `num_frames`, integer `(B,)`. A `num_frames` of
+        inputs: Dict of each stream, `(B, T, D)` of `input_dtype`, and `num_frames`, integer `(B,)`; or
+            `num_frames_<stream>` for each stream, whose `T` may then differ. A `num_frames` of
             zero or less gives a descriptor of zeros; more than `T` means `T`. Send the true number to a server that
             merges requests: it pads, so that `T` grows. Frames beyond `num_frames` may contain anything.
 
@@ -112,6 +116,7 @@ class VideoEncoder(keras.Model):
         joint_input_normalization: bool = False,
         input_batch_normalization: bool = False,
         batch_normalization_momentum: float = MOMENTUM,
+        num_frames_per_stream: bool = False,
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: Any,
     ) -> None:
@@ -124,6 +129,7 @@ class VideoEncoder(keras.Model):
         check_choice("input_dtype", input_dtype, INPUT_DTYPES)
         check_boolean("joint_input_normalization", joint_input_normalization)
         check_boolean("input_batch_normalization", input_batch_normalization)
+        check_boolean("num_frames_per_stream", num_frames_per_stream)
         dtype_policy = check_dtype(dtype)
         # The outputs of a mixed-precision model are float32: float16 has three digits.
         output_dtype = "float64" if dtype_policy.compute_dtype == "float64" else "float32"
@@ -133,12 +139,15 @@ class VideoEncoder(keras.Model):
         streams = {
             name: keras.Input((None, size), name=name, dtype=stream_dtype) for name, size in feature_sizes.items()
         }
-        num_frames = keras.Input((), name=NUM_FRAMES, dtype="int32")
+        count_names = {name: f"{NUM_FRAMES}_{name}" if num_frames_per_stream else NUM_FRAMES for name in feature_sizes}
+        if taken := set(count_names.values()) & set(feature_sizes):
+            raise ValueError(f"A stream must not have the name of another input. Received: {sorted(taken)}")
+        counts = {name: keras.Input((), name=name, dtype="int32") for name in dict.fromkeys(count_names.values())}
 
         # === Features of each stream ===
         masks, features = {}, {}
         for name, frames in streams.items():
-            masks[name] = FrameMask(name=f"{name}_mask")(num_frames, frames)
+            masks[name] = FrameMask(name=f"{name}_mask")(counts[count_names[name]], frames)
             if input_dtype == "uint8":
                 frames = Dequantize(dtype=output_dtype, name=f"{name}_dequantize")(frames)
             if joint_input_normalization or input_batch_normalization:
@@ -163,7 +172,7 @@ class VideoEncoder(keras.Model):
         # === Descriptor ===
         joined = pooled[0] if len(pooled) == 1 else keras.layers.Concatenate(dtype=dtype_policy)(pooled)
         descriptor = keras.layers.Activation("linear", dtype=output_dtype, name=DESCRIPTOR)(joined)
-        super().__init__(inputs={**streams, NUM_FRAMES: num_frames}, outputs={DESCRIPTOR: descriptor}, **kwargs)
+        super().__init__(inputs={**streams, **counts}, outputs={DESCRIPTOR: descriptor}, **kwargs)
 
         # === Configuration ===
         self.feature_sizes = feature_sizes
@@ -174,6 +183,7 @@ class VideoEncoder(keras.Model):
         self.joint_input_normalization = joint_input_normalization
         self.input_batch_normalization = input_batch_normalization
         self.batch_normalization_momentum = momentum
+        self.num_frames_per_stream = num_frames_per_stream
         self._pooling_name = pooling if isinstance(pooling, str) else None
         self._pooling_names = {name: value if isinstance(value, str) else None for name, value in poolings.items()}
         self._pooling_layer_names = {name: layer.name for name, layer in layers.items()}
@@ -206,6 +216,7 @@ class VideoEncoder(keras.Model):
             "joint_input_normalization": self.joint_input_normalization,
             "input_batch_normalization": self.input_batch_normalization,
             "batch_normalization_momentum": self.batch_normalization_momentum,
+            "num_frames_per_stream": self.num_frames_per_stream,
         }
 
     @classmethod

@@ -89,8 +89,8 @@ class Rounds(keras.callbacks.Callback):
         output: Directory of the run.
         patience: Number of validations without a better one after which training stops, or `None`.
         skipped: Dict to which the reader adds the records that it skips.
-        monitor: Name of the metric of the validation that tells which is better: `"gap"`, or `"loss"`, which is better
-            if it is smaller.
+        monitor: Name of the metric of the validation that tells which is better: `"gap"` or `"map_at_k"`; or `"loss"`,
+            which is better if it is smaller.
 
     Raises:
         ValueError: If `output` holds a damaged checkpoint.
@@ -101,7 +101,7 @@ class Rounds(keras.callbacks.Callback):
         output: Path,
         patience: int | None,
         skipped: Mapping[tuple[str, int], str],
-        monitor: Literal["gap", "loss"] = "gap",
+        monitor: Literal["gap", "loss", "map_at_k"] = "gap",
     ) -> None:
         super().__init__()
         self.output, self.patience, self.skipped, self.monitor = output, patience, skipped, monitor

@@ -13,15 +13,17 @@ import keras
 import tensorflow as tf
 
 from keras_netvlad.base.atomic_files import replaced
-from keras_netvlad.base.validation import check_boolean, check_integer, check_number, check_path
+from keras_netvlad.base.validation import check_boolean, check_choice, check_integer, check_number, check_path
 from keras_netvlad.data import youtube8m
 from keras_netvlad.data.record_files import find_files
 from keras_netvlad.export import Report, publish
-from keras_netvlad.metrics import GlobalAveragePrecision
+from keras_netvlad.losses import RatedBinaryCrossentropy
+from keras_netvlad.metrics import GlobalAveragePrecision, SegmentMeanAveragePrecision
 from keras_netvlad.models import VideoClassifier
 from keras_netvlad.training.run_directory import MODEL, SERVED, Rounds, check_settings, run_directory
 from keras_netvlad.training.tensorboard import ScalarLogs
 
+LEVELS = ("frame", "segment", "video")
 MAX_SEED = 2**32 - 1  # of NumPy and Keras
 
 
@@ -30,12 +32,15 @@ def train(
     output: str | os.PathLike[str],
     *,
     preset: str = "gated_netvlad",
+    level: Literal["frame", "segment", "video"] = "frame",
     validation_files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     num_classes: int = 3862,
     feature_sizes: Mapping[str, int] | None = None,
     overrides: Mapping[str, Any] | None = None,
     epochs: int = 5,
     batch_size: int = 80,
+    feature_dtype: Literal["uint8", "float16", "float32"] = "uint8",
+    frame_counts: Literal["shared", "first", "each"] = "shared",
     max_frames: int = 300,
     learning_rate: float = 2e-4,
     learning_rate_decay: float = 0.8,
@@ -48,14 +53,16 @@ def train(
     seed: int = 0,
     verbose: Literal["auto", 0, 1, 2] = "auto",
 ) -> Report:
-    """Trains a preset of `VideoClassifier` on frame-level records and publishes it.
+    """Trains a preset of `VideoClassifier` on YouTube-8M's records and publishes it.
 
     Training proceeds in rounds. A round is an epoch, or `save_every` batches. A complete checkpoint is written after
     every round: weights, optimizer, random numbers and the position in the records. If the process is killed at any
     step, calling `train` again with the same arguments resumes and ends with the weights of an uninterrupted run.
 
-    The loss is binary cross-entropy, summed over the classes. The optimizer is Adam, with the gradient of each variable
-    clipped to norm 1 and a learning rate that decays in steps. The defaults are those of Miech et al.'s code.
+    The loss is binary cross-entropy, summed over the classes, and validation computes GAP. On segments, both are
+    limited to the rated classes: the loss is `RatedBinaryCrossentropy`, and validation computes MAP@K. The optimizer is
+    Adam, with the gradient of each variable clipped to norm 1 and a learning rate that decays in steps. The defaults
+    are those of Miech et al.'s code.
 
     `output` receives
 
@@ -68,12 +75,17 @@ def train(
         train_files: Path, pattern such as `"data/train*.tfrecord"`, or a list of those, as for `youtube8m`.
         output: Directory of the run; created if it does not exist.
         preset: Name of a preset of `VideoClassifier.from_preset`.
-        validation_files: Files on which to compute GAP after every epoch, or `None`.
+        level: `"frame"`; `"segment"` for the records of 2019, whose segments of five frames are rated; or `"video"` for
+            records of means, which suit the preset `youtube8m_moe`.
+        validation_files: Files on which to compute GAP, or MAP@K of segments, after every epoch; or `None`.
         num_classes: Integer, number of classes `C`.
         feature_sizes: Dict from the name of each stream to its feature size. The default is that of YouTube-8M.
         overrides: Dict of arguments of `VideoClassifier` that replace those of the preset.
         epochs: Integer, number of epochs. With `save_every`, training continues to the end of the last round.
-        batch_size: Integer, number of videos in a batch.
+        batch_size: Integer, number of videos in a batch. On segments, the batch contains all segments of these videos.
+        feature_dtype: Type of the values of a frame, as for `youtube8m`.
+        frame_counts: How to read streams of different lengths, as for `youtube8m`. With `"each"` the model has the
+            inputs `num_frames_<stream>`.
         max_frames: Integer, largest number of frames read from a video.
         learning_rate: Initial learning rate, above 0.
         learning_rate_decay: Factor by which the learning rate is multiplied after every `decay_examples` videos.
@@ -81,7 +93,7 @@ def train(
         ema_momentum: Momentum of a moving average of the weights, between 0 and 1, such as 0.9999. The average is
             validated, saved and published. `None` uses the weights themselves.
         mixed_precision: Boolean, whether to use Keras's policy `mixed_bfloat16`.
-        patience: Integer, number of validations without a better GAP after which training stops, or `None`.
+        patience: Integer, number of validations without a better GAP or MAP@K after which training stops, or `None`.
         save_every: Integer, number of batches in a round, or `None` for an epoch.
         errors: `"raise"` or `"skip"`, what to do with bad training records, as for `youtube8m`.
         seed: Integer from 0 to 2**32 - 1, for the initial weights, the order of the records and dropout.
@@ -126,6 +138,9 @@ def train(
         raise TypeError(f"`overrides` must be a dict of arguments of `VideoClassifier`. Received: {overrides!r}")
     settings = {
         "preset": preset,
+        "level": check_choice("level", level, LEVELS),
+        "feature_dtype": feature_dtype,
+        "frame_counts": frame_counts,
         "num_classes": check_integer("num_classes", num_classes, 1),
         "feature_sizes": feature_sizes,
         "overrides": dict(overrides or {}),
@@ -148,6 +163,10 @@ def train(
         "num_classes": num_classes,
         "feature_sizes": feature_sizes,
         "max_frames": max_frames,
+        "level": level,
+        "feature_dtype": feature_dtype,
+        "frame_counts": frame_counts,
+        "as_frames": level == "video",
     }
     training: dict[str, Any] = {
         **reading,
@@ -170,7 +189,7 @@ def train(
         check_settings(output, settings, output / SERVED / model.name / "1")
         round_steps = save_every or num_steps
         num_rounds = -(-epochs * num_steps // round_steps)
-        rounds = Rounds(output, patience, skipped)
+        rounds = Rounds(output, patience, skipped, "map_at_k" if level == "segment" else "gap")
         first = rounds.restore(model)
         epoch, step = divmod(first * round_steps, num_steps)
         data = youtube8m(
@@ -213,11 +232,15 @@ def _make_model(settings):
         overrides["feature_sizes"] = settings["feature_sizes"]
     if settings["mixed_precision"]:
         overrides["dtype"] = "mixed_bfloat16"
-    taken = {"input_dtype", "num_classes"} & set(overrides)
+    taken = {"input_dtype", "num_classes", "num_frames_per_stream"} & set(overrides)
     if taken:
         raise ValueError(f"`overrides` cannot contain arguments that `train` sets itself. Received: {sorted(taken)}")
     model = VideoClassifier.from_preset(
-        settings["preset"], num_classes=settings["num_classes"], input_dtype="uint8", **overrides
+        settings["preset"],
+        num_classes=settings["num_classes"],
+        input_dtype="uint8" if settings["level"] != "video" and settings["feature_dtype"] == "uint8" else "float32",
+        num_frames_per_stream=settings["frame_counts"] == "each",
+        **overrides,
     )
     rate = keras.optimizers.schedules.ExponentialDecay(
         settings["learning_rate"],
@@ -225,14 +248,16 @@ def _make_model(settings):
         settings["learning_rate_decay"],
         staircase=True,
     )
+    is_rated = settings["level"] == "segment"
+    metric = SegmentMeanAveragePrecision(settings["num_classes"]) if is_rated else GlobalAveragePrecision()
     momentum = settings["ema_momentum"]
     average = {} if momentum is None else {"use_ema": True, "ema_momentum": momentum}
     model.compile(
         keras.optimizers.Adam(rate, clipnorm=1.0, **average),
-        loss={"scores": "binary_crossentropy"},
+        loss={"scores": RatedBinaryCrossentropy() if is_rated else "binary_crossentropy"},
         # Turns Keras's mean over the classes into the papers' sum, for which their penalties were chosen.
-        loss_weights={"scores": float(settings["num_classes"])},
-        metrics={"scores": [GlobalAveragePrecision()]},
+        loss_weights={"scores": 1.0 if is_rated else float(settings["num_classes"])},
+        metrics={"scores": [metric]},
         # Each batch is as long as its longest video, so XLA would compile again for each batch.
         jit_compile=False,
     )

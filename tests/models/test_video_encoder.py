@@ -428,3 +428,27 @@ def test_searching_needs_neither_keras_nor_tensorflow():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_each_stream_may_have_its_own_number_of_frames():
+    sizes = {"rgb": 6, "audio": 4}
+    encoder = VideoEncoder(sizes, num_clusters=3, num_frames_per_stream=True, input_batch_normalization=True)
+    rng = np.random.default_rng(0)
+    frames = {
+        name: rng.normal(size=(3, length, sizes[name])).astype("float32") for name, length in (("rgb", 5), ("audio", 9))
+    }
+    counts = {"rgb": np.array([5, 2, 0], "int32"), "audio": np.array([9, 0, 4], "int32")}
+    inputs = {**frames, **{f"num_frames_{name}": values for name, values in counts.items()}}
+    descriptor = keras.ops.convert_to_numpy(encoder(inputs)["descriptor"])
+    parts = dict(zip(sizes, np.split(descriptor, [18], axis=1), strict=True))
+    for name, size in sizes.items():
+        alone = VideoEncoder({name: size}, num_clusters=3, input_batch_normalization=True)
+        for layer in filter(lambda layer: layer.weights, alone.layers):
+            layer.set_weights(encoder.get_layer(layer.name).get_weights())
+        expected = alone({name: frames[name], "num_frames": counts[name]})["descriptor"]
+        np.testing.assert_allclose(parts[name], keras.ops.convert_to_numpy(expected), atol=1e-6)
+        assert not parts[name][counts[name] == 0].any()
+    copy = VideoEncoder.from_config(encoder.get_config())
+    assert set(copy.input) == {"rgb", "audio", "num_frames_rgb", "num_frames_audio"}
+    with pytest.raises(ValueError, match=r"must not have the name of another input. Received: \['num_frames_rgb'\]"):
+        VideoEncoder({"rgb": 2, "num_frames_rgb": 3}, num_frames_per_stream=True)

@@ -37,6 +37,7 @@ HALVES = "test_netvlad_plus_plus_pools_both_halves_of_any_length"
 HALF_OF_REAL_FRAMES = "test_the_middle_is_that_of_the_real_frames"
 COSINE_KMEANS = "test_adapt_by_the_cosine_finds_directions_of_any_length"
 PATCHES_IN_PLACE = "test_patches_become_a_map_in_their_place"
+EACH_COUNT = "test_each_stream_has_its_own_number_of_frames"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
@@ -867,14 +868,18 @@ MUTANTS = [
             "test_a_bad_record_at_video_level_is_named_or_skipped",
         ),
         ("tf.minimum(counts, 1.0)", "counts", "test_a_label_that_comes_twice_counts_once"),
-        ("is_good &= tf.reduce_all(lengths[name] == length)", "pass", "test_a_bad_record_is_named_or_skipped"),
+        ("is_good &= tf.reduce_all(lengths[name] == shared)", "pass", "test_a_bad_record_is_named_or_skipped"),
         (
             "is_good &= tf.reduce_all(tf.strings.length(frames[name]) == tf.where(is_real, num_bytes, 0))",
             "pass",
             "test_a_bad_record_is_named_or_skipped",
         ),
-        ("is_good &= tf.reduce_all(length > 0)", "pass", "test_a_bad_record_is_named_or_skipped"),
-        ("if len(set(lengths.values())) > 1:", "if False:", "test_a_bad_record_is_named_or_skipped"),
+        ("else tf.reduce_all(shared > 0)", "else True", "test_a_bad_record_is_named_or_skipped"),
+        (
+            'if self.frame_counts == "shared" and len(set(lengths.values())) > 1:',
+            "if False:",
+            "test_a_bad_record_is_named_or_skipped",
+        ),
         (
             'features["labels"].WhichOneof("kind") not in (None, "int64_list")',
             "False",
@@ -885,12 +890,30 @@ MUTANTS = [
             'False:\n            return f"`{name}` is not',
             "test_a_bad_record_is_named_or_skipped",
         ),
-        ("tf.minimum(length, self.max_frames)", "length", "test_every_video_comes_once_as_it_was_written"),
+        (
+            "tf.minimum(lengths[name], self.max_frames)",
+            "lengths[name]",
+            "test_every_video_comes_once_as_it_was_written",
+        ),
         (
             'tf.where(context[ID_NAMES[0]] == "", context[ID_NAMES[1]], context[ID_NAMES[0]])',
             "context[ID_NAMES[0]]",
             "test_test_partition_without_labels_and_older_ids",
         ),
+    ),
+    *of(
+        "data/record_schemas",
+        "data/test_youtube8m_kinds",
+        ("for name in self.sizes}\n        first", "for name in lengths}\n        first", EACH_COUNT),
+        ("else tf.maximum(longest, 1)", "else longest", "test_an_absent_stream_has_no_frames"),
+        ("BYTE_OF_ZERO = 127", "BYTE_OF_ZERO = 0", "test_the_first_stream_sets_the_length_as_in_googles_reader"),
+    ),
+    *of(
+        "data/segment_schema",
+        "data/test_youtube8m_kinds",
+        ("UNRATED = -1.0", "UNRATED = 0.0", "test_segments_are_those_of_googles_reader"),
+        ("tf.gather(length, rows) - starts", "tf.gather(length, rows)", "test_a_segment_ends_with_its_video"),
+        ("counts[0] == counts[1],", "", "test_a_bad_record_of_segments_is_named_or_skipped"),
     ),
     *of(
         "data/record_files",
@@ -1327,6 +1350,26 @@ MUTANTS = [
         ("divide_no_nan(others, size - 1.0)", "divide_no_nan(others, size)", TIES),
         ("found + 1.0 - (rank + 1.0) * share", "found + 1.0 - share", TIES),
         ("per_score = ops.divide_no_nan(counts[..., 2], counts[..., 1])", "per_score = 1.0", TIES),
+    ),
+    *of(
+        "metrics/segment_mean_average_precision",
+        "metrics/test_segment_metrics",
+        ("self.top_k - better", "self.top_k", "test_map_at_k_is_that_of_the_challenge"),
+        (
+            "is_rated * is_counted, is_counted",
+            "is_rated * is_counted, is_rated",
+            "test_map_at_k_is_that_of_the_challenge",
+        ),
+        ("is_rated * is_counted, is_counted", "is_rated, is_counted * 0 + 1", "test_segments_of_weight_0_have_no_rank"),
+    ),
+    *of(
+        "losses/rated_binary_crossentropy",
+        "metrics/test_segment_metrics",
+        (
+            "y_true >= 0, entropy, 0.0",
+            "y_true >= -1, entropy, 0.0",
+            "test_only_rated_classes_have_a_loss_and_a_gradient",
+        ),
     ),
     *of(
         "metrics/score_histogram",

@@ -271,6 +271,8 @@ def video_classifier(model, streams, num_frames):
         descriptors.append(pooled(layer, frames, mask))
     descriptor = np.concatenate(descriptors, axis=1)
     features = descriptor
+    if model.descriptor_normalization:
+        features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     if model.descriptor_batch_normalization:
         features = _batch_normalized(features, _moments(model.get_layer("descriptor_batch_normalization")))
     if model.hidden_units is not None:

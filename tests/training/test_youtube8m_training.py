@@ -105,6 +105,54 @@ def test_what_a_run_leaves(finished, records):
     ] == [2, 4, 5]  # the rounds in which an epoch ends
 
 
+def videos_of_two_classes(count, with_segments=False):
+    """Videos whose frames tell the class, with audio at half the rate, or of equal length with ratings of segments."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        label = number % 2
+        frames = [rng.normal(size=(length, 4)) + 2 * label - 1 for length in (10, 10 if with_segments else 5)]
+        ratings = [(start, rated, int(rated == label)) for start in (0, 5) for rated in (0, 1)]
+        yield {
+            "id": f"{number}",
+            "labels": [label],
+            **dict(zip(("rgb", "audio"), frames, strict=True)),
+            **({"segments": ratings} if with_segments else {}),
+        }
+
+
+ONE_ROUND = {"num_classes": 3, "feature_sizes": {"rgb": 4, "audio": 4}, "epochs": 6, "batch_size": 8, "verbose": 0}
+
+
+@pytest.mark.slow
+def test_a_run_on_segments(tmp_path):
+    write_youtube8m(tmp_path / "a", videos_of_two_classes(32, with_segments=True))
+    settings = {"preset": "youtube8m_moe", "level": "segment", "learning_rate": 0.05, **ONE_ROUND}
+    assert train(tmp_path / "a", tmp_path / "run", validation_files=tmp_path / "a", **settings).ok
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert state["best"]["map_at_k"] > 0.9  # measured 1.0; by chance 0.5
+
+
+@pytest.mark.slow
+def test_a_run_on_means(tmp_path):
+    videos = [
+        {**video, **{name: video[name].mean(axis=0) for name in ("rgb", "audio")}}
+        for video in videos_of_two_classes(32)
+    ]
+    write_youtube8m(tmp_path / "a", videos, level="video")
+    settings = {"preset": "youtube8m_moe", "level": "video", "learning_rate": 0.05, **ONE_ROUND}
+    assert train(tmp_path / "a", tmp_path / "run", validation_files=tmp_path / "a", **settings).ok
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert state["best"]["gap"] > 0.9  # measured 1.0; by chance 0.4
+
+
+@pytest.mark.slow
+def test_a_run_on_streams_of_two_rates_in_float32(tmp_path):
+    write_youtube8m(tmp_path / "a", videos_of_two_classes(16), feature_dtype="float32", frame_counts="each")
+    settings = {"preset": "youtube8m_moe", "feature_dtype": "float32", "frame_counts": "each", **ONE_ROUND, "epochs": 1}
+    assert train(tmp_path / "a", tmp_path / "run", **settings).ok
+    assert {"num_frames_rgb", "num_frames_audio"} < set(load_model(tmp_path / "run" / "model.keras").input)
+
+
 KILLED = """
 import json, os, signal, sys
 from keras_netvlad.training import youtube8m as training
@@ -275,7 +323,8 @@ def test_command(records, tmp_path, capsys):
 
 
 def test_learning_rate_and_loss_are_the_papers(records):
-    model = training._make_model({**SETTINGS, "learning_rate_decay": 0.8, "mixed_precision": False})
+    reading = {"level": "frame", "feature_dtype": "uint8", "frame_counts": "shared"}
+    model = training._make_model({**SETTINGS, **reading, "learning_rate_decay": 0.8, "mixed_precision": False})
     rate = model.optimizer._learning_rate
     # 40 videos are 5 batches: the rate falls by steps.
     assert [round(float(rate(step)), 6) for step in (0, 4, 5, 10)] == [0.01, 0.01, 0.008, 0.0064]
