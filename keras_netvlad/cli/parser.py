@@ -24,7 +24,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="print the stack trace of an error")
     subparsers = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
-    for add in (_extract, _train, _predict, _report, _web, _search, _export, _publish, _verify, _inspect, _demo):
+    own_videos = (_extract, _train, _predict, _report, _web, _search)
+    for add in (*own_videos, _convert, _export, _publish, _verify, _inspect, _demo):
         subparser = add(subparsers)
         subparser.epilog = EXIT_CODES
         # Without a default here, the value that was parsed before the command stays.
@@ -39,6 +40,28 @@ def _demo(subparsers):
     demo.add_argument("--seed", type=int, default=0, help="seed of each training (default %(default)s)")
     demo.set_defaults(command=commands.demo)
     return demo
+
+
+def _convert(subparsers):
+    convert = subparsers.add_parser(
+        "convert",
+        help="turn a checkpoint of another package into a .keras model",
+        description="Turns a complete checkpoint of another package, from its inputs to its outputs, into a model that "
+        "computes the same numbers. Nothing in the file is executed. docs/migration.md describes the forms.",
+    )
+    convert.add_argument(
+        "file", metavar="FILE", help="a .mat, .pth or .npz file, or the prefix of a TensorFlow checkpoint"
+    )
+    convert.add_argument("output", metavar="OUT.keras", help="file to write; it must not exist")
+    convert.add_argument(
+        "--form",
+        metavar="NAME",
+        help="kind of checkpoint: matlab (VGG16-NetVLAD, also as hloc has it), pytorch (Nanne, Patch-NetVLAD, "
+        "gmberton's benchmark), soccernet (NetVLAD, NetVLAD++) or willow (WILLOW, Skalic & Austin) (default: "
+        "recognized by the names of the tensors)",
+    )
+    convert.set_defaults(command=commands.convert)
+    return convert
 
 
 def _export(subparsers):
