@@ -23,7 +23,7 @@ ALLOWED = {
     "metrics": BASE | {"registration"},
     "data": BASE,
     "losses": BASE | {"layers", "registration"},
-    "convert": BASE | {"layers"},
+    "convert": BASE | {"layers", "models"},
     "stream": BASE | {"layers"},
     "models": BASE | {"layers", "registration"},
     "callbacks": BASE | {"layers", "cluster_statistics"},

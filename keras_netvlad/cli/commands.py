@@ -53,6 +53,20 @@ def demo(options: argparse.Namespace) -> int:
     return _write(options, write)
 
 
+def convert(options: argparse.Namespace) -> int:
+    """Converts a checkpoint of another package into a `.keras` file."""
+    with stage(f"converting {options.file}"):
+        from keras_netvlad.convert import convert_file
+
+        model = convert_file(options.file, options.output, options.form)
+    print(f"{options.output}: {model.name}, {model.count_params():,} parameters")  # cli
+    for kind, tensors in (("input", model.input), ("output", model.output)):
+        for name, tensor in tensors.items():
+            shape = ", ".join("any" if size is None else str(size) for size in tensor.shape)
+            print(f"  {kind:6}  {name}  {tensor.dtype}  ({shape})")  # cli
+    return DONE
+
+
 def export(options: argparse.Namespace) -> int:
     """Writes a `.keras` model as SavedModel, ONNX or LiteRT."""
     from keras_netvlad.export import export_model

@@ -20,6 +20,7 @@ EXAMPLES = {
     "vocabulary": "keras-netvlad vocabulary streets vocabulary --backbone hub:dinov2_base --num-clusters 32",
     "index": "keras-netvlad index streets streets.npz --vocabulary vocabulary",
     "search": "keras-netvlad search features clip.mp4 --run runs/first --count 3",
+    "convert": "keras-netvlad convert VGG16-NetVLAD-Pitts30K.mat pitts30k.keras",
     "export": "keras-netvlad export model.keras out --format saved_model onnx",
     "publish": "keras-netvlad publish model.keras served --name videos --labels labels.txt",
     "verify": "keras-netvlad verify model.keras out/model.onnx --data real.npz",
@@ -40,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="print the stack trace of an error")
     subparsers = parser.add_subparsers(title="commands", dest="command_name", required=True, metavar="COMMAND")
     own = (_extract, _train, _predict, _report, _web, _vocabulary, _index, _search)
-    for add in (*own, _export, _publish, _verify, _inspect, _demo, _completion):
+    for add in (*own, _convert, _export, _publish, _verify, _inspect, _demo, _completion):
         subparser = add(subparsers)
         subparser.formatter_class = _Help
         subparser.epilog = f"Example:\n\n  {EXAMPLES[subparser.prog.split()[-1]]}\n\n{EXIT_CODES}"
@@ -65,6 +66,28 @@ def _demo(subparsers):
     demo.add_argument("--seed", type=int, default=0, help="seed of each training (default %(default)s)")
     demo.set_defaults(command=commands.demo)
     return demo
+
+
+def _convert(subparsers):
+    convert = subparsers.add_parser(
+        "convert",
+        help="turn a checkpoint of another package into a .keras model",
+        description="Turns a complete checkpoint of another package, from its inputs to its outputs, into a model that "
+        "computes the same numbers. Nothing in the file is executed. docs/migration.md describes the forms.",
+    )
+    convert.add_argument(
+        "file", metavar="FILE", help="a .mat, .pth or .npz file, or the prefix of a TensorFlow checkpoint"
+    )
+    convert.add_argument("output", metavar="OUT.keras", help="file to write; it must not exist")
+    convert.add_argument(
+        "--form",
+        metavar="NAME",
+        help="kind of checkpoint: matlab (VGG16-NetVLAD, also as hloc has it), pytorch (Nanne, Patch-NetVLAD, "
+        "gmberton's benchmark), soccernet (NetVLAD, NetVLAD++) or willow (WILLOW, Skalic & Austin) (default: "
+        "recognized by the names of the tensors)",
+    )
+    convert.set_defaults(command=commands.convert)
+    return convert
 
 
 def _export(subparsers):

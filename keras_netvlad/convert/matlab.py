@@ -81,8 +81,8 @@ def from_matlab(
             "The VLAD layer must have the weights [W, -C] (v1) or [W, b, -C] (v2); give these as a list. "
             f"Received: {len(weights)} weights"
         )
-    kernel = _as_matrix("W", weights[0])
-    centroids = _as_matrix("-C", weights[-1]).T
+    kernel = as_matrix("W", weights[0])
+    centroids = as_matrix("-C", weights[-1]).T
     bias = as_numbers("b", weights[1]).reshape(-1) if len(weights) == 3 else None
     return from_arrays(
         kernel[None, None],
@@ -98,6 +98,33 @@ def from_matlab(
 
 def _read_network(source: Any) -> tuple[list[Any], bool, bool]:
     """Returns the weights of the VLAD layer, and whether the network normalizes its input and each cluster."""
+    _, layers, names = read_network(source)
+    cores = [index for index, name in enumerate(names) if name.startswith("vlad") and _has_weights(layers[index])]
+    if len(cores) != 1:
+        raise ValueError(
+            f"The network must have one VLAD layer that is a struct with `weights`; if it is a class object, "
+            f"{TO_STRUCT}. Received: {len(cores)} such among the layers {', '.join(names)}"
+        )
+    (core,) = cores
+    weights = list(np.ravel(layers[core].weights))
+    return weights, "preL2" in names[:core], "vlad:intranorm" in names[core:]
+
+
+def read_network(source: Any) -> tuple[Any, list[Any], list[str]]:
+    """Reads the network of a `.mat` file.
+
+    Args:
+        source: Path of the file.
+
+    Returns:
+        The struct `net`, its layers, and their names, which are `(class object)` for layers that are no structs.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ImportError: If SciPy is not installed.
+        TypeError: If `source` is not a path.
+        ValueError: If the file is damaged, of version 7.3, or contains no network.
+    """
     try:
         path = Path(source)
     except TypeError as error:
@@ -122,35 +149,27 @@ def _read_network(source: Any) -> tuple[list[Any], bool, bool]:
     except Exception as error:
         raise unreadable(path, "a complete .mat file", error) from error
     try:
-        layers = [np.ravel(cell)[0] for cell in np.ravel(np.ravel(content["net"])[0].layers)]
+        net = np.ravel(content["net"])[0]
+        layers = [np.ravel(cell)[0] for cell in np.ravel(net.layers)]
     except (KeyError, AttributeError, IndexError) as error:
         found = ", ".join(name for name in content if not name.startswith("__")) or "nothing"
         raise ValueError(
             f"The .mat file must hold a network `net` with a field `layers`; give the weights as a list otherwise. "
             f"Received: {path}, which holds {found}"
         ) from error
-    names = [_text(getattr(item, "name", None)) for item in layers]
-    cores = [index for index, name in enumerate(names) if name.startswith("vlad") and _has_weights(layers[index])]
-    if len(cores) != 1:
-        raise ValueError(
-            f"The network must have one VLAD layer that is a struct with `weights`; if it is a class object, "
-            f"{TO_STRUCT}. Received: {len(cores)} such among the layers {', '.join(names)}"
-        )
-    (core,) = cores
-    weights = list(np.ravel(layers[core].weights))
-    return weights, "preL2" in names[:core], "vlad:intranorm" in names[core:]
+    return net, layers, [text_of(getattr(item, "name", None)) for item in layers]
 
 
 def _has_weights(item: Any) -> bool:
     return getattr(item, "weights", None) is not None
 
 
-def _text(name: Any) -> str:
+def text_of(name: Any) -> str:
     """Returns a MATLAB string, which SciPy reads as an array. The name of a class object cannot be read."""
     return "(class object)" if name is None else "".join(str(part) for part in np.ravel(name))
 
 
-def _as_matrix(name: str, array: Any) -> NDArray[np.float64]:
+def as_matrix(name: str, array: Any) -> NDArray[np.float64]:
     """Returns `(D, K)` of an array of shape `(1, 1, D, K)`. MATLAB drops trailing dimensions of size 1."""
     array = as_numbers(name, array)
     if array.ndim in (3, 4) and array.shape[:2] == (1, 1):

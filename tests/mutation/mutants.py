@@ -38,6 +38,8 @@ HALF_OF_REAL_FRAMES = "test_the_middle_is_that_of_the_real_frames"
 COSINE_KMEANS = "test_adapt_by_the_cosine_finds_directions_of_any_length"
 PATCHES_IN_PLACE = "test_patches_become_a_map_in_their_place"
 EACH_COUNT = "test_each_stream_has_its_own_number_of_frames"
+MATLAB_LAYERS = "test_matlab_networks_of_other_layers_are_refused"
+WILLOW_SCORES = "test_willow_checkpoints_give_the_published_scores"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
@@ -1591,6 +1593,26 @@ MUTANTS = [
         "convert/matlab",
         "convert/test_convert",
         ("if len(cores) != 1:", "if not cores:", "test_matlab_files_that_cannot_be_read"),
+    ),
+    *of(
+        "convert/networks/matlab_places",
+        "convert/test_whole_models",
+        ("types[:size] != expected or not is_complete or ", "types[:size] != expected or ", MATLAB_LAYERS),
+        ("names[size : size + len(order)] != order", "False", MATLAB_LAYERS),
+        ("if other:", "if False:", MATLAB_LAYERS),
+    ),
+    *of(
+        "convert/networks/tensors",
+        "convert/test_whole_models",
+        ("if missing or unknown:", "if missing:", "test_missing_and_unknown_tensors_are_listed"),
+        ("if tuple(variable.shape) != value.shape:", "if False:", "test_missing_and_unknown_tensors_are_listed"),
+    ),
+    *of(
+        "convert/networks/willow",
+        "convert/test_whole_models",
+        ("averages.get(name, read)", "read", "test_the_moving_averages_of_skalic_replace_the_weights"),
+        ("reorder_rows(part, *kernel.shape[::-1])", "part", WILLOW_SCORES),
+        ("np.split(value, ends[:-1])", "np.split(value, [4])", WILLOW_SCORES),
     ),
     *of(
         "layers/soft_assignment",

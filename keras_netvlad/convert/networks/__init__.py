@@ -1,0 +1,1 @@
+"""The networks that `convert_model` builds, one file for each family of checkpoints."""

@@ -1,0 +1,177 @@
+"""`convert_model`: turns a checkpoint of another package into a complete model of this one."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import keras
+
+from keras_netvlad.base.atomic_files import replaced
+from keras_netvlad.base.validation import check_choice, check_path
+from keras_netvlad.convert.networks.matlab_places import matlab_places
+from keras_netvlad.convert.networks.pytorch_places import is_pytorch_places, pytorch_places
+from keras_netvlad.convert.networks.soccernet import is_soccernet, soccernet
+from keras_netvlad.convert.networks.tensors import Tensors
+from keras_netvlad.convert.networks.willow import is_willow, weights_of_checkpoint, willow
+from keras_netvlad.convert.tensor_files import Readers, listed, read_checkpoint, read_tensors, read_torch
+
+Form: TypeAlias = Literal["matlab", "pytorch", "soccernet", "willow"]
+
+
+class Family(NamedTuple):
+    """A family of checkpoints: its description, how to recognize its tensors, and how to build its model."""
+
+    description: str
+    is_meant: Callable[[Tensors], bool]
+    build: Callable[[Tensors], keras.Model]
+
+
+FAMILIES: dict[str, Family] = {
+    "pytorch": Family("A place recognition checkpoint of PyTorch", is_pytorch_places, pytorch_places),
+    "soccernet": Family("A checkpoint of SoccerNet", is_soccernet, soccernet),
+    "willow": Family("A NetVLAD checkpoint of WILLOW", is_willow, willow),
+}
+FORMS = ("matlab", *FAMILIES)
+# Suffixes of PyTorch's files. Other files are looked at.
+TORCH_SUFFIXES = (".pth", ".pt", ".tar")
+# Trees of optimizers in checkpoints of PyTorch, and counters that no network uses in inference.
+TORCH_STATE = ("optimizer.", "optimizer_state_dict.", "scheduler.")
+TORCH_TREES = ("state_dict.", "model_state_dict.", "model.")
+COUNTER = ".num_batches_tracked"
+
+
+def convert_model(source: str | os.PathLike[str] | Mapping[str, Any], form: Form | None = None) -> keras.Model:
+    """Turns a complete checkpoint of another package into a Keras model that computes the same numbers.
+
+    - `"matlab"`: VGG16-NetVLAD of Arandjelović et al. with or without whitening, a `.mat` file whose layers are
+      structs, as hloc downloads it. A model of pictures.
+    - `"pytorch"`: Nanne's pytorch-NetVlad, Patch-NetVLAD (with or without its principal components) and gmberton's
+      benchmark (with or without a linear layer), with VGG16, AlexNet or ResNet. A model of pictures.
+    - `"soccernet"`: NetVLAD, NetRVLAD, NetVLAD++ and NetRVLAD++ of SoccerNet. A model of windows of frame features.
+    - `"willow"`: NetVLAD checkpoints of WILLOW and of Skalic & Austin (TensorFlow 1), with the moving averages of the
+      weights if there are any. A `VideoClassifier` of `rgb` and `audio`.
+
+    A model of pictures takes `images`, `uint8` RGB `(B, H, W, 3)` of any size, and returns `descriptor`. The
+    preprocessing is part of it. It resizes nothing, so give it pictures of the size on which the network was trained. A
+    picture that is too small for the backbone gives NaN.
+
+    Each tensor of the file must belong to exactly one weight of the network; the state of optimizers is left out.
+    Nothing in a file is executed.
+
+    Args:
+        source: Path of a `.mat`, `.pth` or `.npz` file, or prefix of a TensorFlow checkpoint; or a mapping of names to
+            tensors or arrays, which may be nested.
+        form: The kind of checkpoint, or `None` to recognize it by the file and the names of its tensors.
+
+    Returns:
+        A `keras.Model`. Save it as `.keras`, or export it.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_netvlad.convert import convert_model
+    >>> rng = np.random.default_rng(0)
+    >>> model = convert_model({
+    ...     "pool_layer.clusters": rng.normal(size=(512, 8)),
+    ...     "pool_layer.clusters2": rng.normal(size=(1, 512, 8)),
+    ...     "fc.weight": rng.normal(size=(18, 4096)),
+    ...     "fc.bias": np.zeros(18),
+    ... })
+    >>> model.output["scores"].shape
+    (None, 18)
+
+    Raises:
+        ValueError: If the form is unknown or cannot be recognized, tensors are missing or unknown, shapes do not fit,
+            or the file is damaged or needs code.
+        FileNotFoundError: If the file does not exist.
+        ImportError: If a library that reads the file is not installed.
+        TypeError: If `source` is neither a path nor a mapping, or a tensor does not contain numbers.
+    """
+    if form is not None:
+        check_choice("form", form, FORMS)
+    if form == "matlab" or (form is None and _suffix(source) == ".mat"):
+        return matlab_places(source)
+    tensors = Tensors(_readers(source), "")
+    found = [name for name, family in FAMILIES.items() if family.is_meant(tensors)]
+    if form is None and len(found) != 1:
+        raise ValueError(
+            f"The checkpoint must be of one of the forms {', '.join(FORMS)}; give the form, or convert the NetVLAD "
+            f"alone with one of the other functions of `keras_netvlad.convert`. Received: {listed(tensors.names)}"
+        )
+    family = FAMILIES[form or found[0]]
+    tensors.form = family.description
+    return family.build(tensors)
+
+
+def convert_file(
+    source: str | os.PathLike[str], output: str | os.PathLike[str], form: Form | None = None
+) -> keras.Model:
+    """Converts a checkpoint as `convert_model` does, and saves the model.
+
+    Args:
+        source: Path of the checkpoint.
+        output: Path of the `.keras` file to write. It must not exist.
+        form: The kind of checkpoint, or `None` to recognize it.
+
+    Returns:
+        The model that was saved.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from keras_netvlad.convert import convert_file
+    >>> weights = {"pool_layer.clusters": np.ones((4, 2)), "fc.weight": np.ones((3, 8)), "fc.bias": np.zeros(3)}
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     np.savez(os.path.join(directory, "weights.npz"), **weights)
+    ...     model = convert_file(os.path.join(directory, "weights.npz"), os.path.join(directory, "model.keras"))
+    ...     os.listdir(directory)
+    ['weights.npz', 'model.keras']
+
+    Raises:
+        FileExistsError: If the output exists.
+        ValueError: If the output does not end in `.keras`, or as for `convert_model`.
+        FileNotFoundError: If the file, or the directory of the output, does not exist.
+        ImportError: As for `convert_model`.
+        TypeError: As for `convert_model`, or if `output` is not a path.
+    """
+    target = check_path("output", output)
+    if target.suffix != ".keras":
+        raise ValueError(f"The output must be a file that ends in .keras. Received: {target}")
+    if target.exists():
+        raise FileExistsError(f"The output must not exist; remove it or choose another name. Received: {target}")
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"The output must be in an existing directory; create it. Received: {target}")
+    model = convert_model(source, form)
+    with replaced(target, ".keras") as part:
+        model.save(part)
+    return model
+
+
+def _suffix(source: Any) -> str:
+    return Path(source).suffix if isinstance(source, (str, os.PathLike)) else ""
+
+
+def _readers(source: Any) -> Readers:
+    """Opens a checkpoint and returns its weights by the names that they have in the published network."""
+    torch_readers = dict.fromkeys(TORCH_SUFFIXES, read_torch)
+    expected = "a .mat, .pth or .npz file, the prefix of a TensorFlow checkpoint, or a mapping of names to tensors"
+    readers = read_tensors(source, {**torch_readers, "": _read_torch_or_tensorflow}, expected)
+    if any("/" in name for name in readers):
+        return weights_of_checkpoint(readers)
+    weights = {}
+    for name, read in readers.items():
+        if name.startswith(TORCH_STATE) or name.endswith(COUNTER):
+            continue
+        for tree in TORCH_TREES:
+            name = name.removeprefix(tree)
+        # nn.DataParallel adds a level of this name.
+        weights[".".join(part for part in name.split(".") if part != "module")] = read
+    return weights
+
+
+def _read_torch_or_tensorflow(path: Path) -> Readers:
+    """Opens a file of any other name: a TensorFlow checkpoint, or else a file of PyTorch."""
+    is_torch = path.is_file() and path.suffix not in (".index", ".meta")
+    return read_torch(path) if is_torch else read_checkpoint(path)
