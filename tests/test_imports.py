@@ -166,6 +166,12 @@ def test_what_needs_no_keras_starts_without_it(package):
     assert own <= {package, *BASE}
 
 
+def test_a_vocabulary_needs_no_keras():
+    heavy, own = loaded_by("from keras_netvlad.videos import Vocabulary")
+    assert heavy == set()
+    assert own <= {"videos", "retrieval", *BASE}
+
+
 def test_the_index_searches_without_keras():
     statement = (
         "from keras_netvlad.retrieval import DescriptorIndex; import numpy as np; i = DescriptorIndex(); "

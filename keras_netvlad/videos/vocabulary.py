@@ -12,8 +12,7 @@ from keras_netvlad.base.file_digest import file_digest
 from keras_netvlad.base.json_files import read_json_object
 from keras_netvlad.base.names import DESCRIPTOR, NUM_FRAMES
 from keras_netvlad.base.validation import check_path
-from keras_netvlad.base.video_decoding import UnreadableVideoError
-from keras_netvlad.data import read_video
+from keras_netvlad.base.video_decoding import UnreadableVideoError, decode, frame_rate, sample, to_array
 from keras_netvlad.retrieval import DescriptorIndex
 from keras_netvlad.videos.encoder_file import EncoderFile
 from keras_netvlad.videos.features_folder import ENCODER_FILE
@@ -197,9 +196,17 @@ def frame_batches(
     path: str | os.PathLike[str], size: int, fps: float | None, max_seconds: float | None
 ) -> Iterator[NDArray[np.uint8]]:
     """Yields the frames of a picture or video, cropped to squares, as `(n, size, size, 3)` with at most 32 frames."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(
+            "Reading pictures and videos needs PyAV, which is not installed. Install it with "
+            "`pip install 'keras_netvlad[video]'`."
+        ) from error
     batch: list[NDArray[np.uint8]] = []
-    for frame in read_video(path, fps, size, crop_to_aspect_ratio=True, max_seconds=max_seconds):
-        batch.append(frame)
+    # Not by `read_video`, whose package loads TensorFlow.
+    for frame in sample(decode(av, Path(path)), None if fps is None else frame_rate(fps), max_seconds):
+        batch.append(to_array(frame, (size, size), crop=True))
         if len(batch) == BATCH_SIZE:
             yield np.stack(batch)
             batch = []

@@ -134,14 +134,16 @@ def test_the_cosine_ignores_the_length_of_centroids_and_not_their_residuals():
 
 def test_adapt_by_the_cosine_finds_directions_of_any_length():
     rng = np.random.default_rng(0)
-    directions = np.eye(5)[:3] + 0.1 * rng.normal(size=(900, 1, 5)).reshape(3, 300, 5).transpose(1, 0, 2)
+    # Clusters of unequal width, whose centroids of unit vectors differ in length.
+    noise = rng.normal(size=(300, 3, 5)) * np.array([0.1, 0.2, 0.5])[:, None]
+    directions = np.eye(5)[:3] + noise
     features = (directions * 10.0 ** rng.uniform(-1, 1, (300, 3, 1))).reshape(1, 900, 5).astype("float32")
     layer = VLAD(3, normalize_input=True, distance="cosine")
     layer.adapt(features, sample_size=900, seed=0, verbose=0)
     centroids = to_numpy(layer.centroids)
     unit = centroids / np.linalg.norm(centroids, axis=1, keepdims=True)
     assert np.sort(unit.argmax(axis=1)).tolist() == [0, 1, 2]
-    assert unit.max(axis=1).min() > 0.99
+    assert unit.max(axis=1).min() > 0.95
     # A fixed point: each centroid is the mean of the unit vectors that are assigned to it.
     a, x = to_numpy(layer.assign(features))[0], features[0] / np.linalg.norm(features[0], axis=1, keepdims=True)
     np.testing.assert_allclose(centroids, (a.T @ x) / a.sum(axis=0)[:, None], atol=1e-5)
