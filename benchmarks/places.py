@@ -249,11 +249,9 @@ def tables(part):
     """Returns the settings chosen on the first walk, and every number of clusters, as Markdown tables."""
     if not part["rows"]:
         return markdown.notes(part["left_out"]).strip()
-    milliseconds = 1e3 * np.median(part["rounds"]["backbone"]) / TIMED_PICTURES
     text = (
         f"{part['queries']} queries among {part['references']} pictures; maps "
-        f"{' x '.join(str(size) for size in part['maps'])}. The network takes {milliseconds:.0f} ms a picture.\n\n"
-        "Settings chosen on the first walk:\n\n"
+        f"{' x '.join(str(size) for size in part['maps'])}. Settings chosen on the first walk:\n\n"
     )
     rows = [
         [

@@ -28,7 +28,7 @@ QUICK |= {"long": 400, "descriptors": 600, "centers": 50, "chunk": 200}
 NOISE = 0.7  # standard deviation around a center, over that of the centers
 BATCHES = (1, 64)
 # Approximate search: cells, of which a query visits a few, and a byte for each value.
-CELLS, VISITED, TRAINED = 1024, 16, 40_000
+CELLS, VISITED, TRAINED = 256, 8, 10_000
 
 
 def measure(quick, seconds):
@@ -158,7 +158,7 @@ def _search(timed, index, chunk, seconds):
     }
     times = {name: {str(batch): [] for batch in BATCHES} for name in searches}
     end, visits = time.perf_counter() + seconds, 0
-    while visits < 5 or time.perf_counter() < end:
+    while visits < 3 or time.perf_counter() < end:
         for name in random.sample(list(searches), len(searches)):
             for batch in BATCHES:
                 start = time.process_time()
