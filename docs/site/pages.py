@@ -95,6 +95,8 @@ def package_page(path):
         for name in ast.literal_eval(statement.value)
         if name != "__version__"
     ]
+    # A function with the name of its file is found only in the file.
+    names = [f"{name}.{name}" if (path.parent / f"{name}.py").exists() else name for name in names]
     text = f"# {module}\n\n{ast.get_docstring(tree)}\n\n" + "\n\n".join(f"::: {module}.{name}" for name in names)
     return module.partition(".")[2] or "index", text if names else ""
 
