@@ -7,7 +7,7 @@ INSTALL := $(BIN)/pip install --quiet --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test slow generated backends runtimes engines docs lint mutants bench clean
+.PHONY: demo test slow generated backends runtimes engines docs lint package mutants bench clean
 
 demo: .venv/.demo
 	rm -rf build/demo
@@ -57,6 +57,20 @@ lint: .venv/.test
 	$(BIN)/mypy
 	$(BIN)/python -m tests.mutation --check
 
+# Builds wheel and source distribution, checks what an index would show, and runs tests of the unpacked source distribution
+# with the code of the wheel.
+UNPACKED := build/package/unpacked
+package: .venv/.release
+	rm -rf build/package
+	$(BIN)/python -m build --outdir build/package .
+	$(BIN)/twine check --strict build/package/*.whl build/package/*.tar.gz
+	mkdir $(UNPACKED)
+	tar xzf build/package/*.tar.gz -C $(UNPACKED) --strip-components 1
+	rm -r $(UNPACKED)/keras_netvlad
+	$(BIN)/pip install --quiet --no-deps --target build/package/installed build/package/*.whl
+	cd $(UNPACKED) && PYTHONPATH=$(CURDIR)/build/package/installed $(CURDIR)/$(BIN)/pytest \
+		tests/test_installed.py tests/test_stream.py tests/cli tests/test_golden_files.py
+
 # Plants faults one by one and prints which of them the tests notice.
 mutants: .venv/.test
 	$(BIN)/python -m tests.mutation
@@ -88,6 +102,10 @@ clean:
 	$(INSTALL) --no-deps --upgrade --target .venv/triton nvidia-pytriton
 	cd export/node && ONNXRUNTIME_NODE_INSTALL=skip npm install --no-audit --no-fund --silent
 	cd export/web && npm install --no-audit --no-fund --silent
+	touch $@
+
+.venv/.release: .venv/.test
+	$(INSTALL) --editable '.[release]'
 	touch $@
 
 .venv/.engines: .venv/.backends

@@ -148,3 +148,8 @@ def test_the_wheel_holds_the_library_and_nothing_else(tmp_path):
     assert packaged == {name for name in on_disk if "__pycache__" not in name}
     assert {"keras_netvlad/py.typed", "keras_netvlad/data/japanese_vowels.npz"} <= packaged
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    lines = zipfile.ZipFile(wheel).read(metadata).decode().splitlines()
+    for line in ("Name: keras-netvlad", "License-Expression: Apache-2.0", "Classifier: Operating System :: MacOS"):
+        assert line in lines
+    assert not any("Windows" in line for line in lines if line.startswith("Classifier"))

@@ -1,9 +1,15 @@
 """Locks between processes."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
+
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError(
+        "Locks of files need Linux or macOS; on Windows, use the Windows Subsystem for Linux, see docs/windows.md."
+    ) from error
 
 
 @contextlib.contextmanager

@@ -67,3 +67,12 @@ def test_a_locked_directory_is_waited_for(tmp_path):
     second.join(60)
     assert entered == ["first", "second"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_without_such_locks_is_named():
+    program = "import sys; sys.modules['fcntl'] = None; import keras_netvlad.base.locks"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert finished.stderr.splitlines()[-1] == (
+        "ImportError: Locks of files need Linux or macOS; on Windows, use the Windows Subsystem for Linux, see "
+        "docs/windows.md."
+    )

@@ -13,7 +13,7 @@ from keras_netvlad.export import serving_signatures as signatures_module
 EXPORT = ROOT / "keras_netvlad" / "export"
 LEVELS = (
     ("port", "signature", "reason", "forward", "graph_walk", "metadata", "parity_file", "pictures"),
-    ("model_signature", "frame_by_frame", "padding", "serving_signatures"),
+    ("model_card", "model_signature", "frame_by_frame", "padding", "serving_signatures"),
     ("verification",),
     ("saved_model", "onnx", "litert"),
     ("serving",),

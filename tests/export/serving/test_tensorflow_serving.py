@@ -48,6 +48,7 @@ def test_a_version_holds_all_that_a_server_reads(published):
     assert report.ok
     assert report.path == str(path)
     assert sorted(file.name for file in path.iterdir()) == [
+        "README.md",
         "assets",
         "assets.extra",
         "batching_params.pbtxt",

@@ -454,11 +454,11 @@ def test_a_repository_that_is_a_mount_point_gets_whole_versions(model, mount, tm
     monkeypatch.setattr(triton, "copy_file", copy_and_look)
     options = {"external_data_threshold": 1, "staging": staging, "verify": False}
     publish_triton(model, mount, **options)
-    assert seen == [([], None)] * 4  # graph, weights, the report and the configuration
+    assert seen == [([], None)] * 5  # graph, weights, the report, the model card and the configuration
     seen.clear()
     before = (mount / "classifier").stat().st_mtime_ns
     publish_triton(model, mount, **options)
-    assert seen == [(["classifier", "classifier/1"], before)] * 3
+    assert seen == [(["classifier", "classifier/1"], before)] * 4
     assert tree(mount) == ["classifier", "classifier/1", "classifier/2"]
     assert [path.name for path in mount.iterdir()] == ["classifier"]
     assert list(staging.iterdir()) == []
