@@ -52,6 +52,7 @@ def model_card(
     artifacts: Mapping[str, Parity | None],
     *,
     library: str,
+    is_classifier: bool,
     metadata: Mapping[str, Any] | None = None,
     data: Sequence[str] = (),
     metrics: Sequence[Metric] = (),
@@ -64,6 +65,7 @@ def model_card(
         usage: Markdown about how to run it.
         artifacts: Dict from file names to the results of their verifications, or `None` for one that was not verified.
         library: The hub's name of the library that loads the files.
+        is_classifier: Whether the model classifies videos. Otherwise it computes descriptors.
         metadata: The user's metadata. `license` is an identifier of the hub, such as `"apache-2.0"`; `trained_on` names
             the training data; `labels` names the classes.
         data: Further sentences about the data.
@@ -79,7 +81,7 @@ def model_card(
     front: dict[str, Any] = {
         "license": str(license_name or "unknown"),
         "library_name": library,
-        "pipeline_tag": "video-classification" if labels else "feature-extraction",
+        "pipeline_tag": "video-classification" if is_classifier else "feature-extraction",
         "tags": ["netvlad", "keras_netvlad", "video"],
     }
     own = [metric for metric in metrics if not metric.is_baseline]
@@ -89,7 +91,7 @@ def model_card(
     parts = [
         "\n".join(["---", *(f"{key}: {_yaml(value)}" for key, value in front.items()), "---"]),
         f"# {_text(name)}",
-        f"{description} It was made with [keras_netvlad](https://pypi.org/project/keras-netvlad/) {__version__}.",
+        f"{description} It was made with keras_netvlad {__version__}.",
         "## How to run it",
         usage,
         "## Data",
@@ -162,9 +164,14 @@ def signature_usage(signature: Signature, onnx_file: str | None = None) -> str:
     return f"In this directory, with `pip install {packages}`:\n\n```python\n{program}\n```"
 
 
+def has_scores(signature: Signature) -> bool:
+    """Returns whether a model computes scores of classes."""
+    return any(port.name == SCORES for port in signature.outputs)
+
+
 def signature_description(signature: Signature) -> str:
     """Returns a sentence about the inputs and outputs of a model."""
-    does = "classifies videos" if any(port.name == SCORES for port in signature.outputs) else "describes videos"
+    does = "classifies videos" if has_scores(signature) else "describes videos"
     inputs, outputs = (", ".join(map(_port, ports)) for ports in (signature.inputs, signature.outputs))
     return f"This model {does}. Inputs: {inputs}. Outputs: {outputs}."
 

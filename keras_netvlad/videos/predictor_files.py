@@ -113,6 +113,7 @@ def _card(
         "In this directory, with `pip install numpy onnxruntime av`:\n\n```sh\npython predict.py clip.mp4\n```",
         artifacts,
         library="onnx",
+        is_classifier=True,
         metadata={"labels": folder.labels, "trained_on": trained_on, "training": training},
         data=[f"The number of videos was {counts}."],
         metrics=metrics,

@@ -22,8 +22,9 @@ def front_matter(text):
     return yaml.safe_load(front)
 
 
-def card(**options):
-    return model_card("classifier", "It classifies.", "Run it.", {"model.onnx": None}, library="onnx", **options)
+def card(is_classifier=True, **options):
+    files = {"model.onnx": None}
+    return model_card("videos", "It works.", "Run it.", files, library="onnx", is_classifier=is_classifier, **options)
 
 
 def test_the_metadata_hold_license_task_and_metrics():
@@ -42,7 +43,7 @@ def test_the_metadata_hold_license_task_and_metrics():
 
 
 def test_a_model_without_classes_and_license():
-    text = card()
+    text = card(is_classifier=False)
     front = front_matter(text)
     assert (front["license"], front["pipeline_tag"]) == ("unknown", "feature-extraction")
     assert "model-index" not in front
@@ -80,7 +81,8 @@ def test_the_program_of_a_published_card_runs(tmp_path, monkeypatch, capsys, ser
     assert main(["publish", "small.keras", "served", *options]) == 0
     version = tmp_path / "served" / "small" / "1"
     text = (version / "README.md").read_text(encoding="utf-8")
-    assert front_matter(text)["license"] == "mit"
+    front = front_matter(text)
+    assert (front["license"], front["pipeline_tag"]) == ("mit", "video-classification")
     assert "3: one, two, three." in text
     assert "The model was trained on: noise." in text
     artifact = version if file == "saved_model.pb" else version / file

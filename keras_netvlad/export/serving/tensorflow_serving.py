@@ -11,7 +11,7 @@ from keras_netvlad.base.atomic_files import staged
 from keras_netvlad.base.stages import stage
 from keras_netvlad.base.validation import check_integer
 from keras_netvlad.export.metadata import check_metadata
-from keras_netvlad.export.model_card import CARD_FILE, model_card, signature_description, signature_usage
+from keras_netvlad.export.model_card import CARD_FILE, has_scores, model_card, signature_description, signature_usage
 from keras_netvlad.export.padding import can_pad
 from keras_netvlad.export.parity_file import write_parity
 from keras_netvlad.export.saved_model import write_saved_model
@@ -124,6 +124,7 @@ def publish(
                     signature_usage(signatures[SERVING_DEFAULT]),
                     {"saved_model.pb": None if report is None else report.as_dict()},
                     library="tensorflow",
+                    is_classifier=has_scores(signatures[SERVING_DEFAULT]),
                     metadata=metadata,
                 )
                 (path / CARD_FILE).write_text(card, encoding="utf-8")

@@ -18,7 +18,7 @@ import onnx
 from keras_netvlad.base.atomic_files import copy_file, flush, staged
 from keras_netvlad.base.stages import stage
 from keras_netvlad.base.validation import check_boolean, check_integer, check_path
-from keras_netvlad.export.model_card import CARD_FILE, model_card, signature_description, signature_usage
+from keras_netvlad.export.model_card import CARD_FILE, has_scores, model_card, signature_description, signature_usage
 from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.export.onnx.conversion import check_opset
 from keras_netvlad.export.onnx.onnx_export import write_verified_onnx
@@ -206,6 +206,7 @@ def publish_triton(
                     signature_usage(signature, MODEL),
                     {MODEL: None if report is None else report.as_dict()},
                     library="onnx",
+                    is_classifier=has_scores(signature),
                     metadata=metadata,
                 )
                 path.with_name(CARD_FILE).write_text(card, encoding="utf-8")
