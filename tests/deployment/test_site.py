@@ -146,6 +146,11 @@ def address():
     server.server_close()
 
 
+# A change of the width takes effect at once.
+NO_TRANSITIONS = """addEventListener("DOMContentLoaded", () => document.head.append(Object.assign(
+    document.createElement("style"), {textContent: "*, ::before, ::after { transition: none !important }"})))"""
+
+
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
@@ -179,6 +184,7 @@ def test_pages_fit_and_show_their_pictures(pages, address, browser):
     tab = browser.new_page()
     # The index of the search is half a megabyte, which each page would read.
     tab.route("**/search_index.json", lambda route: route.abort())
+    tab.add_init_script(NO_TRANSITIONS)
     errors = []
     for name in sorted(pages):
         # Pages of source are one block of code each.
