@@ -126,8 +126,8 @@ def convert_file(
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     np.savez(os.path.join(directory, "weights.npz"), **weights)
     ...     model = convert_file(os.path.join(directory, "weights.npz"), os.path.join(directory, "model.keras"))
-    ...     os.listdir(directory)
-    ['weights.npz', 'model.keras']
+    ...     sorted(os.listdir(directory))
+    ['model.keras', 'weights.npz']
 
     Raises:
         FileExistsError: If the output exists.

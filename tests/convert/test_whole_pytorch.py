@@ -9,7 +9,7 @@ from keras_netvlad.convert import convert_model
 pytestmark = pytest.mark.needs_torch
 torch = pytest.importorskip("torch")
 
-# Float32 models beside torch in float64: 2e-6 measured for descriptors of 101 layers.
+# Float32 models beside torch in float64.
 TOLERANCE = 1e-5
 
 
@@ -45,7 +45,6 @@ def place_network(project, backbone, **options):
         ("patch-netvlad", "vgg16", {"outputs": 4}),
         ("gmberton", (18, 3), {"outputs": 5}),
         ("gmberton", (18, 4), {}),
-        ("gmberton", (50, 3), {}),
         ("gmberton", (101, 4), {}),
     ],
 )
@@ -56,13 +55,12 @@ def test_pictures_give_the_published_descriptors(tmp_path, project, backbone, op
         tmp_path / ("best_model.pth" if is_gmberton else "model_best.pth.tar"),
         module,
         "model_state_dict" if is_gmberton else "state_dict",
-        "module." if backbone == (50, 3) else "",
+        "module." if backbone == (18, 4) else "",
     )
     model, images = convert_model(path), pictures()
     with torch.no_grad():
         expected = module(torch.as_tensor(images)).numpy()
     received = keras.ops.convert_to_numpy(model({"images": images})["descriptor"])
-    print(np.abs(received - expected).max())
     np.testing.assert_allclose(received, expected, atol=TOLERANCE)
 
 
