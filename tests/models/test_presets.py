@@ -196,9 +196,8 @@ def published():
 
 
 # A script ran the published code of these presets on 3 videos of 6 frames, with the sizes below and with the weights of
-# `published_weights`. In place of frames drawn at random, the code got all frames in order, and fused batch
-# normalization. The script stored the scores in inference and in training, without dropout, and the sum of the
-# penalties.
+# `published_weights`. In place of frames drawn at random, the code got all frames in order, with fused normalization.
+# The script stored the scores in inference and in training, without dropout, and the sum of the penalties.
 @pytest.mark.parametrize("preset", [preset for preset in ARCHITECTURES if preset != "youtube8m_moe"])
 def test_a_preset_computes_what_the_published_code_computed(preset, published):
     shapes = json.loads(str(published[f"{preset}/shapes"]))

@@ -1131,6 +1131,31 @@ MUTANTS = [
             "test_values_are_the_oracles",
         ),
         ("mass = ops.sum(a, axis=1)", "mass = ops.mean(a, axis=1)", "test_values_are_the_oracles"),
+        (
+            "mass = mass * self._gates(a, training)",
+            "mass = mass + self._gates(a, training)",
+            "test_values_are_the_oracles",
+        ),
+        (
+            "normalize(ops.max(a, axis=1, initial=0.0))",
+            "ops.max(a, axis=1, initial=0.0)",
+            "test_values_are_the_oracles",
+        ),
+    ),
+    *of(
+        "models/presets",
+        "models/test_presets",
+        (
+            '"joint_input_normalization": True',
+            '"joint_input_normalization": False',
+            "test_a_preset_computes_what_the_published_code_computed",
+        ),
+        ("L2(l2 / 2)", "L2(l2)", "test_settings_that_no_size_shows"),
+        (
+            '"separate_orders": True',
+            '"separate_orders": False',
+            "test_a_preset_computes_what_the_published_code_computed",
+        ),
     ),
     *of(
         "layers/scored_vlad",
