@@ -29,7 +29,7 @@ POOLINGS = (
     *PURE,
 )
 # Measured for NetVLAD: 6 files and 11 changes of file. NetFV has the most equations.
-MOST_FILES, MOST_CHANGES = 6, {layers.NetFV: 22, layers.NeXtVLAD: 14}
+MOST_FILES, MOST_CHANGES = 6, {layers.NetFV: 24, layers.NeXtVLAD: 14}
 
 
 def new_layer(pooling):
