@@ -48,7 +48,7 @@ def test_artefacts_equal_the_model(artefacts, model):
         assert max(c.to_float64 for c in report.comparisons if c.to_float64 is not None) < 4e-6
         default = [comparison for comparison in report.comparisons if comparison.signature == "serving_default"]
         assert {comparison.output for comparison in default} == {"scores", "descriptor"}
-        assert len({comparison.case for comparison in default}) == 18
+        assert len({comparison.case for comparison in default}) == 19
         assert all(comparison.to_float64 is not None for comparison in default)
     assert {c.signature for c in reports[0].comparisons} == {
         "serving_default",

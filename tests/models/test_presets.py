@@ -173,7 +173,6 @@ def test_settings_that_no_size_shows(preset):
         assert model.get_layer("dropout").rate == 0.5
         assert classifier.kernel_regularizer.l2 == classifier.bias_regularizer.l2 == pytest.approx(1e-5 / 2)
         assert model.get_layer("hidden").kernel_initializer.scale == 2.0
-        assert classifier.kernel_regularizer.l2 == pytest.approx(1e-5 / 2)
     elif preset == "youtube8m_moe":
         assert model.pooling == "mean"
         assert classifier.num_mixtures == 2
@@ -186,7 +185,7 @@ def test_settings_that_no_size_shows(preset):
         assert classifier.gate_kernel.regularizer.l2 == pytest.approx((1e-8 if preset == "soft_dbow" else 1e-6) / 2)
         assert model.get_layer("hidden").kernel_initializer.stddev == PRESETS[preset]["num_clusters"]["rgb"] ** -0.5
     momenta = [layer.momentum for layer in model._flatten_layers() if hasattr(layer, "moving_mean")]
-    assert set(momenta) == {0.999}
+    assert set(momenta) == (set() if preset == "youtube8m_moe" else {0.999})
 
 
 @pytest.fixture(scope="module")

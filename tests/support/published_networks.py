@@ -138,7 +138,7 @@ def checkpoint_of_willow(seed=0, centroids=True):
 
 
 def willow_scores(tensors, frames):
-    """The predictions of WILLOW's code for `frames` `(B, T, 1152)`, rgb before audio."""
+    """The predictions of WILLOW's code for `frames` `(B, T, 1152)`, rgb before audio, which it scales to norm 1."""
     tensors = {name: value.astype("float64") for name, value in tensors.items()}
 
     def normalized(x, scope):
@@ -153,7 +153,7 @@ def willow_scores(tensors, frames):
         result = np.einsum("btk,btd->bdk", activation, x) - activation.sum(axis=1)[:, None] * centroids
         return unit(unit(result, 1).reshape(len(x), -1), 1)
 
-    x = normalized(frames, "input_bn")
+    x = normalized(unit(frames.astype("float64"), -1), "input_bn")
     x = np.concatenate([vlad(x[..., :RGB], "video_VLAD"), vlad(x[..., RGB:], "audio_VLAD")], axis=1)
     x = x @ tensors["hidden1_weights"] + tensors["hidden1_biases"]
     x = x * sigmoid(normalized(x @ tensors["gating_weights_2"], "gating_bn"))

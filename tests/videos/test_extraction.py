@@ -361,7 +361,7 @@ def test_damaged_settings_are_named(tmp_path, folder):
 def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"`backbone` must be a model of `keras\.applications`, .* is no file"):
         extract_features(tmp_path, tmp_path / "out", backbone="none.keras")
-    with pytest.raises(ValueError, match=r"`pooling` must be one of \['avg', 'max', None\]"):
+    with pytest.raises(ValueError, match=r"`pooling` must be one of \['avg', 'max', 'token', None\]"):
         extract_features(tmp_path, tmp_path / "out", pooling="none")
     with pytest.raises(ValueError, match=r"`dtype` must be one of \['uint8', 'float16'\]"):
         extract_features(tmp_path, tmp_path / "out", dtype="int8")

@@ -13,7 +13,7 @@ from keras_netvlad.convert.rows import reorder_rows
 from keras_netvlad.convert.tensor_files import listed
 
 WHITENINGS = ("WPCA", "PCA")
-# What each layer behind the VGG16 may be named, in this order; those in brackets may be absent.
+# Names of the layers behind the VGG16, in this order; those in brackets may be absent.
 HEAD = "[preL2], vlad:core, [vlad:intranorm], postL2, [WPCA or PCA, finalL2]"
 
 

@@ -12,7 +12,7 @@ from keras_netvlad.models.video_classifier import VideoClassifier
 
 SCOPES = {"rgb": "video_VLAD", "audio": "audio_VLAD"}
 AVERAGE = "/ExponentialMovingAverage"
-# What optimizers and the training loop store next to the weights.
+# Optimizers and the training loop store these next to the weights.
 STATE = ("global_step", "beta1_power", "beta2_power")
 SLOTS = ("/Adam", "/Adam_1", "/Momentum", "/RMSProp", "/RMSProp_1")
 
