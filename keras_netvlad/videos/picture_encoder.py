@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import textwrap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,7 +198,7 @@ def _of_preset(name: str, size: int) -> tuple[keras.Model, dict[str, Any]]:
     except Exception as error:  # keras-hub raises exceptions of many classes, also where there is no network.
         raise BackboneError(
             f"`backbone` must be {KINDS}, and accept pictures of {size} pixels. Received: {HUB}{name}. "
-            f"Reason: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            f"Reason: {textwrap.shorten(str(error), 300, placeholder=' ...') or type(error).__name__}"
         ) from error
     values = {"scale": converter.scale, "offset": converter.offset}
     # Of the converter only the values are used: the frames already have the size.
