@@ -59,7 +59,8 @@ def verify(
     The artifact is loaded as in production, by TensorFlow's session loader, onnxruntime or LiteRT. It runs at several
     batch sizes and lengths, from the smallest that the model accepts. Frames beyond `num_frames` hold zeros, then the
     first element of each tensor (TensorFlow Serving's padding), then NaN, while the model always runs on zeros: equal
-    outputs show that padding changes nothing. Outputs with a row for every frame are compared on the real frames.
+    outputs show that padding changes nothing. Some real frames are zeros, and some pictures black, unless the model
+    computes NaN for them. Outputs with a row for every frame are compared on the real frames.
     Requests are also merged as TensorFlow Serving merges them: of different lengths if the model takes `num_frames`,
     otherwise of equal shape. Live streams are run in chunks, cut in several ways. Artifact and model are also compared
     with a float64 copy of the model, unless the model is quantized or has more than 1 GB of weights. The report says if
