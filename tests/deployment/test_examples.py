@@ -115,8 +115,8 @@ def test_train_youtube8m(tmp_path):
     printed = run_example(tmp_path, "train_youtube8m.py", "--epochs", "12", "--output", "out")
     assert "train0000.tfrecord: 270 utterances" in printed
     assert printed.count(" ok") == 11
-    # Measured 0.67 after 12 epochs, 0.88 after 20; equal scores give 0.11.
-    assert float(re.search(r"GAP of the saved model: (\S+)", printed)[1]) > 0.5
+    # Measured 0.99 after 12 epochs, and 0.46 with the momentum of the preset; equal scores give 0.11.
+    assert float(re.search(r"GAP of the saved model: (\S+)", printed)[1]) > 0.9
 
 
 @pytest.mark.slow
