@@ -50,7 +50,7 @@ docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	$(BIN)/pytest -m docs
 
-lint: .venv/.test
+lint: .venv/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
@@ -90,6 +90,10 @@ clean:
 
 .venv/.test: .venv/bin/pip setup.cfg pyproject.toml
 	$(INSTALL) --editable '.[test]'
+	touch $@
+
+.venv/.lint: .venv/.test
+	$(INSTALL) --editable '.[lint]'
 	touch $@
 
 .venv/.docs: .venv/.test

@@ -59,6 +59,7 @@ def test_one_format_alone(directory, tmp_path):
     assert names == ["model.onnx", "model.onnx.parity.json"]
 
 
+@pytest.mark.slow
 def test_signatures_of_onnx_files(directory, tmp_path, capsys):
     small, options = directory / "small.keras", ["--format", "onnx", "--signatures"]
     assert run("export", small, tmp_path / "all", *options, "all") == 0
@@ -206,6 +207,7 @@ def test_an_artefact_of_another_model_exits_with_1(directory, tmp_path, capsys):
     assert "FAILED" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_verify_names_the_first_layer_that_differs(directory, tmp_path, capsys):
     path = tmp_path / "out" / "model.onnx"
     assert run("export", directory / "small.keras", tmp_path / "out", "--format", "onnx") == 0
@@ -544,6 +546,7 @@ def test_the_handlers_of_other_libraries_print_no_stages(capsys):
     assert LOGGER.propagate
 
 
+@pytest.mark.slow
 def test_a_file_for_phones(directory, tmp_path, capsys):
     small, out = directory / "small.keras", tmp_path / "out"
     assert run("export", small, out, "--format", "litert") == 0

@@ -63,6 +63,7 @@ def test_the_features_are_split_by_class_and_group(features):
             assert example.context.feature["id"].bytes_list.value == [video.name.encode()]
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_saved_model(run, features, results):
     read = FeaturesFolder(features)
     model = load_model(run / "model.keras")

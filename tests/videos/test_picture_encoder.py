@@ -28,6 +28,7 @@ def save(path, *layers):
     return model
 
 
+@pytest.mark.slow
 def test_a_model_of_keras_applications_gets_its_own_preprocessing(pictures):
     keras.utils.set_random_seed(0)
     maps = make_picture_encoder("MobileNetV2", None, 32, pooling=None)

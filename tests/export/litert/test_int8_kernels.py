@@ -28,6 +28,7 @@ def paths(model, tmp_path_factory):
     return {precision: directory / f"{precision}.tflite" for precision in ("float32", "int8")}
 
 
+@pytest.mark.slow
 def test_a_quarter_of_the_size_and_the_kernel_only(model, paths):
     description = inspect_artefact(paths["int8"])
     assert description.stored["int8"] == 1024 * 1024

@@ -182,6 +182,7 @@ def test_a_frame_of_zeros_has_a_descriptor(tmp_path):
     np.testing.assert_allclose(received, model.predict(inputs, verbose=0)["descriptor"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_verification_notices_nan_for_a_frame_of_zeros(tmp_path, monkeypatch):
     # LiteRT 2.3 computes NaN for the reciprocal square root of 0.
     monkeypatch.setattr(conversion, "_avoid_rsqrt_of_zero", lambda path: None)

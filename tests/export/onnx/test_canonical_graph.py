@@ -188,6 +188,7 @@ def test_recurrent_layers_export_to_the_same_bytes_each_time(make_model, tmp_pat
         np.testing.assert_allclose(received, model(data), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_verified_model_is_exported_to_the_same_bytes_each_time(artefacts, model, tmp_path):
     export_onnx(model, tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").read_bytes() == (artefacts[0] / "model.onnx").read_bytes()
