@@ -15,7 +15,15 @@ from pathlib import Path
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("*.md", "docs/*.md", "examples/*.md", "export/*.md", "export/tf_serving/*.md", "benchmarks/*.md", "keras_netvlad/data/*.md")
+PAGES = (
+    "*.md",
+    "docs/*.md",
+    "examples/*.md",
+    "export/*.md",
+    "export/tf_serving/*.md",
+    "benchmarks/*.md",
+    "keras_netvlad/data/*.md",
+)
 NOTEBOOKS = "examples/*.ipynb"
 ASSETS = "docs/site/style.css", "docs/site/mark.svg"
 PICTURES = (".png", ".svg")
