@@ -138,7 +138,7 @@ def encoder(quick, weights):
 
 
 def changed(pictures, rng):
-    """Returns changed copies of pictures by the name of the change: what another walk may bring."""
+    """Returns copies of pictures, by the name of the change: darker, noisy and nearer, as another walk may see them."""
     rows, columns = (size // 8 for size in pictures.shape[1:3])
     return {
         "darker": pictures // 3,

@@ -267,6 +267,10 @@ def search(options: argparse.Namespace) -> int:
         raise ValueError(f"`--vocabulary` needs an index; `index` writes one. Received: {options.clips}")
     directory = None if options.run is None else predictor_directory(options.run)
     model = options.model if directory is None else directory / "classifier.onnx"
+    if options.clips.endswith(".npz") and not os.path.isfile(options.clips):
+        raise FileNotFoundError(
+            f"An index must be a file that `--save-index` or `index` wrote. Received: {options.clips}, no file"
+        )
     is_saved = Path(options.clips).is_file() and (model is None or options.clips.endswith(".npz"))
     if model is None and not is_saved:
         raise ValueError(

@@ -39,6 +39,8 @@ TORCH_SUFFIXES = (".pth", ".pt", ".tar")
 TORCH_STATE = ("optimizer.", "optimizer_state_dict.", "scheduler.")
 TORCH_TREES = ("state_dict.", "model_state_dict.", "model.")
 COUNTER = ".num_batches_tracked"
+# torch.save() writes a ZIP archive, and wrote a pickle before PyTorch 1.6.
+TORCH_MAGIC = (b"PK", b"\x80")
 
 
 def convert_model(source: str | os.PathLike[str] | Mapping[str, Any], form: Form | None = None) -> keras.Model:
@@ -173,5 +175,12 @@ def _readers(source: Any) -> Readers:
 
 def _read_torch_or_tensorflow(path: Path) -> Readers:
     """Opens a file of any other name: a TensorFlow checkpoint, or else a file of PyTorch."""
-    is_torch = path.is_file() and path.suffix not in (".index", ".meta")
-    return read_torch(path) if is_torch else read_checkpoint(path)
+    if not path.is_file() or path.suffix in (".index", ".meta"):
+        return read_checkpoint(path)
+    with open(path, "rb") as file:
+        if not file.read(4).startswith(TORCH_MAGIC):
+            raise ValueError(
+                "A checkpoint must be a .mat, .pth or .npz file, or the prefix of a TensorFlow checkpoint. Received: "
+                f"{path}, a file of another kind"
+            )
+    return read_torch(path)

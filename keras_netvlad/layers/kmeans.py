@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from keras_netvlad.base.validation import check_integer
 from keras_netvlad.layers.frame_inputs import check_inputs, check_mask
@@ -30,7 +31,17 @@ def import_kmeans() -> type:
     return KMeans
 
 
-def sample_features(layer, data, mask, num_clusters, sample_size, batch_size, steps, rng, verbose):
+def sample_features(
+    layer: Any,
+    data: Any,
+    mask: Any,
+    num_clusters: int,
+    sample_size: int | None,
+    batch_size: int,
+    steps: int | None,
+    rng: np.random.Generator,
+    verbose: Any,
+) -> tuple[NDArray[Any], tuple[int | None, ...]]:
     """Draws features uniformly and without replacement from data of unknown length, in bounded memory.
 
     Args:
@@ -84,7 +95,13 @@ def sample_features(layer, data, mask, num_clusters, sample_size, batch_size, st
     return reservoir.sample(), tuple(shape or ())
 
 
-def find_centroids(layer_name, sample, num_clusters, seed, distance="euclidean"):
+def find_centroids(
+    layer_name: str,
+    sample: NDArray[Any],
+    num_clusters: int,
+    seed: int | None,
+    distance: str = "euclidean",
+) -> NDArray[Any]:
     """Clusters a sample `(S, D)` with k-means and returns the centroids `(K + G, D)`, the most populated first.
 
     With `distance="cosine"`, features belong to the centroid with the largest cosine.
@@ -138,7 +155,9 @@ def _directions(rows):
     return rows / np.where(lengths > 0, lengths, 1)
 
 
-def assignment_from_centroids(layer_name, sample, centroids, use_bias):
+def assignment_from_centroids(
+    layer_name: str, sample: NDArray[Any], centroids: NDArray[Any], use_bias: bool
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Returns kernel `(D, K)` and bias `(K,)` that assign a sample softly to its nearest centroids.
 
     With a bias, the logits are `-alpha ||x - c||^2` without the term `-alpha ||x||^2`, which all clusters share

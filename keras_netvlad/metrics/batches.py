@@ -20,6 +20,14 @@ def to_numbers(name: str, **values: Any) -> list[Any]:
     return tensors
 
 
+def check_num_classes(name: str, scores: Any, num_classes: int) -> None:
+    """Raises if scores `(B, C)` are of another number of classes than the metric."""
+    if scores.shape[1] != num_classes:
+        raise ValueError(
+            f"`{name}` was made for {num_classes} classes. Received: scores of shape {tuple(scores.shape)}"
+        )
+
+
 def row_weights(name: str, sample_weight: Any, rows: str, scores: Any) -> Any:
     """Returns float32 weights `(B,)`, by default ones, or raises if the number of weights differs from that of rows.
 

@@ -7,6 +7,7 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_integer, check_name
+from keras_netvlad.metrics.batches import check_num_classes
 from keras_netvlad.metrics.score_histogram import (
     average_precision,
     average_precision_bounds,
@@ -82,11 +83,7 @@ class MeanAveragePrecision(keras.metrics.Metric):
     def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
         """Adds a batch of videos."""
         labels, scores, weights = labels_and_weights(self.name, y_true, y_pred, sample_weight)
-        if scores.shape[1] != self.num_classes:
-            raise ValueError(
-                f"`{self.name}` was made for {self.num_classes} classes. "
-                f"Received: scores of shape {tuple(scores.shape)}"
-            )
+        check_num_classes(self.name, scores, self.num_classes)
         weights = check_probabilities(self.name, scores, weights)
         best, classes = ops.top_k(scores, min(self.top_k or self.num_classes, self.num_classes))
         found = ops.take_along_axis(labels, classes, axis=1)

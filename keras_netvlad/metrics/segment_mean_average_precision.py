@@ -7,6 +7,7 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_integer, check_name
+from keras_netvlad.metrics.batches import check_num_classes
 from keras_netvlad.metrics.score_histogram import (
     average_precision,
     bins_of,
@@ -84,11 +85,7 @@ class SegmentMeanAveragePrecision(keras.metrics.Metric):
     def update_state(self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None) -> None:
         """Adds a batch of segments."""
         labels, scores, weights = labels_and_weights(self.name, y_true, y_pred, sample_weight)
-        if scores.shape[1] != self.num_classes:
-            raise ValueError(
-                f"`{self.name}` was made for {self.num_classes} classes. "
-                f"Received: scores of shape {tuple(scores.shape)}"
-            )
+        check_num_classes(self.name, scores, self.num_classes)
         weights = ops.expand_dims(check_probabilities(self.name, scores, weights), 1)  # (B, 1)
         is_rated = ops.cast(ops.convert_to_tensor(y_true) >= 0, "float32")  # (B, C)
         is_counted = ops.cast(weights != 0, "float32") * ops.ones_like(scores)

@@ -107,6 +107,12 @@ FRAMES = np.random.default_rng(0).normal(size=(2, 9, RGB + AUDIO)).astype("float
 WILLOW_INPUTS = {"rgb": FRAMES[..., :RGB], "audio": FRAMES[..., RGB:], "num_frames": np.full(2, 9, "int32")}
 
 
+def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path):
+    (tmp_path / "notes.md").write_text("weights follow")
+    with pytest.raises(ValueError, match=r"must be a \.mat, \.pth or .* Received: .*notes\.md, a file of another"):
+        convert_model(tmp_path / "notes.md")
+
+
 @pytest.mark.parametrize("centroids", [True, False])
 def test_willow_checkpoints_give_the_published_scores(tmp_path, centroids):
     tensors = checkpoint_of_willow(centroids=centroids)

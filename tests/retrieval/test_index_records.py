@@ -108,6 +108,7 @@ def test_an_id_that_is_no_text_is_one_sentence(folder, tmp_path):
         (["{folder}", "clip 1", "--model", "{empty}/../scores.onnx"], "have an output `descriptor`. Received: "),
         (["{folder}", "clip 1", "--model", "{empty}/../wide.onnx"], "has 8 bytes, expected 9"),
         (["{folder}", "clip 1"], "Records need --run, a run of `train`, or --model"),
+        (["{folder}/none.npz", "clip 1"], "An index must be a file that `--save-index` or `index` wrote. Received: "),
         (["{folder}/one.tfrecord", "clip 1"], "an index that `DescriptorIndex.save` wrote"),
         (["{folder}", "clip 1", "--model", "{folder}/bytes.onnx", "--count", "-1"], "`k` must be a positive integer"),
     ],

@@ -1,4 +1,4 @@
-"""Events in long videos: the windows, the suppression, the metric beside its definition, and wrong inputs."""
+"""Events in long videos: the windows, the suppression, the metric compared with its definition, and wrong inputs."""
 
 import itertools
 

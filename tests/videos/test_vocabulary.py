@@ -23,7 +23,7 @@ SIZE, CLUSTERS = 32, 3
 
 
 def picture(seed):
-    """A smooth picture of its own colors."""
+    """Returns a smooth picture, whose colors the seed decides."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), "uint8")
     return coarse.repeat(12, axis=0).repeat(12, axis=1)
 
