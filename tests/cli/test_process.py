@@ -99,6 +99,12 @@ def test_remarks_of_native_libraries_are_hidden_and_their_errors_are_not(tmp_pat
     assert process.returncode == 0
 
 
+def test_a_command_ends_after_its_last_lines_are_written(tmp_path):
+    lines = b"E\n" * 30_000  # as much as a pipe holds, so that writing does not wait for the reader
+    process = start(f"os.write(2, {lines[:2]!r} * {len(lines) // 2})", tmp_path)
+    assert process.communicate(timeout=60)[1] == lines
+
+
 def test_the_parser_starts_without_numpy():
     program = (
         "import sys; from keras_netvlad.cli.parser import make_parser; make_parser().format_help(); "

@@ -143,6 +143,8 @@ def test_missing_and_unknown_tensors_are_listed():
     del tensors["gating_bn/beta"], tensors["experts/biases"]
     with pytest.raises(ValueError, match="without experts/biases, gating_bn/beta and with the unknown lstm/kernel"):
         convert_model({**tensors, "lstm/kernel": np.ones(3)})
+    with pytest.raises(ValueError, match="Received: a file with the unknown lstm/kernel"):
+        convert_model({**complete, "lstm/kernel": np.ones(3)})
     for name, shape, message in (
         ("gating_weights_2", (4, 5), "`gating_weights_2` must fit its network"),
         ("hidden1_weights", (31, 5), r"24 \+ 8 rows"),

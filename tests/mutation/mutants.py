@@ -1563,7 +1563,7 @@ MUTANTS = [
             "if True",
             "test_remarks_of_native_libraries_are_hidden_and_their_errors_are_not",
         ),
-        ("thread.join(PATIENCE)", "pass", "test_remarks_of_native_libraries_are_hidden_and_their_errors_are_not"),
+        ("thread.join(PATIENCE)", "pass", "test_a_command_ends_after_its_last_lines_are_written"),
     ),
     *of(
         "cli/parser",

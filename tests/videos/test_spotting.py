@@ -126,6 +126,9 @@ def test_a_spot_counts_within_half_the_tolerance_and_once():
     assert average_map(spots, [[(9.9, 0)]], 1, [5]).value == 0
     # The first event takes the best spot. The recall is a half: 6 of 11 recalls are reached.
     assert average_map(spots, [[(12.0, 0), (13.0, 0)]], 1, [5]).value == pytest.approx(6 / 11)
+    # The second event takes the second spot, though the first one is as near and better.
+    both = [[Spot(12.5, 0, 0.9), Spot(12.4, 0, 0.5)]]
+    assert average_map(both, [[(12.0, 0), (13.0, 0)]], 1, [5]).value == 1
 
 
 @pytest.mark.parametrize(
