@@ -12,6 +12,7 @@ from keras_netvlad.base.stages import stage
 from keras_netvlad.base.validation import check_choice
 from keras_netvlad.export.forward import weights_of
 from keras_netvlad.export.litert.conversion import convert_signatures
+from keras_netvlad.export.float8 import check_no_float8
 from keras_netvlad.export.litert.float32_model import float32_model
 from keras_netvlad.export.litert.int8_kernels import quantize_kernels
 from keras_netvlad.export.metadata import check_metadata
@@ -131,6 +132,7 @@ def write_verified_litert(
 
 def write_litert(model: keras.Model, path: Path, precision: str) -> None:
     """Writes a LiteRT file, without verification and without `parity.json`."""
+    check_no_float8(model, "LiteRT")
     model = float32_model(model)
     signatures = {name: one for name, one in serving_signatures(model).items() if name != SERVE_EXAMPLES}
     kernels = _large_kernels(model, signatures[SERVING_DEFAULT]) if precision == "int8" else {}

@@ -14,6 +14,7 @@ from tf2onnx.optimizer import _get_optimizers, optimize_graph
 
 from keras_netvlad._version import __version__
 from keras_netvlad.base.validation import check_integer
+from keras_netvlad.export.float8 import check_no_float8
 from keras_netvlad.export.forward import forward
 from keras_netvlad.export.onnx.canonical_graph import name_graph
 from keras_netvlad.export.onnx.float32_function import float32_function
@@ -59,12 +60,7 @@ def convert_graph(
             recurrent layer computes in float16.
     """
     signature = _in_one_namespace(signature)
-    float8 = [layer.name for layer in model._flatten_layers() if getattr(layer, "quantization_mode", None) == "float8"]
-    if float8:
-        raise ValueError(
-            "ONNX files of this package have no float8 values; export a SavedModel, or quantize with 'int8' or 'int4'. "
-            f"Received: layers quantized to float8, {float8}"
-        )
+    check_no_float8(model, "ONNX")
     weight_specs = [
         tf.TensorSpec(weight.shape, weight.dtype, placeholder(index)) for index, weight in enumerate(weights)
     ]

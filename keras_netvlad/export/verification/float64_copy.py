@@ -44,8 +44,12 @@ def rebuilt(model: keras.Model, config: Any) -> keras.Model:
     try:
         with _weights_of_zeros():
             copy = type(model).from_config(config)
-        for weight, original in zip(copy.weights, model.weights, strict=True):
-            weight.assign(keras.ops.cast(original, weight.dtype))
+        # Each layer hands over its own variables, as it does to a file: a layer that was quantized after it was built has
+        # them in another order than one built quantized, and `LoRA` factors are merged into the kernel.
+        for layer, original in zip(copy._flatten_layers(), model._flatten_layers(), strict=True):
+            variables: dict[str, Any] = {}
+            original.save_own_variables(variables)
+            layer.load_own_variables({name: keras.ops.convert_to_numpy(value) for name, value in variables.items()})
     finally:
         random.setstate(state)
     return copy
@@ -80,9 +84,13 @@ def _weights_of_zeros() -> Iterator[None]:
 def in_dtype(config: Any, dtype: str) -> Any:
     """Returns a configuration with every floating dtype replaced by `dtype`, including dtype policies."""
     if isinstance(config, dict):
-        if config.get("class_name") == "DTypePolicy":
-            policy = in_dtype({"dtype": config["config"]["name"]}, dtype)["dtype"]
-            return {**config, "config": {**config["config"], "name": policy}}
+        if str(config.get("class_name")).endswith("DTypePolicy"):
+            # The dtype is in `name`, or in `source_name` if the layer is quantized.
+            policy = {
+                key: dtype if key in ("name", "source_name") and value in FLOATS else value
+                for key, value in config["config"].items()
+            }
+            return {**config, "config": policy}
         config = {
             key: dtype if key == "dtype" and isinstance(value, str) and value in FLOATS else in_dtype(value, dtype)
             for key, value in config.items()

@@ -12,6 +12,7 @@ from small_classifier import FEATURE_SIZE, batch
 
 from keras_netvlad.export import Artefact, ParityError, export_litert, export_model, inspect_artefact, verify
 from keras_netvlad.export.litert import conversion, litert_export
+from keras_netvlad.export.litert.float32_model import float32_model
 from keras_netvlad.layers import FrameEncoder, FrameMask, NetVLAD
 from keras_netvlad.models import VideoClassifier, from_pixels
 
@@ -161,6 +162,30 @@ def test_layers_of_16_bits_are_written_in_float32(tmp_path):
     assert max(comparison.to_float64 for comparison in report.comparisons) < 1e-5
     assert inspect_artefact(report.path).signatures["serving_default"][1] == {"embedding": ((None, 2), "float32")}
     assert model.layers[1].compute_dtype == "bfloat16"
+
+
+def quantized_model(mode, dtype):
+    frames = keras.Input((None, 6), name="frames")
+    hidden = keras.layers.Dense(4, dtype=dtype, bias_initializer="uniform", name="hidden")(frames)
+    pooled = NetVLAD(2, dtype="bfloat16")(hidden)
+    model = keras.Model(frames, {"embedding": keras.layers.Dense(2, dtype=dtype)(pooled)})
+    model.quantize(mode)
+    return model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_quantized_layers_beside_layers_of_16_bits(dtype, tmp_path):
+    model = quantized_model("int4", dtype)
+    assert export_litert(model, tmp_path / "model.tflite").ok
+    in_float32 = float32_model(model)
+    assert {layer.compute_dtype for layer in in_float32.layers} == {"float32"}
+    assert [getattr(layer, "quantization_mode", None) for layer in in_float32.layers] == [None, "int4", None, "int4"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_float8_is_refused_in_a_sentence(dtype, tmp_path):
+    with pytest.raises(ValueError, match=r"LiteRT files .* no float8 values; export a SavedModel.*Received: .*'hidden'"):
+        export_litert(quantized_model("float8", dtype), tmp_path / "model.tflite")
 
 
 def normalized_model():

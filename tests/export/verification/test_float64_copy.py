@@ -8,7 +8,7 @@ import pytest
 from small_classifier import batch
 
 from keras_netvlad.export import export_onnx
-from keras_netvlad.export.verification.float64_copy import float64_copy
+from keras_netvlad.export.verification.float64_copy import float64_copy, rebuilt
 from keras_netvlad.models import VideoClassifier, VideoEncoder
 from keras_netvlad.models.poolings import POOLINGS
 
@@ -51,6 +51,26 @@ def test_every_pooling_has_a_float64_copy(pooling):
     assert why_not is None
     for weight, expected in zip(copy.weights, original.weights, strict=True):
         np.testing.assert_array_equal(weight, np.asarray(expected, "float64"))
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_a_quantized_model_is_made_again(mode):
+    """Layers that are built quantized have their variables in another order than those that are quantized later."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, bias_initializer="uniform")])
+    model.quantize(mode)
+    x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
+    np.testing.assert_array_equal(rebuilt(model, model.get_config())(x), model(x))
+
+
+def test_a_model_with_lora_has_a_float64_copy():
+    """The copy has kernels into which the factors are merged, as a saved model has."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    model.layers[0].enable_lora(2)
+    model.layers[0].lora_kernel_b.assign(np.ones((2, 4)))
+    copy, why_not = float64_copy(model)
+    assert why_not is None
+    x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
+    np.testing.assert_allclose(copy(x), model(x), atol=1e-6)
 
 
 @pytest.mark.slow
