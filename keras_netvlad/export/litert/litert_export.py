@@ -10,9 +10,9 @@ import keras
 from keras_netvlad.base.atomic_files import staged
 from keras_netvlad.base.stages import stage
 from keras_netvlad.base.validation import check_choice
+from keras_netvlad.export.float8 import check_no_float8
 from keras_netvlad.export.forward import weights_of
 from keras_netvlad.export.litert.conversion import convert_signatures
-from keras_netvlad.export.float8 import check_no_float8
 from keras_netvlad.export.litert.float32_model import float32_model
 from keras_netvlad.export.litert.int8_kernels import quantize_kernels
 from keras_netvlad.export.metadata import check_metadata

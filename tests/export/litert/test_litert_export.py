@@ -184,7 +184,9 @@ def test_quantized_layers_beside_layers_of_16_bits(dtype, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_float8_is_refused_in_a_sentence(dtype, tmp_path):
-    with pytest.raises(ValueError, match=r"LiteRT files .* no float8 values; export a SavedModel.*Received: .*'hidden'"):
+    with pytest.raises(
+        ValueError, match=r"LiteRT files .* no float8 values; export a SavedModel.*Received: .*'hidden'"
+    ):
         export_litert(quantized_model("float8", dtype), tmp_path / "model.tflite")
 
 
