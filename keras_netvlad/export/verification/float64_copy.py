@@ -45,7 +45,7 @@ def rebuilt(model: keras.Model, config: Any) -> keras.Model:
         with _weights_of_zeros():
             copy = type(model).from_config(config)
         # Each layer hands over its own variables, as it does to a file. A layer that was quantized after it was built
-        # has them in another order than a layer that was built quantized, and factors of LoRA are merged into the kernel.
+        # has them in another order than one that was built quantized, and factors of LoRA are merged into the kernel.
         for layer, original in zip(copy._flatten_layers(), model._flatten_layers(), strict=True):
             variables: dict[str, Any] = {}
             original.save_own_variables(variables)
