@@ -1,10 +1,11 @@
-"""Pictures per second of an encoder in the runtimes that classify videos: in Python and on the web page.
+"""The speed of a run of `train` in the runtimes that classify videos: in Python and on the web page.
 
     python -m benchmarks.encoders RUN CLIP [--backbone MODEL.keras] [--rounds 15]
 
-RUN is a run of `keras-netvlad train`, CLIP a video. All runtimes encode the same pictures in one interleaved run: eight
-at a time, and the web page one at a time, as it does with a video. LiteRT needs the backbone as a `.keras` file. Needs
-what `make runtimes` installs, and Chromium.
+RUN is a run of `keras-netvlad train`, CLIP a video. The first table has the encoder alone. All runtimes encode the
+same pictures in one interleaved run: eight at a time, and the web page one at a time. LiteRT needs the backbone as a
+`.keras` file. The second table has the clip from file to scores, with decoding: in `Predictor`, which is what predict.py
+runs, and on the web page, which is opened anew each time. Needs what `make runtimes` installs, and Chromium.
 """
 
 import argparse
@@ -41,7 +42,7 @@ ENCODE = """async () => {
 
 
 def main(arguments=None):
-    """Measures and prints a table."""
+    """Measures and prints two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="directory of a run of train")
     parser.add_argument("clip", type=Path, help="video file")
@@ -58,22 +59,80 @@ def main(arguments=None):
     pictures = np.stack(list(read_video(options.clip, size=size, fps=4, crop_to_aspect_ratio=True)))[:MAX_PICTURES]
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as runner:
         browser = runner.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        timed = {
-            **_in_python(predictor.directory / "encoder.onnx", options.backbone, size, Path(temporary), pictures),
-            **_in_browser(browser, options.run, Path(temporary), pictures),
-        }
-        times = {name: [] for name in timed}
-        for number in range(1 + options.rounds):
-            for name in random.sample(list(timed), len(timed)):
-                seconds = timed[name]()
-                if number:  # the first round warms up
-                    times[name].append(seconds)
+        addresses = dict(_web_pages(options.run, Path(temporary)))
+        times = _interleaved(
+            {
+                **_in_python(predictor.directory / "encoder.onnx", options.backbone, size, Path(temporary), pictures),
+                **{name: _encoder_of_page(browser, address, pictures) for name, address in addresses.items()},
+            },
+            options.rounds,
+        )
+        clips = _interleaved(
+            {
+                "predict.py": functools.partial(_classify, predictor.directory, options.clip),
+                **{
+                    name: functools.partial(_classify_on_page, browser, address, options.clip)
+                    for name, address in addresses.items()
+                },
+            },
+            options.rounds,
+        )
         browser.close()
     rows = [
         [name, f"{len(pictures) / statistics.median(of_name):.0f}", markdown.ratio(_ratio(of_name, times[BASE]))]
         for name, of_name in times.items()
     ]
     print(markdown.table(["runtime", "pictures per second", f"time over {BASE}"], rows))
+    rows = [
+        [name, *(f"{statistics.median(part):.2f}" for part in zip(*of_name, strict=True))]
+        for name, of_name in clips.items()
+    ]
+    print()
+    print(markdown.table(["program", "seconds until ready", "until the first answer", "frames per second"], rows))
+
+
+def _interleaved(timed, rounds):
+    """Calls all functions in each round, in random order, and returns the results of each. The first round warms up."""
+    found = {name: [] for name in timed}
+    for number in range(1 + rounds):
+        for name in random.sample(list(timed), len(timed)):
+            result = timed[name]()
+            if number:
+                found[name].append(result)
+    return found
+
+
+def _classify(directory, clip):
+    """Returns the seconds until the models are open and until the first answer, and frames per second of the clip."""
+    from keras_netvlad.videos import Predictor
+
+    begin = time.perf_counter()
+    predictor = Predictor(directory)
+    ready = time.perf_counter()
+    answers = predictor.running_answers(clip, every=1e-3)  # after each frame, as the page
+    next(answers)
+    first = time.perf_counter()
+    count = 1 + sum(1 for _ in answers)
+    return ready - begin, first - ready, count / (time.perf_counter() - ready)
+
+
+def _classify_on_page(browser, address, clip):
+    """Returns the same of a page that is opened for it."""
+    with browser.new_page() as page:
+        begin = time.perf_counter()
+        page.goto(f"{address}/index.html?device=wasm")
+        page.wait_for_function("() => !document.getElementById('file').disabled")
+        ready = time.perf_counter()
+        page.set_input_files("#file", clip)
+        page.wait_for_function("() => document.getElementById('rows').childElementCount")
+        first = time.perf_counter()
+        page.wait_for_function("() => document.getElementById('state').textContent.startsWith('Done')")
+        seconds = time.perf_counter() - ready
+        return (
+            ready - begin,
+            first - ready,
+            page.evaluate("document.getElementById('rows').childElementCount") / seconds,
+        )
 
 
 def _ratio(times, base):
@@ -116,11 +175,10 @@ def _in_python(encoder, backbone, size, folder, pictures):
     return found
 
 
-def _in_browser(browser, run, folder, pictures):
-    """Returns a dict as `_in_python`, of pages whose server isolates them from other origins or not."""
+def _web_pages(run, folder):
+    """Yields names and addresses of pages, of servers that isolate them from other origins or not."""
     from keras_netvlad.videos import write_web_page
 
-    found = {}
     for weights in ("float32", "int8"):
         runtime = ROOT / "export" / "web" / "node_modules" / "onnxruntime-web"
         write_web_page(run, folder / weights, runtime=runtime, encoder_weights=weights)
@@ -129,12 +187,15 @@ def _in_browser(browser, run, folder, pictures):
                 ("127.0.0.1", 0), functools.partial(handler, directory=str(folder / weights))
             )
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            page = browser.new_page()
-            page.goto(f"http://127.0.0.1:{server.server_port}/style.css")
-            page.evaluate(OPEN, [pictures.ravel().tolist(), len(pictures)])
-            assert page.evaluate("crossOriginIsolated") is (handler is _IsolatingHandler)
-            found[f"web page, {weights} weights, {title}"] = functools.partial(page.evaluate, ENCODE)
-    return found
+            yield f"web page, {weights} weights, {title}", f"http://127.0.0.1:{server.server_port}"
+
+
+def _encoder_of_page(browser, address, pictures):
+    """Returns a function as those of `_in_python`, of the encoder on a page."""
+    page = browser.new_page()
+    page.goto(f"{address}/style.css")
+    page.evaluate(OPEN, [pictures.ravel().tolist(), len(pictures)])
+    return functools.partial(page.evaluate, ENCODE)
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):

@@ -26,11 +26,19 @@ def test_every_runtime_encodes_the_pictures(tmp_path, capsys):
     clip = next((tmp_path / "videos").rglob("*.mp4"))
     capsys.readouterr()
     encoders.main([str(tmp_path / "run"), str(clip), "--backbone", str(tmp_path / "backbone.keras"), "--rounds", "2"])
-    _, _, *rows = capsys.readouterr().out.strip().splitlines()
-    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    first, second = capsys.readouterr().out.strip().split("\n\n")
+    cells, clips = _cells(first), _cells(second)
     runtimes = ("onnxruntime", "OpenVINO", "LiteRT", "web page, float32 weights", "web page, int8 weights")
     assert {name for name, _, _ in cells} == {
         f"{runtime}, {threads}" for runtime in runtimes for threads in ("one thread", "all cores")
     }
     assert all(float(speed) > 0 for _, speed, _ in cells)
     assert {name: ratio for name, _, ratio in cells}[encoders.BASE].startswith("1.00 ")
+    pages = [name for name, _, _ in cells if name.startswith("web page")]
+    assert [name for name, *_ in clips] == ["predict.py", *pages]
+    assert all(float(number) >= 0 for _, *numbers in clips for number in numbers)
+    assert all(float(speed) > 0 for *_, speed in clips)
+
+
+def _cells(table):
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
