@@ -4,7 +4,7 @@
 
 RUN is a run of `keras-netvlad train`, CLIP a video. The first table has the encoder alone. All runtimes encode the
 same pictures in one interleaved run: eight at a time, and the web page one at a time. LiteRT needs the backbone as a
-`.keras` file. The second table has the clip from file to scores, with decoding: in `Predictor`, which is what predict.py
+`.keras` file. The second table has the clip from file to scores, with decoding: in `Predictor`, which predict.py
 runs, and on the web page, which is opened anew each time. Needs what `make runtimes` installs, and Chromium.
 """
 
