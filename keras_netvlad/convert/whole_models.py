@@ -10,13 +10,15 @@ import keras
 from keras_netvlad.base.atomic_files import replaced
 from keras_netvlad.base.validation import check_choice, check_path
 from keras_netvlad.convert.networks.matlab_places import matlab_places
+from keras_netvlad.convert.networks.nextvlad import is_nextvlad, nextvlad
 from keras_netvlad.convert.networks.pytorch_places import is_pytorch_places, pytorch_places
 from keras_netvlad.convert.networks.soccernet import is_soccernet, soccernet
 from keras_netvlad.convert.networks.tensors import Tensors
-from keras_netvlad.convert.networks.willow import is_willow, weights_of_checkpoint, willow
+from keras_netvlad.convert.networks.willow import is_willow, willow
+from keras_netvlad.convert.networks.youtube8m import weights_of_checkpoint
 from keras_netvlad.convert.tensor_files import Readers, listed, read_checkpoint, read_tensors, read_torch
 
-Form: TypeAlias = Literal["matlab", "pytorch", "soccernet", "willow"]
+Form: TypeAlias = Literal["matlab", "nextvlad", "pytorch", "soccernet", "willow"]
 
 
 class Family(NamedTuple):
@@ -28,9 +30,10 @@ class Family(NamedTuple):
 
 
 FAMILIES: dict[str, Family] = {
+    "nextvlad": Family("A checkpoint of NeXtVLAD", is_nextvlad, nextvlad),
     "pytorch": Family("A place recognition checkpoint of PyTorch", is_pytorch_places, pytorch_places),
     "soccernet": Family("A checkpoint of SoccerNet", is_soccernet, soccernet),
-    "willow": Family("A NetVLAD checkpoint of WILLOW", is_willow, willow),
+    "willow": Family("A checkpoint of WILLOW", is_willow, willow),
 }
 FORMS = ("matlab", *FAMILIES)
 # Suffixes of PyTorch's files. Other files are looked at.
@@ -51,15 +54,17 @@ def convert_model(source: str | os.PathLike[str] | Mapping[str, Any], form: Form
     - `"pytorch"`: Nanne's pytorch-NetVlad, Patch-NetVLAD (with or without its principal components) and gmberton's
       benchmark (with or without a linear layer), with VGG16, AlexNet or ResNet. A model of pictures.
     - `"soccernet"`: NetVLAD, NetRVLAD, NetVLAD++ and NetRVLAD++ of SoccerNet. A model of windows of frame features.
-    - `"willow"`: NetVLAD checkpoints of WILLOW and of Skalic & Austin (TensorFlow 1), with the moving averages of the
-      weights if there are any. A `VideoClassifier` of `rgb` and `audio`.
+    - `"willow"`: WILLOW's and Skalic & Austin's NetVLAD, NetRVLAD (LightVLAD), NetFV, Gated Soft-DBoW and Soft-DBoW
+      (TensorFlow 1). A `VideoClassifier` of `rgb` and `audio`, the preset if the settings are those of the authors.
+    - `"nextvlad"`: `NeXtVLADModel` of Lin et al. (TensorFlow 1). A `VideoClassifier` of `rgb` and `audio`, the preset
+      `nextvlad` in the checkpoint's sizes.
 
     A model of pictures takes `images`, `uint8` RGB `(B, H, W, 3)` of any size, and returns `descriptor`. The
     preprocessing is part of it. It resizes nothing, so give it pictures of the size on which the network was trained. A
     picture that is too small for the backbone gives NaN.
 
-    Each tensor of the file must belong to exactly one weight of the network; the state of optimizers is left out.
-    Nothing in a file is executed.
+    Each tensor of the file must belong to exactly one weight of the network; the state of optimizers is left out, and
+    moving averages of the weights (`ExponentialMovingAverage`) replace the weights. Nothing in a file is executed.
 
     Args:
         source: Path of a `.mat`, `.pth` or `.npz` file, or prefix of a TensorFlow checkpoint; or a mapping of names to
