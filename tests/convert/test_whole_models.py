@@ -1,7 +1,7 @@
 """Whole checkpoints in the published formats give the numbers of the published networks.
 
-The networks are written out in NumPy, in the order of their own code, with small widths; those of PyTorch are in
-test_whole_pytorch.py.
+The networks of pictures are written out in NumPy, in the order of their own code, with small widths; those of PyTorch
+are in test_whole_pytorch.py. The scores of YouTube-8M's models are those that the published code computed.
 """
 
 from types import SimpleNamespace
@@ -11,19 +11,15 @@ import numpy as np
 import pytest
 import scipy.io
 import tensorflow as tf
-from published_networks import (
-    AUDIO,
-    RGB,
-    checkpoint_of_willow,
-    matlab_network,
-    matlab_place_descriptor,
-    willow_scores,
-)
+from published_models import PUBLISHED, published_checkpoint, published_inputs, published_output
+from published_networks import matlab_network, matlab_place_descriptor
 
+from keras_netvlad import VideoClassifier
 from keras_netvlad.__main__ import main
+from keras_netvlad.base.quantization import dequantize
 from keras_netvlad.convert import convert_file, convert_model
 from keras_netvlad.convert.networks import matlab_places
-from keras_netvlad.export import export_onnx, export_saved_model
+from keras_netvlad.export import export_model, export_onnx, export_saved_model
 from keras_netvlad.models import load_model
 
 # Float32 models beside float64 formulas, values up to 1.
@@ -35,7 +31,8 @@ def pictures(height=48, width=40, batch=2):
 
 
 def outputs_of(model, inputs, name="descriptor"):
-    return keras.ops.convert_to_numpy(model(inputs)[name])
+    outputs = model(inputs)
+    return keras.ops.convert_to_numpy(outputs if name is None else outputs[name])
 
 
 def save_matlab(path, network):
@@ -103,61 +100,151 @@ def save_tensorflow_1(prefix, tensors):
         return tf.compat.v1.train.Saver().save(session, str(prefix), global_step=7)
 
 
-FRAMES = np.random.default_rng(0).normal(size=(2, 9, RGB + AUDIO)).astype("float32")
-WILLOW_INPUTS = {"rgb": FRAMES[..., :RGB], "audio": FRAMES[..., RGB:], "num_frames": np.full(2, 9, "int32")}
-
-
 def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path):
     (tmp_path / "notes.md").write_text("weights follow")
     with pytest.raises(ValueError, match=r"must be a \.mat, \.pth or .* Received: .*notes\.md, a file of another"):
         convert_model(tmp_path / "notes.md")
 
 
-@pytest.mark.parametrize("centroids", [True, False])
-def test_willow_checkpoints_give_the_published_scores(tmp_path, centroids):
-    tensors = checkpoint_of_willow(centroids=centroids)
+def features():
+    """The inputs of the published code, as features."""
+    bytes_of = published_inputs()
+    return {name: values if name == "num_frames" else dequantize(values) for name, values in bytes_of.items()}
+
+
+def preset_of(preset):
+    clusters = {"rgb": 16, "audio": 2} if "dbow" in preset else {"rgb": 8, "audio": 4}
+    return VideoClassifier.from_preset(preset, 5, num_clusters=clusters, hidden_units=8)
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_checkpoints_of_youtube_8m_give_the_published_scores(tmp_path, preset):
+    tensors = published_checkpoint(preset)
     others = {f"{name}/Adam": value + 1 for name, value in tensors.items()}
     prefix = save_tensorflow_1(tmp_path / "model.ckpt", {**tensors, **others, "global_step": np.int64(7)})
-    expected = willow_scores(tensors, FRAMES)
-    np.testing.assert_allclose(outputs_of(convert_model(prefix), WILLOW_INPUTS, "scores"), expected, atol=TOLERANCE)
+    model = convert_model(prefix, form=PUBLISHED[preset])
+    # Measured 6e-8.
+    np.testing.assert_allclose(outputs_of(model, features(), "scores"), published_output(preset, "scores"), atol=3e-6)
+    assert {**model.get_config(), "name": preset} == comparable(preset_of(preset).get_config())
+
+
+def comparable(config):
+    """A configuration with the options of the pooling by stream, as the converter gives them."""
+    options = config["pooling_options"]
+    is_by_stream = options is None or set(options) == {"rgb", "audio"}
+    return {**config, "pooling_options": options if is_by_stream else {"rgb": options, "audio": options}}
 
 
 def test_the_moving_averages_of_skalic_replace_the_weights(tmp_path):
-    averages, tensors = checkpoint_of_willow(seed=1), checkpoint_of_willow()
-    stored = {f"tower/{name}": value for name, value in tensors.items()}
-    stored |= {f"tower/{name}/ExponentialMovingAverage": value for name, value in averages.items()}
+    averages = published_checkpoint("gated_netfv")
+    stored = {name: value + 1 for name, value in averages.items()}
+    stored |= {f"{name}/ExponentialMovingAverage": value for name, value in averages.items()}
     model = convert_model(save_tensorflow_1(tmp_path / "inference_model", stored))
-    expected = willow_scores(averages, FRAMES)
-    np.testing.assert_allclose(outputs_of(model, WILLOW_INPUTS, "scores"), expected, atol=TOLERANCE)
+    expected = published_output("gated_netfv", "scores")
+    np.testing.assert_allclose(outputs_of(model, features(), "scores"), expected, atol=3e-6)
+
+
+def test_a_biased_assignment_gives_the_scores_of_its_batch_normalization():
+    tensors = published_checkpoint("soft_dbow")
+    for scope in ("tower/video_DBOF", "tower/audio_DBOF"):
+        parts = ("gamma", "beta", "moving_mean", "moving_variance")
+        gamma, beta, mean, variance = (tensors.pop(f"{scope}/cluster_bn/{part}").astype("float64") for part in parts)
+        scale = gamma / np.sqrt(variance + 1e-3)
+        tensors[f"{scope}/cluster_weights"] = tensors[f"{scope}/cluster_weights"] * scale
+        tensors[f"{scope}/cluster_biases"] = beta - mean * scale
+    expected = published_output("soft_dbow", "scores")
+    np.testing.assert_allclose(outputs_of(convert_model(tensors), features(), "scores"), expected, atol=3e-6)
+
+
+def test_a_relu6_is_behind_the_batch_normalization_of_the_projection():
+    tensors = published_checkpoint("soft_dbow")
+    linear = keras.Model(*_to_layer(convert_model(tensors), "hidden"))
+    biases = tensors.pop("tower/hidden1_biases")
+    with pytest.raises(ValueError, match="without hidden1_biases"):
+        convert_model(tensors)
+    statistics = {"gamma": np.full(8, 2.0), "beta": biases, "moving_mean": np.zeros(8), "moving_variance": np.ones(8)}
+    tensors |= {f"tower/hidden1_bn/{part}": value for part, value in statistics.items()}
+    converted = convert_model(tensors)
+    received = outputs_of(keras.Model(*_to_layer(converted, "hidden_activation")), features(), None)
+    projected = outputs_of(linear, features(), None) - biases
+    expected = np.clip(2 * projected / np.sqrt(1.001) + biases, 0, 6)
+    assert 0 < np.mean(expected == 0) < 1
+    np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
+def _to_layer(model, name):
+    return model.input, model.get_layer(name).output
+
+
+def test_a_nextvlad_with_a_mixture_of_experts():
+    tensors = published_checkpoint("nextvlad")
+    for name in ("weights", "biases"):
+        del tensors[f"tower/fully_connected/{name}"]
+    tensors |= {"gates/weights": np.ones((8, 12)), "experts/weights": np.ones((8, 8)), "experts/biases": np.ones(8)}
+    model = convert_model(tensors)
+    assert (model.num_classes, model.num_mixtures) == (4, 2)
+    assert np.all(model.get_layer("scores").expert_bias == 1)
+
+
+def test_covar_weights_of_netfv_without_an_equal_are_named():
+    tensors = published_checkpoint("gated_netfv")
+    name = "tower/video_FV/covar_weights"
+    tensors[name][0, :2] = -0.0317, 0.0317
+    convert_model(tensors)
+    tensors[name][3, 5], tensors[name][7, 1] = 0.0316, -0.01
+    with pytest.raises(
+        ValueError,
+        match=r"`video_FV/covar_weights` must have absolute values of at least 0\.0317.* Received: 2 smaller values, "
+        r"such as 0\.0316 of feature 3 and cluster 5, -0\.01 of feature 7 and cluster 1$",
+    ):
+        convert_model(tensors)
 
 
 @pytest.mark.slow
-def test_a_willow_model_is_exported_and_verified(tmp_path):
-    model = convert_model(checkpoint_of_willow())
-    export_onnx(model, tmp_path / "scores.onnx")
+@pytest.mark.parametrize("preset", ["gated_netvlad", "nextvlad"])
+def test_a_model_of_youtube_8m_is_exported_and_verified(tmp_path, preset):
+    reports = export_model(convert_model(published_checkpoint(preset)), tmp_path / "out")
+    assert [report.ok for report in reports] == [True, True]
 
 
 def test_missing_and_unknown_tensors_are_listed():
-    tensors = checkpoint_of_willow()
+    tensors = published_checkpoint("gated_netvlad")
     complete = dict(tensors)
-    del tensors["gating_bn/beta"], tensors["experts/biases"]
+    del tensors["tower/gating_bn/beta"], tensors["tower/experts/biases"]
     with pytest.raises(ValueError, match="without experts/biases, gating_bn/beta and with the unknown lstm/kernel"):
         convert_model({**tensors, "lstm/kernel": np.ones(3)})
     with pytest.raises(ValueError, match="Received: a file with the unknown lstm/kernel"):
         convert_model({**complete, "lstm/kernel": np.ones(3)})
     for name, shape, message in (
         ("gating_weights_2", (4, 5), "`gating_weights_2` must fit its network"),
-        ("hidden1_weights", (31, 5), r"24 \+ 8 rows"),
-        ("gates/weights", (5, 14), "one column more for each class"),
+        ("hidden1_weights", (31, 8), r"8192 \+ 512 rows"),
+        ("gates/weights", (8, 10), "one column more for each class"),
     ):
         with pytest.raises(ValueError, match=message):
-            convert_model({**complete, name: np.ones(shape)})
+            convert_model({**complete, f"tower/{name}": np.ones(shape)})
+
+
+@pytest.mark.parametrize(
+    ("preset", "lost", "message"),
+    [
+        ("gated_netvlad", "audio_VLAD/cluster_weights2", "without audio_VLAD/cluster_weights2"),
+        ("gated_netfv", "audio_FV/covar_weights", "without audio_FV/covar_weights"),
+        ("gated_netfv", "video_FV/cluster_weights2", "without video_FV/cluster_weights2"),
+        ("gated_soft_dbow", "video_DBOF/dim_red", "without video_DBOF/dim_red"),
+        ("nextvlad", "audio_VLAD/vlad_bn/beta", "without audio_VLAD/vlad_bn/beta"),
+    ],
+)
+def test_a_part_of_a_pooling_is_missed(preset, lost, message):
+    tensors = published_checkpoint(preset)
+    del tensors[f"tower/{lost}"]
+    with pytest.raises(ValueError, match=f"Received: a file {message}$"):
+        convert_model(tensors)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["pool.centroids"], "one of the forms matlab, pytorch, soccernet, willow"),
+        (["pool.centroids"], "one of the forms matlab, nextvlad, pytorch, soccernet, willow"),
         (["encoder.34.weight", "pool.centroids"], "The backbone must be torchvision's VGG16, AlexNet"),
         (["encoder.28.weight", "pool.centroids"], "without encoder.0.bias"),
         (["backbone.4.0.conv1.weight", "backbone.7.2.conv2.weight"], "The backbone must be torchvision's VGG16"),

@@ -1,6 +1,5 @@
 """Presets of `VideoClassifier`: published settings as data."""
 
-import json
 import unittest.mock
 
 import keras
@@ -8,10 +7,10 @@ import numpy as np
 import pytest
 import reference
 from layer_contract import BACKEND, randomize_weights
-from paths import FILES
-from published_models import load_published_weights, published_weights
+from published_models import PUBLISHED, published_checkpoint, published_inputs, published_output
 
 from keras_netvlad import VideoClassifier
+from keras_netvlad.convert import convert_model
 from keras_netvlad.models.presets import PRESETS
 
 pytestmark = pytest.mark.backends
@@ -188,30 +187,19 @@ def test_settings_that_no_size_shows(preset):
     assert set(momenta) == (set() if preset == "youtube8m_moe" else {0.999})
 
 
-@pytest.fixture(scope="module")
-def published():
-    with np.load(FILES / "published_presets.npz") as file:
-        return dict(file)
-
-
-# A script ran the published code of these presets on 3 videos of 6 frames, with the sizes below and with the weights of
-# `published_weights`. In place of frames drawn at random, the code got all frames in order, with fused normalization.
-# The script stored the scores in inference and in training, without dropout, and the sum of the penalties.
-@pytest.mark.parametrize("preset", [preset for preset in ARCHITECTURES if preset != "youtube8m_moe"])
-def test_a_preset_computes_what_the_published_code_computed(preset, published):
-    shapes = json.loads(str(published[f"{preset}/shapes"]))
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_a_preset_computes_what_the_published_code_computed(preset):
     clusters = {"rgb": 16, "audio": 2} if "dbow" in preset else {"rgb": 8, "audio": 4}
     dropout = {"dropout": 0.0} if preset == "nextvlad" else {}
     model = VideoClassifier.from_preset(
         preset, 5, num_clusters=clusters, hidden_units=8, input_dtype="uint8", **dropout
     )
-    load_published_weights(model, {name: published_weights(name, shape) for name, shape in shapes.items()})
-    batch = {"rgb": published["rgb"], "audio": published["audio"], "num_frames": np.full(3, 6, "int32")}
-    assert float(sum(model.losses)) == pytest.approx(float(published[f"{preset}/penalty"]), rel=1e-5)
+    model.set_weights(convert_model(published_checkpoint(preset)).get_weights())
+    assert float(sum(model.losses)) == pytest.approx(float(published_output(preset, "penalty")), rel=1e-5)
     for training, name in ((False, "scores"), (True, "training_scores")):
-        scores = keras.ops.convert_to_numpy(model(batch, training=training)["scores"])
+        scores = keras.ops.convert_to_numpy(model(published_inputs(), training=training)["scores"])
         # Measured 6e-8 in inference and 3e-7 in training on TensorFlow.
-        np.testing.assert_allclose(scores, published[f"{preset}/{name}"], rtol=0, atol=3e-6)
+        np.testing.assert_allclose(scores, published_output(preset, name), rtol=0, atol=3e-6)
 
 
 def test_streams_of_other_names_take_the_settings_of_rgb():
