@@ -8,11 +8,19 @@ from types import SimpleNamespace
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
 import scipy.io
 import tensorflow as tf
 from published_models import PUBLISHED, published_checkpoint, published_inputs, published_output
-from published_networks import matlab_network, matlab_place_descriptor
+from published_networks import (
+    VGG16,
+    matlab_network,
+    matlab_place_descriptor,
+    patch_netvlad_checkpoint,
+    patch_netvlad_descriptor,
+    soccernet_checkpoint,
+)
 
 from keras_netvlad import VideoClassifier
 from keras_netvlad.__main__ import main
@@ -90,6 +98,44 @@ def test_the_command_converts_and_the_model_is_exported_and_verified(tmp_path, c
     export_onnx(model, tmp_path / "places.onnx")
     assert main(["convert", str(path), str(output)]) == 2
     assert "must not exist" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_full_size_place_network_gives_the_published_descriptor(tmp_path):
+    """VGG16, 64 clusters and 4096 principal components, 149 million weights."""
+    network = matlab_network(widths=VGG16, num_clusters=64, outputs=4096)
+    images = pictures(64, 80, batch=1)
+    expected = matlab_place_descriptor(network, images)
+    path = save_matlab(tmp_path / "net.mat", network)
+    del network
+    model = convert_model(path)
+    path.unlink()  # half a gigabyte
+    assert model.count_params() == 149_002_048
+    np.testing.assert_allclose(outputs_of(model, {"images": images}), expected, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_place_model_of_pytorch_is_exported_and_verified(tmp_path):
+    tensors, images = patch_netvlad_checkpoint(), pictures()
+    model = convert_model(tensors)
+    expected = patch_netvlad_descriptor(tensors, images)
+    np.testing.assert_allclose(outputs_of(model, {"images": images}), expected, atol=TOLERANCE)
+    check_exports(model, tmp_path / "out", {"images": images}, "descriptor")
+
+
+@pytest.mark.slow
+def test_a_spotting_model_is_exported_and_verified(tmp_path):
+    frames = np.random.default_rng(0).normal(size=(2, 30, 9)).astype("float32")
+    inputs = {"frames": frames, "num_frames": np.array([30, 17], "int32")}
+    check_exports(convert_model(soccernet_checkpoint()), tmp_path / "out", inputs, "scores")
+
+
+def check_exports(model, directory, inputs, name):
+    """Exports a model in both formats, verified, and compares the outputs of the ONNX file."""
+    reports = export_model(model, directory)
+    assert [(report.ok, report.judge) for report in reports] == [(True, "float64")] * 2
+    session = onnxruntime.InferenceSession(directory / "model.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run([name], inputs)[0], outputs_of(model, inputs, name), atol=1e-5)
 
 
 def save_tensorflow_1(prefix, tensors):
@@ -203,8 +249,7 @@ def test_covar_weights_of_netfv_without_an_equal_are_named():
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["gated_netvlad", "nextvlad"])
 def test_a_model_of_youtube_8m_is_exported_and_verified(tmp_path, preset):
-    reports = export_model(convert_model(published_checkpoint(preset)), tmp_path / "out")
-    assert [report.ok for report in reports] == [True, True]
+    check_exports(convert_model(published_checkpoint(preset)), tmp_path / "out", features(), "scores")
 
 
 def test_missing_and_unknown_tensors_are_listed():
