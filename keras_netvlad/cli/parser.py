@@ -83,8 +83,9 @@ def _convert(subparsers):
         "--form",
         metavar="NAME",
         help="kind of checkpoint: matlab (VGG16-NetVLAD, also as hloc has it), pytorch (Nanne, Patch-NetVLAD, "
-        "gmberton's benchmark), soccernet (NetVLAD, NetVLAD++) or willow (WILLOW, Skalic & Austin) (default: "
-        "recognized by the names of the tensors)",
+        "gmberton's benchmark), soccernet (NetVLAD, NetVLAD++), willow (NetVLAD, NetRVLAD, NetFV, Gated Soft-DBoW and "
+        "Soft-DBoW of WILLOW and of Skalic & Austin) or nextvlad (Lin et al.) (default: recognized by the names of the "
+        "tensors)",
     )
     convert.set_defaults(command=commands.convert)
     return convert
@@ -111,7 +112,9 @@ def _export(subparsers):
         "serve_quantized, accumulate and describe (to DIR/NAME.onnx); other formats contain all",
     )
     export.add_argument("--opset", type=int, default=18, help="ONNX operator set, 13 to 18 (default %(default)s)")
-    pictures = export.add_argument_group("options for a model from pixels", "Either writes a model of single pictures.")
+    pictures = export.add_argument_group(
+        "options for a model from pixels or of pictures", "Either writes a model of single pictures."
+    )
     pictures.add_argument(
         "--layout", choices=["nhwc", "nchw"], help="axes of the uint8 pictures, channels last or first (default nhwc)"
     )

@@ -7,7 +7,7 @@ import keras
 
 from keras_netvlad.layers import PicturePreprocessing
 from keras_netvlad.layers.picture_preprocessing import preprocessing_text
-from keras_netvlad.models.picture_model import picture_model
+from keras_netvlad.models.picture_model import picture_model, takes_pictures
 
 Layout = Literal["nhwc", "nchw"]
 # The entries of the metadata.
@@ -29,17 +29,20 @@ def picture_facts(model: keras.Model) -> dict[str, str]:
     """Returns what the client of a picture model needs to know, as strings, which every language reads.
 
     Returns:
-        `layout` (`"nhwc"` or `"nchw"`), `input_size` (`"480x640"`, height first, or `"any"`), `channels` (`"RGB"`) and
-        `normalization`, the preprocessing in the graph, as `FrameEncoder` names it. Empty for other models.
+        `layout` (`"nhwc"` or `"nchw"`) and `input_size` (`"480x640"`, height first, or `"any"`). If the model starts
+        with a `PicturePreprocessing`, also `channels` (`"RGB"`) and `normalization`, the preprocessing in the graph, as
+        `FrameEncoder` names it. Empty for models of other inputs.
     """
     found = [layer for layer in getattr(model, "layers", []) if isinstance(layer, PicturePreprocessing)]
-    if len(found) != 1:
-        return {}
-    shape = found[0].input.shape
-    height, width = shape[1:3] if found[0].layout == "nhwc" else shape[2:]
-    return {
-        LAYOUT: found[0].layout,
-        SIZE: ANY_SIZE if None in (height, width) else f"{height}x{width}",
-        CHANNELS: "RGB",
-        NORMALIZATION: preprocessing_text(found[0].preprocessing),
-    }
+    if len(found) == 1:
+        (layer,) = found
+        further = {CHANNELS: "RGB", NORMALIZATION: preprocessing_text(layer.preprocessing)}
+        return {**_layout_facts(layer.layout, layer.input.shape), **further}
+    if takes_pictures(model):
+        return _layout_facts("nhwc", model.inputs[0].shape)
+    return _layout_facts("nchw", model.inputs[0].shape) if takes_pictures(model, "nchw") else {}
+
+
+def _layout_facts(layout: str, shape: Sequence[int | None]) -> dict[str, str]:
+    height, width = shape[1:3] if layout == "nhwc" else shape[2:]
+    return {LAYOUT: layout, SIZE: ANY_SIZE if None in (height, width) else f"{height}x{width}"}

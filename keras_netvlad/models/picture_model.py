@@ -1,4 +1,4 @@
-"""`picture_model`: a model of videos from pixels as a model of single pictures."""
+"""`picture_model`: a model of videos from pixels, or of pictures, as a model of pictures in another layout or size."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from keras_netvlad.models.video_encoder import VideoEncoder
 
 # More positions than a picture has, so that all of them are real.
 ALL_POSITIONS = 2**31 - 1
+NUM_CHANNELS = 3
 
 
 def picture_model(
@@ -31,8 +32,11 @@ def picture_model(
     positions, and nothing is resized. The result shares its layers with `model`. Layers behind the model, such as
     `PCAWhitening`, are part of it.
 
+    A model that already takes pictures, such as a converted place model, gets the layout and the size.
+
     Args:
-        model: A model that `from_pixels` returned, with one stream, or a functional model that continues it.
+        model: A model that `from_pixels` returned, with one stream, or a functional model that continues it; or a
+            functional or Sequential model whose only input is pictures, `uint8` `(B, H, W, 3)` of any or one size.
         layout: Order of the axes of a picture: `"nhwc"` (channels last) or `"nchw"` (channels first).
         size: Height and width of all pictures, in pixels; or `None` for any size, up to what the backbone accepts.
         name: Name of the result. The default is the model's own name.
@@ -55,7 +59,7 @@ def picture_model(
 
     Raises:
         TypeError: If `model` is not such a model.
-        ValueError: If `layout` or `size` is invalid, or the backbone does not accept the size.
+        ValueError: If `layout` or `size` is invalid, or the backbone or the model does not accept the size.
 
     Reference:
         - [Arandjelović et al. 2016](https://arxiv.org/abs/1511.07247), section 3 (a pooling layer on the map of a
@@ -63,6 +67,8 @@ def picture_model(
     """
     check_choice("layout", layout, LAYOUTS)
     height, width = _check_size(size)
+    if takes_pictures(model):
+        return _with_layout(model, layout, (height, width), name or model.name)
     encoder, stream = _find_encoder(model)
     channels = encoder.picture_shape[-1]
     backbone = resized(encoder.backbone, (height, width, channels))
@@ -90,6 +96,48 @@ def picture_model(
     return keras.Model({stream: images}, copy.output, name=name or model.name)
 
 
+def takes_pictures(model: keras.Model, layout: str = "nhwc") -> bool:
+    """Returns whether the only input of a model is pictures, `uint8` `(B, H, W, 3)`, or `(B, 3, H, W)` for `nchw`."""
+    inputs = getattr(model, "inputs", None) or []
+    axis = -1 if layout == "nhwc" else 1
+    shapes = [tuple(tensor.shape) for tensor in inputs if tensor.dtype == "uint8"]
+    return len(inputs) == len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][axis] == NUM_CHANNELS
+
+
+def _with_layout(model: keras.Model, layout: str, size: Sequence[int | None], name: str) -> keras.Model:
+    """Returns a model of pictures with another layout and size."""
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    (pictures,) = model.inputs
+    expected = pictures.shape[1:3]
+    height, width = (one if given is None else given for one, given in zip(expected, size, strict=True))
+    if any(one not in (None, given) for one, given in zip(expected, (height, width), strict=True)):
+        raise ValueError(
+            f"`size` must be the size of the model's pictures, {'x'.join(map(str, expected))}, or None. "
+            f"Received: size={tuple(size)}"
+        )
+    stream = next(iter(model.input)) if isinstance(model.input, Mapping) else pictures.name
+    channels_last = (height, width, NUM_CHANNELS)
+    shape = channels_last if layout == "nhwc" else (NUM_CHANNELS, height, width)
+    images = keras.Input(shape, dtype="uint8", name=stream)
+    given = images if layout == "nhwc" else ops.transpose(images, (0, 2, 3, 1))
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(layer, PicturePreprocessing) and args and args[0] is images and layout != layer.layout:
+            # It casts before it transposes; TensorRT has no other operation on bytes than a cast.
+            return PicturePreprocessing(layer.preprocessing, layout, name=layer.name)(images)
+        args, kwargs = keras.tree.map_structure(lambda value: given if value is images else value, (args, kwargs))
+        return layer(*args, **kwargs)
+
+    copy = keras.models.clone_model(
+        model,
+        keras.tree.map_structure(lambda _: images, model.input),
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )
+    return keras.Model({stream: images}, copy.output, name=name)
+
+
 def _check_size(size: Sequence[int] | None) -> tuple[int | None, int | None]:
     if size is None:
         return None, None
@@ -108,7 +156,7 @@ def _find_encoder(model: keras.Model) -> tuple[FrameEncoder, str]:
     if (len(encoders), num_poolings, len(streams)) != (1, 1, 1):
         raise TypeError(
             "`model` must be a model that `from_pixels` returned, with one stream of pictures, or a functional model "
-            f"from its inputs to layers on its outputs. Received: {type(model).__name__} with {len(encoders)} frame "
-            f"encoders and the inputs {streams}"
+            "from its inputs to layers on its outputs; or a model with one input of pictures, uint8 (B, H, W, 3). "
+            f"Received: {type(model).__name__} with {len(encoders)} frame encoders and the inputs {streams}"
         )
     return encoders[0], streams[0]

@@ -2,12 +2,16 @@
 
 import json
 
+import keras
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from published_networks import patch_netvlad_checkpoint
 from small_pictures import make_places
 
+from keras_netvlad.__main__ import main
+from keras_netvlad.convert import convert_model
 from keras_netvlad.export import compare_layers, export_model, export_onnx, inspect_artefact, verify
 from keras_netvlad.models import picture_model
 
@@ -85,6 +89,44 @@ def test_every_format_is_compared_with_the_model_of_videos(places, tmp_path):
         assert verify(places, report.path).ok
         assert not verify(make_places(seed=1), report.path).ok
     assert compare_layers(places, tmp_path / "out" / "model.onnx").ok
+
+
+@pytest.mark.slow
+def test_a_converted_place_model_is_exported_in_another_layout(tmp_path):
+    model, path = convert_model(patch_netvlad_checkpoint()), tmp_path / "places.onnx"
+    assert export_onnx(model, path, layout="nchw", size=(32, 48)).ok
+    entries = metadata_of(path)
+    assert (entries["layout"], entries["input_size"], entries["channels"]) == ("nchw", "32x48", "RGB")
+    assert entries["normalization"] == "torchvision"
+    assert "feature_sizes" not in entries
+    assert verify(model, path).ok
+    assert not verify(convert_model(patch_netvlad_checkpoint(seed=1)), path).ok
+
+
+@pytest.mark.parametrize(("layout", "facts"), [("nhwc", ("nhwc", "any")), ("nchw", ("nchw", "any"))])
+def test_any_model_of_pictures_has_the_options(layout, facts, tmp_path):
+    images = keras.Input((None, None, 3), dtype="uint8", name="images")
+    values = keras.layers.GlobalAveragePooling2D(name="colors")(keras.layers.Rescaling(1 / 255)(images))
+    model = keras.Model(images, values)
+    assert export_onnx(model, tmp_path / "colors.onnx", layout=layout).ok
+    entries = metadata_of(tmp_path / "colors.onnx")
+    assert (entries["layout"], entries["input_size"]) == facts
+    assert {"channels", "normalization", "feature_sizes"}.isdisjoint(entries)
+    assert verify(model, tmp_path / "colors.onnx").ok
+
+
+@pytest.mark.slow
+def test_the_command_exports_a_converted_model_for_one_size(tmp_path, capsys):
+    np.savez(tmp_path / "weights.npz", **patch_netvlad_checkpoint())
+    model = str(tmp_path / "places.keras")
+    assert main(["convert", str(tmp_path / "weights.npz"), model]) == 0
+    out, options = tmp_path / "out", ["--layout", "nchw", "--size", "32x48"]
+    assert main(["export", model, str(out), *options]) == 0
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 3, 32, 48]
+    for artifact in (out / "model.onnx", out / "vgg16_netvlad" / "1"):
+        assert main(["verify", model, str(artifact)]) == 0
+    assert "images" in capsys.readouterr().out
 
 
 def test_a_saved_picture_model_has_the_same_facts(places, tmp_path):

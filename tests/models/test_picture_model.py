@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from published_networks import patch_netvlad_checkpoint
 from small_pictures import make_backbone, make_places
 
 from keras_netvlad import VideoClassifier, VideoEncoder
+from keras_netvlad.convert import convert_model
 from keras_netvlad.layers import FrameEncoder, PicturePreprocessing
 from keras_netvlad.models import from_pixels, load_model, picture_model
 
@@ -28,6 +30,56 @@ def test_a_picture_is_a_video_of_one_frame(layout, pooled):
     given = images if layout == "nhwc" else images.transpose(0, 3, 1, 2)
     received = picture_model(places, layout)({"images": given})["descriptor"]
     np.testing.assert_allclose(numbers(received), numbers(expected), atol=1e-6)
+
+
+def make_pixel_model(kind, size=(None, None)):
+    """A model of pictures: a converted place model, a functional one without preprocessing, or a Sequential."""
+    if kind == "converted":
+        return convert_model(patch_netvlad_checkpoint())
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(4, 3), keras.layers.GlobalMaxPooling2D(name="last")]
+    images = keras.Input((*size, 3), dtype="uint8", name="images")
+    if kind == "sequential":
+        return keras.Sequential([images, *layers])
+    outputs = images
+    for layer in layers:
+        outputs = layer(outputs)
+    return keras.Model([images], outputs)
+
+
+@pytest.mark.parametrize("kind", ["converted", "functional", "sequential"])
+@pytest.mark.parametrize("size", [None, (32, 48)])
+def test_a_model_of_pictures_gets_a_layout_and_a_size(kind, size):
+    model, images = make_pixel_model(kind), pictures(32, 48)
+    changed = {layout: picture_model(model, layout, size) for layout in ("nhwc", "nchw")}
+    given = {"nhwc": images, "nchw": images.transpose(0, 3, 1, 2)}
+    structured = {"converted": {"images": images}, "functional": [images], "sequential": images}[kind]
+    expected = model(structured)["descriptor"] if kind == "converted" else model(structured)
+    sides = size or (None, None)
+    shapes = {"nhwc": (None, *sides, 3), "nchw": (None, 3, *sides)}
+    for layout, pixels in given.items():
+        outputs = changed[layout]({"images": pixels})
+        received = outputs["descriptor"] if kind == "converted" else outputs
+        np.testing.assert_allclose(numbers(received), numbers(expected), atol=1e-6)
+        assert changed[layout].input["images"].shape == shapes[layout]
+        assert {id(weight) for weight in changed[layout].weights} == {id(weight) for weight in model.weights}
+        assert changed[layout].name == model.name
+
+
+def test_bytes_of_a_converted_model_are_cast_before_they_are_transposed():
+    model = picture_model(make_pixel_model("converted"), "nchw")
+    (consumer,) = [layer for layer in model.layers if layer.name == "picture_preprocessing"]
+    assert (consumer.layout, consumer.preprocessing) == ("nchw", "torchvision")
+    assert not [layer for layer in model.operations if "transpose" in layer.name]
+
+
+def test_a_model_of_pictures_of_one_size_keeps_it():
+    model = make_pixel_model("functional", (24, 32))
+    for size in (None, (24, 32)):
+        assert picture_model(model, "nchw", size).input["images"].shape == (None, 3, 24, 32)
+    with pytest.raises(ValueError, match=r"`size` must be the size of the model's pictures, 24x32, or None. Received"):
+        picture_model(model, size=(32, 24))
+    half = make_pixel_model("functional", (24, None))
+    assert picture_model(half, size=(24, 40)).input["images"].shape == (None, 24, 40, 3)
 
 
 def test_every_position_of_a_larger_picture_counts():
@@ -91,6 +143,9 @@ def test_other_models_are_refused():
     two = from_pixels(twice, VideoEncoder({"rgb": 6, "flow": 6}, num_clusters=2))
     with pytest.raises(TypeError, match=r"one stream of pictures.*2 frame encoders and the inputs \['rgb', 'flow'\]"):
         picture_model(two)
+    floats = keras.Input((None, None, 3), name="images")
+    with pytest.raises(TypeError, match=r"or a model with one input of pictures, uint8 \(B, H, W, 3\)\. Received: "):
+        picture_model(keras.Model(floats, keras.layers.GlobalMaxPooling2D()(floats)))
 
 
 def test_a_backbone_of_one_size_is_explained():

@@ -85,10 +85,10 @@ def export_onnx(
             length: `accumulate` adds a chunk of frames to the sums so far, `describe` computes the outputs from the
             sums. ONNX has one namespace for inputs and outputs, so `accumulate` takes the sums so far as
             `past.NAME` and returns the new ones as `NAME`, which are the inputs of `describe`.
-        layout, size: If one is given, the file describes single pictures: the `picture_model` of a model from pixels,
-            with `layout` `"nhwc"` (the default) or `"nchw"`, and `size` (height, width) or `None` for any size. The
-            preprocessing is in the graph. The metadata of the file name `layout`, `input_size`, `channels` and
-            `normalization`.
+        layout, size: If one is given, the file describes single pictures: the `picture_model` of a model from pixels or
+            of pictures, with `layout` `"nhwc"` (the default) or `"nchw"`, and `size` (height, width) or `None` for any
+            size. The preprocessing is in the graph. The metadata of the file name `layout` and `input_size`, and of a
+            `PicturePreprocessing` also `channels` and `normalization`.
 
     Returns:
         The `Report` of the verification, or `None` if `verify` is `False`.

@@ -7,10 +7,10 @@ import keras
 import onnx
 
 from keras_netvlad.export.parity_file import read_parity
-from keras_netvlad.export.pictures import LAYOUT, SIZE
+from keras_netvlad.export.pictures import LAYOUT, SIZE, picture_facts
 from keras_netvlad.export.verification.artefact import find_kind
 from keras_netvlad.layers import FrameEncoder
-from keras_netvlad.models.picture_model import picture_model
+from keras_netvlad.models.picture_model import picture_model, takes_pictures
 
 
 def model_of_artifact(model: keras.Model, path: str | os.PathLike[str]) -> keras.Model:
@@ -20,11 +20,12 @@ def model_of_artifact(model: keras.Model, path: str | os.PathLike[str]) -> keras
         model: The Keras model.
         path: Path of an artifact.
     """
-    if not any(isinstance(layer, FrameEncoder) for layer in getattr(model, "layers", [])):
+    has_encoder = any(isinstance(layer, FrameEncoder) for layer in getattr(model, "layers", []))
+    if not has_encoder and not takes_pictures(model):
         return model
-    facts = _read_facts(path)
+    facts, own = _read_facts(path), picture_facts(model)
     layout, size = facts.get(LAYOUT), facts.get(SIZE)
-    if layout not in ("nhwc", "nchw") or not isinstance(size, str):
+    if layout not in ("nhwc", "nchw") or not isinstance(size, str) or (layout, size) == (own.get(LAYOUT), own.get(SIZE)):
         return model
     sizes = size.split("x")
     is_fixed = len(sizes) == 2 and all(part.isdecimal() for part in sizes)
