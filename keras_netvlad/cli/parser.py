@@ -84,8 +84,8 @@ def _convert(subparsers):
         metavar="NAME",
         help="kind of checkpoint: matlab (VGG16-NetVLAD, also as hloc has it), pytorch (Nanne, Patch-NetVLAD, "
         "gmberton's benchmark), soccernet (NetVLAD, NetVLAD++), willow (NetVLAD, NetRVLAD, NetFV, Gated Soft-DBoW and "
-        "Soft-DBoW of WILLOW and of Skalic & Austin) or nextvlad (Lin et al.) (default: recognized by the names of the "
-        "tensors)",
+        "Soft-DBoW of WILLOW and of Skalic & Austin), nextvlad (Lin et al.) or youtube8m (Google's mixture of experts) "
+        "(default: recognized by the names of the tensors)",
     )
     convert.set_defaults(command=commands.convert)
     return convert

@@ -16,9 +16,10 @@ from keras_netvlad.convert.networks.soccernet import is_soccernet, soccernet
 from keras_netvlad.convert.networks.tensors import Tensors
 from keras_netvlad.convert.networks.willow import is_willow, willow
 from keras_netvlad.convert.networks.youtube8m import weights_of_checkpoint
+from keras_netvlad.convert.networks.youtube8m_moe import is_youtube8m_moe, youtube8m_moe
 from keras_netvlad.convert.tensor_files import Readers, listed, read_checkpoint, read_tensors, read_torch
 
-Form: TypeAlias = Literal["matlab", "nextvlad", "pytorch", "soccernet", "willow"]
+Form: TypeAlias = Literal["matlab", "nextvlad", "pytorch", "soccernet", "willow", "youtube8m"]
 
 
 class Family(NamedTuple):
@@ -34,6 +35,7 @@ FAMILIES: dict[str, Family] = {
     "pytorch": Family("A place recognition checkpoint of PyTorch", is_pytorch_places, pytorch_places),
     "soccernet": Family("A checkpoint of SoccerNet", is_soccernet, soccernet),
     "willow": Family("A checkpoint of WILLOW", is_willow, willow),
+    "youtube8m": Family("A checkpoint of Google's mixture of experts", is_youtube8m_moe, youtube8m_moe),
 }
 FORMS = ("matlab", *FAMILIES)
 # Suffixes of PyTorch's files. Other files are looked at.
@@ -58,6 +60,8 @@ def convert_model(source: str | os.PathLike[str] | Mapping[str, Any], form: Form
       (TensorFlow 1). A `VideoClassifier` of `rgb` and `audio`, the preset if the settings are those of the authors.
     - `"nextvlad"`: `NeXtVLADModel` of Lin et al. (TensorFlow 1). A `VideoClassifier` of `rgb` and `audio`, the preset
       `nextvlad` in the checkpoint's sizes.
+    - `"youtube8m"`: `MoeModel` of google/youtube-8m at video level. A `VideoClassifier` of `rgb`, `audio` or both, the
+      preset `youtube8m_moe`.
 
     A model of pictures takes `images`, `uint8` RGB `(B, H, W, 3)` of any size, and returns `descriptor`. The
     preprocessing is part of it. It resizes nothing, so give it pictures of the size on which the network was trained. A

@@ -159,6 +159,8 @@ def features():
 
 
 def preset_of(preset):
+    if preset == "youtube8m_moe":
+        return VideoClassifier.from_preset(preset, 5)
     clusters = {"rgb": 16, "audio": 2} if "dbow" in preset else {"rgb": 8, "audio": 4}
     return VideoClassifier.from_preset(preset, 5, num_clusters=clusters, hidden_units=8)
 
@@ -232,6 +234,17 @@ def test_a_nextvlad_with_a_mixture_of_experts():
     assert np.all(model.get_layer("scores").expert_bias == 1)
 
 
+def test_a_mixture_of_experts_of_one_stream_and_of_other_features():
+    def of(rows):
+        shapes = {"gates/weights": (rows, 9), "experts/weights": (rows, 6), "experts/biases": (6,)}
+        return convert_model({f"tower/{name}": np.ones(shape) for name, shape in shapes.items()})
+
+    assert of(1024).feature_sizes == {"rgb": 1024}
+    assert of(128).feature_sizes == {"audio": 128}
+    with pytest.raises(ValueError, match="must have 1152 rows, .* or 1024 or 128 rows, for one of them. Received: 4"):
+        of(4)
+
+
 def test_covar_weights_of_netfv_without_an_equal_are_named():
     tensors = published_checkpoint("gated_netfv")
     name = "tower/video_FV/covar_weights"
@@ -289,7 +302,7 @@ def test_a_part_of_a_pooling_is_missed(preset, lost, message):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["pool.centroids"], "one of the forms matlab, nextvlad, pytorch, soccernet, willow"),
+        (["pool.centroids"], "one of the forms matlab, nextvlad, pytorch, soccernet, willow, youtube8m"),
         (["encoder.34.weight", "pool.centroids"], "The backbone must be torchvision's VGG16, AlexNet"),
         (["encoder.28.weight", "pool.centroids"], "without encoder.0.bias"),
         (["backbone.4.0.conv1.weight", "backbone.7.2.conv2.weight"], "The backbone must be torchvision's VGG16"),
