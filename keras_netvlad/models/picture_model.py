@@ -104,7 +104,7 @@ def takes_pictures(model: keras.Model, layout: str = "nhwc") -> bool:
     return len(inputs) == len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][axis] == NUM_CHANNELS
 
 
-def _with_layout(model: keras.Model, layout: str, size: Sequence[int | None], name: str) -> keras.Model:
+def _with_layout(model: keras.Model, layout: str, size: tuple[int | None, int | None], name: str) -> keras.Model:
     """Returns a model of pictures with another layout and size."""
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
@@ -114,7 +114,7 @@ def _with_layout(model: keras.Model, layout: str, size: Sequence[int | None], na
     if any(one not in (None, given) for one, given in zip(expected, (height, width), strict=True)):
         raise ValueError(
             f"`size` must be the size of the model's pictures, {'x'.join(map(str, expected))}, or None. "
-            f"Received: size={tuple(size)}"
+            f"Received: size={size}"
         )
     stream = next(iter(model.input)) if isinstance(model.input, Mapping) else pictures.name
     channels_last = (height, width, NUM_CHANNELS)
@@ -125,7 +125,7 @@ def _with_layout(model: keras.Model, layout: str, size: Sequence[int | None], na
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, PicturePreprocessing) and args and args[0] is images and layout != layer.layout:
             # It casts before it transposes; TensorRT has no other operation on bytes than a cast.
-            return PicturePreprocessing(layer.preprocessing, layout, name=layer.name)(images)
+            return PicturePreprocessing.from_config({**layer.get_config(), "layout": layout})(images)
         args, kwargs = keras.tree.map_structure(lambda value: given if value is images else value, (args, kwargs))
         return layer(*args, **kwargs)
 

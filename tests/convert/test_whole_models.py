@@ -224,6 +224,25 @@ def _to_layer(model, name):
     return model.input, model.get_layer(name).output
 
 
+def test_a_nextvlad_of_other_sizes():
+    tensors = published_checkpoint("nextvlad")
+    for scope, size in (("tower/video_VLAD", 1024), ("tower/audio_VLAD", 128)):
+        # Half the groups, each twice as long, of half the expanded features: descriptors keep their length.
+        tensors[f"{scope}/fully_connected/weights"] = tensors[f"{scope}/fully_connected/weights"][:, :size]
+        tensors[f"{scope}/fully_connected/biases"] = tensors[f"{scope}/fully_connected/biases"][:size]
+        groups = tensors[f"{scope}/fully_connected_1/biases"].size // 2
+        tensors[f"{scope}/fully_connected_1/weights"] = tensors[f"{scope}/fully_connected_1/weights"][:size, :groups]
+        tensors[f"{scope}/fully_connected_1/biases"] = tensors[f"{scope}/fully_connected_1/biases"][:groups]
+        logits = tensors[f"{scope}/cluster_weights"].shape[1] // 2
+        tensors[f"{scope}/cluster_weights"] = tensors[f"{scope}/cluster_weights"][:size, :logits]
+        for part in ("gamma", "beta", "moving_mean", "moving_variance"):
+            tensors[f"{scope}/cluster_bn/{part}"] = tensors[f"{scope}/cluster_bn/{part}"][:logits]
+    model = convert_model(tensors)
+    layers = model.encoder.pooling_layers
+    assert [(layer.groups, layer.expansion) for layer in layers.values()] == [(4, 1), (2, 1)]
+    assert outputs_of(model, features(), "scores").shape == (3, 5)
+
+
 def test_a_nextvlad_with_a_mixture_of_experts():
     tensors = published_checkpoint("nextvlad")
     for name in ("weights", "biases"):
@@ -241,7 +260,7 @@ def test_a_mixture_of_experts_of_one_stream_and_of_other_features():
 
     assert of(1024).feature_sizes == {"rgb": 1024}
     assert of(128).feature_sizes == {"audio": 128}
-    with pytest.raises(ValueError, match="must have 1152 rows, .* or 1024 or 128 rows, for one of them. Received: 4"):
+    with pytest.raises(ValueError, match=r"must have 1152 rows, .* or 1024 or 128 rows, for one of them\. Received: 4"):
         of(4)
 
 

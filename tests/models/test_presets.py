@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 from layer_contract import BACKEND, randomize_weights
+from paths import ROOT
 from published_models import PUBLISHED, published_checkpoint, published_inputs, published_output
 
 from keras_netvlad import VideoClassifier
@@ -199,6 +200,38 @@ def test_a_preset_computes_what_the_published_code_computed(preset):
         scores = keras.ops.convert_to_numpy(model(published_inputs(), training=training)["scores"])
         # Measured 6e-8 in inference and 3e-7 in training on TensorFlow.
         np.testing.assert_allclose(scores, published_output(preset, name), rtol=0, atol=3e-6)
+
+
+def documented():
+    """The rows of the tables in docs/presets.md by preset: the first is that of the overview."""
+    rows = {}
+    for line in (ROOT / "docs" / "presets.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            rows.setdefault(name.strip("`"), []).append(cells)
+    return rows
+
+
+def test_the_documentation_lists_every_preset_and_its_command():
+    rows = documented()
+    assert set(rows) == set(PRESETS)
+    for preset, (overview, command) in rows.items():
+        settings, flags = PRESETS[preset], command[-1]
+        clusters = settings.get("num_clusters")
+        assert overview[0] == (f"{clusters['rgb']}, {clusters['audio']}" if clusters else "-"), preset
+        assert overview[1] == str(settings["hidden_units"] or "-"), preset
+        if clusters:
+            assert f"cluster_size={clusters['rgb']} " in flags, preset
+            assert f"hidden_size={settings['hidden_units']} " in flags, preset
+            gates = [settings.get(f"gate_{what}", False) for what in ("features", "scores")]
+            expected = ["--gating=True" in flags or "--gating_reduction" in flags, "--moe_prob_gating=True" in flags]
+            assert gates == expected, preset
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_documentation_counts_the_parameters(preset):
+    assert documented()[preset][0][2] == f"{full_size(preset):,}"
 
 
 def test_streams_of_other_names_take_the_settings_of_rgb():

@@ -39,7 +39,7 @@ COSINE_KMEANS = "test_adapt_by_the_cosine_finds_directions_of_any_length"
 PATCHES_IN_PLACE = "test_patches_become_a_map_in_their_place"
 EACH_COUNT = "test_each_stream_has_its_own_number_of_frames"
 MATLAB_LAYERS = "test_matlab_networks_of_other_layers_are_refused"
-WILLOW_SCORES = "test_willow_checkpoints_give_the_published_scores"
+YOUTUBE_8M_SCORES = "test_checkpoints_of_youtube_8m_give_the_published_scores"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
@@ -66,6 +66,13 @@ MUTANTS = [
         "models/test_picture_model",
         ("ALL_POSITIONS = 2**31 - 1", "ALL_POSITIONS = 36", "test_every_position_of_a_larger_picture_counts"),
         ("backbone(preprocessing(args[0])", "backbone(args[0]", "test_a_picture_is_a_video_of_one_frame"),
+        ("given if value is images else value", "value", "test_a_model_of_pictures_gets_a_layout_and_a_size"),
+        (
+            "and layout != layer.layout:",
+            "and False:",
+            "test_bytes_of_a_converted_model_are_cast_before_they_are_transposed",
+        ),
+        ("if any(one not in (None, given)", "if False and any(one", "test_a_model_of_pictures_of_one_size_keeps_it"),
     ),
     *of(
         "export/onnx/graph_rules",
@@ -1633,11 +1640,33 @@ MUTANTS = [
         ("if tuple(variable.shape) != value.shape:", "if False:", "test_missing_and_unknown_tensors_are_listed"),
     ),
     *of(
-        "convert/networks/willow",
+        "convert/networks/youtube8m",
         "convert/test_whole_models",
         ("averages.get(name, read)", "read", "test_the_moving_averages_of_skalic_replace_the_weights"),
-        ("reorder_rows(part, *kernel.shape[::-1])", "part", WILLOW_SCORES),
-        ("np.split(value, ends[:-1])", "np.split(value, [4])", WILLOW_SCORES),
+        ("reorder_rows(part, *sizes)", "part", YOUTUBE_8M_SCORES),
+        ("np.split(value, ends[:-1])", "np.split(value, [4])", YOUTUBE_8M_SCORES),
+        ("if num_classes < 1 or ", "if ", "test_missing_and_unknown_tensors_are_listed"),
+    ),
+    *of(
+        "convert/networks/willow",
+        "convert/test_whole_models",
+        ('* (2 if kind.scope == "FV" else 1)', "", YOUTUBE_8M_SCORES),
+        ("np.sqrt(squares)", "covar_weights", YOUTUBE_8M_SCORES),
+        ("squares.min(initial=0.0) < 0", "False", "test_covar_weights_of_netfv_without_an_equal_are_named"),
+        ('if stream == "rgb"]', "]", YOUTUBE_8M_SCORES),
+        ('"relu6" if has_relu else None', "None", "test_a_relu6_is_behind_the_batch_normalization_of_the_projection"),
+    ),
+    *of(
+        "convert/networks/nextvlad",
+        "convert/test_whole_models",
+        ("reordered(joined, descriptors, name)", "joined", YOUTUBE_8M_SCORES),
+        ('"groups": groups, ', "", "test_a_nextvlad_of_other_sizes"),
+        ("hidden.shape[1] // max(reduction.shape[1], 1)", "16", YOUTUBE_8M_SCORES),
+    ),
+    *of(
+        "convert/networks/youtube8m_moe",
+        "convert/test_whole_models",
+        ("if not feature_sizes:", "if False:", "test_a_mixture_of_experts_of_one_stream_and_of_other_features"),
     ),
     *of(
         "layers/soft_assignment",
@@ -1841,5 +1870,11 @@ MUTANTS = [
         "export/verification/model_of_artifact",
         "export/test_pictures",
         ('!= "onnx":', '== "saved_model":', "test_every_format_is_compared_with_the_model_of_videos"),
+        ("and not takes_pictures(model)", "", "test_any_model_of_pictures_has_the_options"),
+    ),
+    *of(
+        "export/pictures",
+        "export/test_pictures",
+        ('if takes_pictures(model, "nchw") else {}', "if False else {}", "test_any_model_of_pictures_has_the_options"),
     ),
 ]

@@ -132,7 +132,7 @@ def willow(tensors: Tensors) -> keras.Model:
 
 
 def _kind(tensors: Tensors) -> Kind:
-    """Returns the kind of which the checkpoint has a scope and, if any, all the tensors besides the kernels."""
+    """Returns the first kind of whose tensors the checkpoint has some. The check of the names lists missing ones."""
     leaves = {tuple(name.split("/", 1)) for name in tensors.names if "/" in name}
 
     def is_found(kind: Kind) -> bool:

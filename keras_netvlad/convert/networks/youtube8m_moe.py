@@ -26,7 +26,9 @@ def youtube8m_moe(tensors: Tensors) -> keras.Model:
     tensors.check_names(MIXTURE.values())
     classifier, weights = read_classifier(tensors, MIXTURE)
     size = len(weights["gate_kernel"])
-    feature_sizes = {stream: length for stream, length in YOUTUBE_8M.items() if size in (length, sum(YOUTUBE_8M.values()))}
+    feature_sizes = {
+        stream: length for stream, length in YOUTUBE_8M.items() if size in (length, sum(YOUTUBE_8M.values()))
+    }
     if not feature_sizes:
         raise ValueError(
             f"`{MIXTURE['gate_kernel']}` must have {sum(YOUTUBE_8M.values())} rows, for the features rgb and audio, or "

@@ -25,7 +25,11 @@ def model_of_artifact(model: keras.Model, path: str | os.PathLike[str]) -> keras
         return model
     facts, own = _read_facts(path), picture_facts(model)
     layout, size = facts.get(LAYOUT), facts.get(SIZE)
-    if layout not in ("nhwc", "nchw") or not isinstance(size, str) or (layout, size) == (own.get(LAYOUT), own.get(SIZE)):
+    if (
+        layout not in ("nhwc", "nchw")
+        or not isinstance(size, str)
+        or (layout, size) == (own.get(LAYOUT), own.get(SIZE))
+    ):
         return model
     sizes = size.split("x")
     is_fixed = len(sizes) == 2 and all(part.isdecimal() for part in sizes)
