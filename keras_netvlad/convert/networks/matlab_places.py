@@ -42,7 +42,9 @@ def matlab_places(source: Any) -> keras.Model:
     )
     if names[-1] == "finalL2":
         kernel, bias = _weights(layers[-2], names[-2])
-        kernel = reorder_rows(as_matrix(names[-2], kernel), pooling.num_clusters, pooling.feature_size)
+        # In two steps, for each copy takes 1 GB.
+        kernel = as_matrix(names[-2], kernel)
+        kernel = reorder_rows(kernel, pooling.num_clusters, pooling.feature_size)
         head = whitening(kernel, bias, f"{names[-2]} kernel", f"{names[-2]} bias")
     else:
         # The descriptor of the original is feature-major.
