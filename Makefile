@@ -85,7 +85,7 @@ clean:
 	$(PYTHON) -m venv --upgrade-deps .venv
 
 .venv/.demo: .venv/bin/pip setup.cfg pyproject.toml
-	$(INSTALL) --editable '.[plot]'
+	$(INSTALL) --editable '.[plot,adapt]'
 	touch $@
 
 .venv/.test: .venv/bin/pip setup.cfg pyproject.toml

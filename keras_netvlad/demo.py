@@ -17,6 +17,7 @@ from keras_netvlad.data import load_japanese_vowels
 from keras_netvlad.export import export_model
 from keras_netvlad.export.verification import artefact
 from keras_netvlad.layers import FrameMask
+from keras_netvlad.layers.kmeans import import_kmeans
 from keras_netvlad.models import VideoClassifier
 from keras_netvlad.plot import plot_assignments
 from keras_netvlad.plot.drawing import check_installed
@@ -33,13 +34,14 @@ WITHOUT_KERAS = (
 def run_demo(output: str | os.PathLike[str], epochs: int = 30, seed: int = 0) -> dict[str, Any]:
     """Trains on Japanese Vowels, exports, and runs the artifacts in processes without Keras.
 
-    Prints what each step does, the files that it wrote, and the command to try next.
+    Prints what each step does, the files that it wrote, and the command to try next. Needs Matplotlib and scikit-learn:
+    `pip install 'keras_netvlad[plot,adapt]'`.
 
     Args:
         output: Directory that does not exist yet. It receives `netvlad/1/` (SavedModel), `model.onnx`,
             `model.keras` and `assignments.png`.
         epochs: Integer, epochs of each training.
-        seed: Integer from 0 to 2**32 - 1, seed of each training.
+        seed: Integer from 0 to 2**32 - 1, seed of k-means and of each training.
 
     Returns:
         A dict:
@@ -52,9 +54,10 @@ def run_demo(output: str | os.PathLike[str], epochs: int = 30, seed: int = 0) ->
     Raises:
         ValueError: If `epochs` or `seed` is invalid.
         OSError: If the directory exists or cannot be written to.
-        ImportError: If Matplotlib is not installed.
+        ImportError: If Matplotlib or scikit-learn is not installed.
     """
-    check_installed()  # A missing package is reported before the training.
+    check_installed()  # Missing packages are reported before the training.
+    import_kmeans()
     epochs, seed = check_integer("epochs", epochs, 1), check_integer("seed", seed, 0, MAX_SEED)
     output = check_path("output", output)
     with staged(output) as stage:
@@ -67,12 +70,18 @@ def run_demo(output: str | os.PathLike[str], epochs: int = 30, seed: int = 0) ->
         )
 
         print(
-            f"\nStep 2 of 5: train two classifiers that differ in the pooling only, {epochs} epochs each.", flush=True
+            f"\nStep 2 of 5: train two classifiers that differ in the pooling only, {epochs} epochs each.\n"
+            "  k-means on the training frames starts the clusters of NetVLAD.",
+            flush=True,
         )
         keras.utils.set_random_seed(seed)
         model = VideoClassifier(
             {"frames": 12}, NUM_SPEAKERS, num_clusters=16, hidden_units=None, activation="softmax", name="netvlad"
         )
+        pooling = model.get_layer("frames_netvlad")
+        frames, num_frames = train[0]["frames"], train[0]["num_frames"]
+        mask = np.arange(frames.shape[1]) < num_frames[:, None]
+        pooling.adapt(frames, mask=mask, seed=seed, verbose=0)
         netvlad_accuracy = _train("NetVLAD     ", model, train, test, epochs)
         keras.utils.set_random_seed(seed)
         mean_pooling_accuracy = _train("mean pooling", _mean_pooling(), train, test, epochs)
@@ -106,11 +115,15 @@ def run_demo(output: str | os.PathLike[str], epochs: int = 30, seed: int = 0) ->
             answers[report.kind] = int(scores.argmax())
             print(f"  {output / relative}: speaker {answers[report.kind]}, score {scores.max():.3f}", flush=True)
 
-        print("\nStep 5 of 5: draw which clusters the frames of this utterance are assigned to.", flush=True)
+        print(
+            "\nStep 5 of 5: draw which clusters the frames of this utterance are assigned to.\n"
+            "  Each column is a frame. Bright cells are the clusters that it is assigned to.",
+            flush=True,
+        )
         real_frames = utterance["frames"][:, : utterance["num_frames"][0]]
-        assignments = np.asarray(model.get_layer("frames_netvlad").assign(real_frames))[0]
+        assignments = np.asarray(pooling.assign(real_frames))[0]
         title = f"Soft assignments of a test utterance of speaker {speaker}"
-        plot_assignments(assignments, title).savefig(stage / "assignments.png", dpi=120)
+        plot_assignments(assignments, title, max_clusters=8).savefig(stage / "assignments.png", dpi=120)
     print(_summary(output))
     return {
         "netvlad_accuracy": netvlad_accuracy,

@@ -18,6 +18,7 @@ from small_pictures import make_places
 from keras_netvlad.__main__ import main
 from keras_netvlad.base.stages import LOGGER, stage
 from keras_netvlad.cli import stage_lines
+from keras_netvlad.data import load_japanese_vowels
 from keras_netvlad.export.serving.warmup import read_warmup
 from keras_netvlad.layers import NetVLAD
 from keras_netvlad.models import VideoClassifier
@@ -297,10 +298,13 @@ def test_wrong_use_exits_with_2_and_one_line(directory, monkeypatch, capsys, arg
     assert set(directory.iterdir()) == before
 
 
-def test_a_missing_extra_is_named_before_any_work(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+@pytest.mark.parametrize(("module", "extra"), [("matplotlib.figure", "plot"), ("sklearn.cluster", "adapt")])
+def test_a_missing_extra_is_named_before_any_work(module, extra, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
     assert run("demo", "--output", tmp_path / "demo") == 2
-    assert "pip install 'keras_netvlad[plot]'" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"pip install 'keras_netvlad[{extra}]'" in printed.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -466,7 +470,7 @@ def test_the_demo_is_true(tmp_path, capsys):
     from keras_netvlad.demo import run_demo
 
     results = run_demo(tmp_path / "demo")
-    # Measured 0.976 to 0.978 and 0.830 to 0.868 over three seeds.
+    # Measured 0.973 to 0.981 and 0.838 to 0.878 over three seeds.
     assert results["netvlad_accuracy"] >= 0.93
     assert results["mean_pooling_accuracy"] < 0.9
     assert all(report.ok for report in results["reports"])
@@ -474,6 +478,11 @@ def test_the_demo_is_true(tmp_path, capsys):
     names = {path.name for path in (tmp_path / "demo").iterdir()}
     assert names == {"netvlad", "model.onnx", "model.onnx.parity.json", "model.keras", "assignments.png"}
     assert (tmp_path / "demo" / "netvlad" / "1" / "saved_model.pb").is_file()
+    # The picture shows clusters only if they are sharp: 0.89 with `adapt`, 0.37 to 0.56 without, over three seeds.
+    (inputs, _), _ = load_japanese_vowels()
+    layer = keras.models.load_model(tmp_path / "demo" / "model.keras").get_layer("frames_netvlad")
+    is_real = np.arange(inputs["frames"].shape[1]) < inputs["num_frames"][:, None]
+    assert np.asarray(layer.assign(inputs["frames"]))[is_real].max(axis=1).mean() > 0.75
     printed = capsys.readouterr().out
     assert re.findall(r"epoch .*, test accuracy (0\.\d+)", printed) == [
         f"{results[name]:.3f}" for name in ("netvlad_accuracy", "mean_pooling_accuracy")

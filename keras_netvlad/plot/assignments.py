@@ -106,7 +106,7 @@ def plot_assignments(
     above.stairs(perplexity, (np.arange(count + 1) - 0.5) * step, color=BLUE, baseline=None, linewidth=1.5)
     most = np.nanmax(perplexity) if is_counted.any() else 1.0
     above.set(ylabel="clusters\nper frame", ylim=(0, 1.15 * most))
-    above.yaxis.set_major_locator(MaxNLocator(nbins=3, min_n_ticks=2))
+    above.yaxis.set_major_locator(MaxNLocator(nbins=3, min_n_ticks=2, steps=[1, 2, 5, 10]))
     above.grid(axis="y", color="0.9")
     above.set_axisbelow(True)
     image = below.imshow(

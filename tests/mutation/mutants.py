@@ -48,6 +48,8 @@ MUTANTS = [
         "demo",
         "test_command_line",
         ("if self._is_live:", "if True:", "test_the_demo_prints_one_line_for_a_training"),
+        ("    import_kmeans()\n", "", "test_a_missing_extra_is_named_before_any_work"),
+        ("        pooling.adapt(frames, mask=mask, seed=seed, verbose=0)\n", "", "test_the_demo_is_true"),
     ),
     # Pictures.
     *of(
