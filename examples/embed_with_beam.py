@@ -3,9 +3,9 @@
     pip install 'keras_netvlad[beam]'
     python examples/embed_with_beam.py MODEL.onnx 'VIDEOS*.tfrecord' OUTPUT [Beam's own options]
 
-Records are frame-level `SequenceExample`s with an `id` and a list of bytes for each stream of the model. OUTPUT-* get
-`id` and `descriptor`. Dataflow, Flink and Spark run failed bundles again; Beam's local runner stops when a
-worker dies and writes no output; run the pipeline again.
+Records are frame-level `SequenceExample`s with an `id` and a list of bytes for each stream of the model. The files
+OUTPUT-* contain `id` and `descriptor`. Dataflow, Flink and Spark run failed bundles again. Beam's local runner stops
+when a worker dies and writes no output; run the pipeline again.
 """
 
 import argparse
@@ -23,24 +23,24 @@ from embed import Embed
 
 
 class EmbedHandler(ModelHandler):
-    """Lets RunInference batch videos and keep one session a process."""
+    """Tells RunInference how to describe batches of videos, with one session per process."""
 
     def __init__(self, embed, max_batch_size=64):
         super().__init__(max_batch_size=max_batch_size)
         self.embed = embed
 
     def load_model(self):
-        """The session, opened."""
+        """Opens the session."""
         self.embed.session()
         return self.embed
 
     def run_inference(self, batch, model, inference_args=None):
-        """Descriptors of a batch of dicts from stream to bytes."""
+        """Returns the descriptors of a batch of dicts from stream to bytes."""
         return list(model({name: [video[name] for video in batch] for name in batch[0]}))
 
 
 def read_video(record):
-    """`(id, {stream: bytes})` of a serialized frame-level `SequenceExample`."""
+    """Returns `(id, {stream: bytes})` of a serialized frame-level `SequenceExample`."""
     example = _sequence_example().FromString(record)
     lists = example.feature_lists.feature_list
     streams = {name: b"".join(frame.bytes_list.value[0] for frame in lists[name].feature) for name in lists}
@@ -48,7 +48,7 @@ def read_video(record):
 
 
 def _sequence_example(_made=[]):  # noqa: B006
-    """The message class, declared here as far as it is read, so that workers need no TensorFlow."""
+    """Returns the message class. The fields that are read are declared here, so that workers need no TensorFlow."""
     if not _made:
         file = descriptor_pb2.FileDescriptorProto(name="videos.proto", package="videos", syntax="proto3")
         field = descriptor_pb2.FieldDescriptorProto
@@ -104,7 +104,7 @@ def _floats(result):
 
 
 def main():
-    """Embeds what the command line says; what it does not know are Beam's options."""
+    """Parses the command line and computes the descriptors. Unknown options are passed to Beam."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="ONNX file of `keras_netvlad.export.export_onnx`")
     parser.add_argument("videos", help="TFRecord files, a glob")

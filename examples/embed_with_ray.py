@@ -4,8 +4,8 @@
     python examples/embed_with_ray.py MODEL.onnx VIDEOS OUTPUT [--actors 2]
 
 VIDEOS is a Parquet file or folder with the columns `id` and, for each stream of the model, the `uint8` frames of a
-video as bytes. OUTPUT gets `id` and `descriptor`. Ray replaces an actor that dies and
-processes its videos again. On a cluster all machines need a shared file system or object store.
+video as bytes. OUTPUT receives `id` and `descriptor`. Ray replaces an actor that dies and processes its videos again.
+On a cluster, all machines need a shared file system or object store.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def embed_videos(embed, source, target, num_actors=2, batch_size=64):
 
 
 def main():
-    """Embeds what the command line says."""
+    """Parses the command line and computes the descriptors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="ONNX file of `keras_netvlad.export.export_onnx`")
     parser.add_argument("videos", help="Parquet file or folder")

@@ -4,7 +4,7 @@
     python examples/embed_with_spark.py MODEL.onnx VIDEOS OUTPUT
 
 VIDEOS is a Parquet file or folder with the columns `id` and, for each stream of the model, the `uint8` frames of a
-video as bytes. OUTPUT gets `id` and `descriptor`. A task whose worker dies is run again, up to
+video as bytes. OUTPUT receives `id` and `descriptor`. A task whose worker dies is run again, up to
 `spark.task.maxFailures` times.
 """
 
@@ -42,13 +42,13 @@ def embed_videos(spark, embed, source, target, batch_size=64):
 
 
 def main():
-    """Embeds what the command line says, on this machine or where `spark-submit` sends it."""
+    """Parses the command line and computes the descriptors, on this machine or where `spark-submit` runs it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="ONNX file of `keras_netvlad.export.export_onnx`")
     parser.add_argument("videos", help="Parquet file or folder")
     parser.add_argument("output", help="folder for Parquet files, which must not exist")
     options = parser.parse_args()
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers take the first `python3` there is
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # otherwise workers take the first `python3` on the path
     spark = SparkSession.builder.appName("embed").getOrCreate()
     try:
         embed_videos(spark, Embed(options.model, num_threads=1), options.videos, options.output)

@@ -3,8 +3,8 @@
     python examples/live_stream.py [--epochs 30] [--seed 0]
 
 A classifier is trained on utterances of nine speakers. Then the frames of a few test utterances arrive one after the
-other, as from a microphone. `NetVLADStream` keeps two sums, as large for one frame as for an hour, and after each frame
-the classifier says who speaks. After the last frame the descriptor is that of the whole utterance.
+other, as from a microphone. `NetVLADStream` keeps two sums, whose size does not depend on the number of frames. After
+each frame, the classifier names the speaker. After the last frame, the descriptor is that of the whole utterance.
 """
 
 import argparse

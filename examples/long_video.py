@@ -58,7 +58,7 @@ def main(arguments=None):
 
     layer = NetVLAD(options.clusters)
     stream = NetVLADStream(layer)
-    # Two chunks for warming up, so that what the backend allocates once is not counted.
+    # Two chunks for warming up, so that memory that the backend allocates once is not counted.
     for frames in read_chunks(min(num_frames, 2 * options.chunk), options.features, options.chunk):
         stream.update(frames)
         stream.descriptor()
@@ -71,7 +71,7 @@ def main(arguments=None):
     seconds, growth = time.perf_counter() - start, peak_memory() - before
     megabytes = num_frames * options.features * 4 / 1e6
     print(f"{num_frames} frames ({options.minutes:g} min, {megabytes:.0f} MB) pooled to {descriptor.shape[1]} numbers")
-    print(f"time {seconds:.1f} s, {num_frames / seconds:.0f} frames a second; peak memory grew by {growth:.1f} MB")
+    print(f"time {seconds:.1f} s, {num_frames / seconds:.0f} frames per second; peak memory grew by {growth:.1f} MB")
 
     num_prefix = min(num_frames, 5 * options.chunk)
     prefix = list(read_chunks(num_prefix, options.features, options.chunk))
@@ -81,7 +81,7 @@ def main(arguments=None):
     at_once = keras.ops.convert_to_numpy(layer(np.concatenate(prefix, axis=1)))
     difference = float(np.abs(stream.descriptor() - at_once).max())
     relative = difference / np.abs(at_once).max()
-    print(f"first {num_prefix} frames, in chunks and at once: {relative:.1e} of the largest value apart")
+    print(f"largest difference between chunks and all at once, first {num_prefix} frames: {relative:.1e} (relative)")
     return relative
 
 

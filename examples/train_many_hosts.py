@@ -103,7 +103,7 @@ def read(process, processes):
 
 
 def train(output, process=0, processes=1, epochs=5, model_parallel=False, callbacks=()):
-    """Trains or resumes, after `keras.distribution.initialize`. Returns the losses of all epochs."""
+    """Trains or resumes, and returns the losses of all epochs. Call `keras.distribution.initialize` first."""
     # Without `initialize` each process would silently train a separate model.
     if jax.process_count() != processes:
         raise RuntimeError(

@@ -2,9 +2,9 @@
 
 python examples/train_youtube8m.py [--epochs 20] [--output youtube8m]
 
-Writes the Japanese vowels as YouTube-8M's frame-level records, trains a published model on them and publishes it. On
-YouTube-8M itself it is the same two calls, with its files and without the sizes given here. Kill it and start it again:
-it goes on where it was.
+Writes the Japanese vowels as YouTube-8M's frame-level records, trains a published model on them and publishes it. For
+YouTube-8M itself, call `train` with its files and without the sizes given here. If the program is killed, start it
+again: training resumes.
 """
 
 import argparse

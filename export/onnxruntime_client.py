@@ -47,7 +47,7 @@ def open_model(path, require_gpu=False):
     options.log_severity_level = 4  # errors are raised as well
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if GPU in onnxruntime.get_available_providers():
-        # Without this, CUDA from a package index is not found. What it has to say belongs to stderr.
+        # Without this, CUDA from a package index is not found. Its messages belong to stderr.
         with contextlib.redirect_stdout(sys.stderr):
             onnxruntime.preload_dlls()
     providers = [name for name in (GPU, "CPUExecutionProvider") if name in onnxruntime.get_available_providers()]

@@ -45,7 +45,7 @@ def read_inputs(url, timeout=30):
 
     Raises:
         OSError: If the server can't be reached or does not serve the model; the message holds its own words.
-        ValueError: If it is no model's URL.
+        ValueError: If it is not the URL of a model.
     """
     body, _ = _send(urllib.request.Request(url), timeout)
     try:
