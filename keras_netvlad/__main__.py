@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is not None:
         return _run(arguments, [])
     protect_output()
-    # `--debug` shows all that TensorFlow has to say.
+    # `--debug` also shows TensorFlow's log.
     quiet = contextlib.nullcontext() if "--debug" in sys.argv else quiet_native_log()
     with quiet, stop_signals() as received:
         return _run(sys.argv[1:], received)
@@ -48,7 +48,7 @@ def _run(arguments: Sequence[str], received: Sequence[int]) -> int:
         with stage_lines(options.command_name):
             code = options.command(options)
     except BaseException as error:
-        if received:  # A library may have replaced the exception of the signal by one of its own.
+        if received:  # A library may have replaced the exception of the signal by another one.
             return report_signal(received[0], options.command_name)
         if not isinstance(error, Exception):
             raise

@@ -9,7 +9,7 @@ from paths import ROOT
 AVOID = {
     r"\bbeside\b": "next to, compared with",
     r"\bof one's own\b": "your",
-    r"\bgo(es|ne)? on (from|with)\b": "continue, resume",
+    r"\bgo(es|ne)? on (from|with|where)\b|\b(command|run|training|it) goes on\b": "continue, resume",
     r"\bcomes? to the same\b": "gives the same",
     r"\bnone of the above\b": "invalid",
     r"\bwhole or not at all\b": "complete or absent",
@@ -26,6 +26,17 @@ AVOID = {
     r"\b(is|are) told to\b": "a sentence that says who does what",
     r"\bin want of\b": "without",
     r"\bwould have had\b": "has",
+    r"\b(one|two|ten|frames|videos|value|integer|session) a (second|minute|frame|video|process|position|row)\b": "per",
+    r"\b(which is|that is|request is|record is|pipe is|which are) no (?!longer|more|larger)": "is not a, is not",
+    r"\b(in )?a [a-z]+ of their own\b|\ba [a-z]+ of its own\b": "a separate one, another",
+    r"\b(all|every) ([a-z_]+ )?but (the|for|`)": "except",
+    r"\bshar(e|es|ed) out\b": "divide, assign",
+    r"\bsays? little\b": "is uninformative",
+    r"\bknows? no\b": "has no",
+    r"\bthe surer\b": "a higher score is more certain",
+    r"\bin vain\b": "without success",
+    r"\bthe smallest [a-z]+ that counts\b": "the lower bound",
+    r"^\s*- What (?![^\n]*\?)": "a sentence with a subject and a verb",
 }
 FOLDERS = ("docs", "examples", "export", "keras_netvlad")
 

@@ -77,7 +77,7 @@ class AssignmentMonitor(keras.callbacks.Callback):
         if not layers:
             raise ValueError(
                 "`AssignmentMonitor` needs a model with a pooling that has clusters, such as `NetVLAD`. "
-                f"Received: model `{self.model.name}` without any"
+                f"Received: model `{self.model.name}`, which has none"
             )
         if len(set(names)) < len(names):
             raise ValueError(

@@ -269,7 +269,8 @@ def search(options: argparse.Namespace) -> int:
     model = options.model if directory is None else directory / "classifier.onnx"
     if options.clips.endswith(".npz") and not os.path.isfile(options.clips):
         raise FileNotFoundError(
-            f"An index must be a file that `--save-index` or `index` wrote. Received: {options.clips}, no file"
+            "An index must be a file that `--save-index` or `index` wrote. "
+            f"Received: {options.clips}, which does not exist"
         )
     is_saved = Path(options.clips).is_file() and (model is None or options.clips.endswith(".npz"))
     if model is None and not is_saved:

@@ -205,10 +205,14 @@ def _train(subparsers):
     train.add_argument("--max-frames", type=int, help="most frames of a video in training (default 300)")
     train.add_argument("--learning-rate", type=float, help="learning rate of Adam (default 3e-3; 2e-4 for a preset)")
     train.add_argument(
-        "--ema", type=float, dest="ema_momentum", metavar="MOMENTUM", help="average the weights, as with 0.999"
+        "--ema",
+        type=float,
+        dest="ema_momentum",
+        metavar="MOMENTUM",
+        help="average the weights with this momentum, such as 0.999",
     )
     train.add_argument("--mixed-precision", action="store_true", default=None, help="compute in bfloat16")
-    train.add_argument("--patience", type=int, help="stop after this many validations without a better one")
+    train.add_argument("--patience", type=int, help="stop after this many validations without an improvement")
     train.add_argument("--seed", type=int, help="seed of the training (default 0)")
     own = train.add_argument_group("options for FEATURES")
     own.add_argument("--pooling", help="pooling of VideoClassifier (default netvlad)")
@@ -222,13 +226,15 @@ def _train(subparsers):
         help="weigh rare classes more in the loss (default: if classes are unbalanced)",
     )
     preset = train.add_argument_group("options for YouTube-8M's records")
-    preset.add_argument("--train", nargs="+", dest="train_files", metavar="FILES", help="files or quoted patterns")
+    preset.add_argument(
+        "--train", nargs="+", dest="train_files", metavar="FILES", help="training records: files or quoted patterns"
+    )
     preset.add_argument(
         "--validation",
         nargs="+",
         dest="validation_files",
         metavar="FILES",
-        help="the same, for GAP or MAP@K after each epoch",
+        help="validation records, for GAP or MAP@K after each epoch",
     )
     preset.add_argument("--preset", help="published model to train (default gated_netvlad)")
     preset.add_argument(
@@ -237,23 +243,38 @@ def _train(subparsers):
         help="kind of the records: frames, frames with rated segments, or means (default frame)",
     )
     preset.add_argument(
-        "--feature-dtype", choices=["uint8", "float16", "float32"], help="values of a frame (default uint8)"
+        "--feature-dtype", choices=["uint8", "float16", "float32"], help="type of the values of a frame (default uint8)"
     )
     preset.add_argument(
         "--frame-counts",
         choices=["shared", "first", "each"],
-        help="streams of a video have one length, or that of the first, or each its own (default shared)",
+        help="lengths of the streams of a video: all the same, that of the first, or one for each (default shared)",
     )
     preset.add_argument("--num-classes", type=int, help="number of classes (default 3862)")
     preset.add_argument(
-        "--feature-sizes", type=_json_object, metavar="JSON", help='default {"rgb": 1024, "audio": 128}'
+        "--feature-sizes",
+        type=_json_object,
+        metavar="JSON",
+        help='feature size of each stream (default {"rgb": 1024, "audio": 128})',
     )
     preset.add_argument(
-        "--overrides", type=_json_object, metavar="JSON", help='arguments of VideoClassifier, as {"hidden_units": 512}'
+        "--overrides",
+        type=_json_object,
+        metavar="JSON",
+        help='arguments of VideoClassifier, such as {"hidden_units": 512}',
     )
-    preset.add_argument("--learning-rate-decay", type=float, help="factor every --decay-examples (default 0.8)")
-    preset.add_argument("--decay-examples", type=int, help="videos (default 4000000)")
-    preset.add_argument("--save-every", type=int, metavar="BATCHES", help="write a checkpoint (default: every epoch)")
+    preset.add_argument(
+        "--learning-rate-decay",
+        type=float,
+        metavar="FACTOR",
+        help="factor of the learning rate after every --decay-examples (default 0.8)",
+    )
+    preset.add_argument(
+        "--decay-examples", type=int, metavar="VIDEOS", help="videos between two decays (default 4000000)"
+    )
+    preset.add_argument(
+        "--save-every", type=int, metavar="BATCHES", help="batches between two checkpoints (default: one epoch)"
+    )
     preset.add_argument("--errors", choices=["raise", "skip"], help="what to do with bad records (default raise)")
     train.set_defaults(command=commands.train)
     return train
@@ -327,7 +348,9 @@ def _extract(subparsers):
     )
     extract.add_argument("--size", type=int, default=224, help="height and width of images (default %(default)s)")
     extract.add_argument("--fps", type=float, default=1.0, help="frames per second (default %(default)s)")
-    extract.add_argument("--max-seconds", type=float, metavar="SECONDS", help="read the beginning of each video only")
+    extract.add_argument(
+        "--max-seconds", type=float, metavar="SECONDS", help="seconds to read of each video (default: all)"
+    )
     extract.add_argument(
         "--pooling",
         choices=["avg", "max", "token", "none"],
@@ -367,12 +390,14 @@ def _vocabulary(subparsers):
     )
     vocabulary.add_argument("--fps", type=float, default=1.0, help="frames per second (default %(default)s)")
     vocabulary.add_argument(
-        "--max-seconds", type=float, metavar="SECONDS", help="read the beginning of each video only"
+        "--max-seconds", type=float, metavar="SECONDS", help="seconds to read of each video (default: all)"
     )
     vocabulary.add_argument(
         "--sample-size", type=int, metavar="FEATURES", help="features to cluster (default: 256 for each cluster)"
     )
-    vocabulary.add_argument("--seed", type=int, default=0, help="of the sample and k-means (default %(default)s)")
+    vocabulary.add_argument(
+        "--seed", type=int, default=0, help="seed of the sample and of k-means (default %(default)s)"
+    )
     vocabulary.set_defaults(command=commands.vocabulary)
     return vocabulary
 
@@ -401,7 +426,7 @@ def _search(subparsers):
     )
     search.add_argument("--run", metavar="RUN", help="run of `train` that computes the descriptors")
     search.add_argument(
-        "--model", metavar="MODEL.onnx", help="other model that computes the descriptors of the records"
+        "--model", metavar="MODEL.onnx", help="ONNX file that computes the descriptors of the records, instead of a run"
     )
     search.add_argument(
         "--vocabulary", metavar="DIR", help="vocabulary that describes CLIP (default: the one that made the index)"
@@ -482,8 +507,8 @@ def _add_precision(parser, default="float32"):
         "--precision",
         choices=["float32", "float16", "int8", "int8-qdq"],
         default=default,
-        help="of the weights of the large projections: float16 and int8-qdq for GPUs in ONNX, int8 for CPUs in ONNX "
-        "and LiteRT (default float32: as in the model)",
+        help="precision of the large projections: float16 and int8-qdq for GPUs in ONNX, int8 for CPUs in ONNX and "
+        "LiteRT (default float32: as in the model)",
     )
 
 
@@ -523,4 +548,4 @@ def _add_imports(parser):
 def _add_metadata(parser):
     parser.add_argument("--labels", metavar="TXT", help="names of the classes, one per line, stored in the artifact")
     parser.add_argument("--trained-on", metavar="TEXT", help="name of the training data, stored in the artifact")
-    parser.add_argument("--license", metavar="NAME", help="license of the model, such as apache-2.0, stored likewise")
+    parser.add_argument("--license", metavar="NAME", help="license, such as apache-2.0, stored in the artifact")

@@ -43,7 +43,7 @@ def protect_output() -> None:
     """Replaces `sys.stdout` and `sys.stderr` by streams that write to any terminal and to a pipe that nobody reads.
 
     Characters that the terminal's encoding lacks are written as escapes, and lines of progress bars as hyphens. After
-    the reader of a pipe has closed it, the command goes on and its output is discarded.
+    the reader of a pipe has closed it, the command continues and its output is discarded.
     """
     codecs.register_error("keras_netvlad", _escape)
     sys.stdout, sys.stderr = _protected(sys.stdout), _protected(sys.stderr)

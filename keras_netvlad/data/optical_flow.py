@@ -30,8 +30,8 @@ def read_flow(
     A two-stream model takes these stacks next to the frames of `read_video`. Stack `i` belongs to frame `i` of
     `read_video` with the same arguments. It holds `stack` consecutive motions, each from one frame of the file to the
     next, starting at that frame. Near the end of the video the stack holds the last `stack` motions; if the video has
-    fewer, stillness fills the rest. The motion is Dense Inverse Search optical flow, measured in pixels of the scaled
-    frames. About `stack` frames are in memory at a time.
+    fewer, the rest is filled with no motion. The motion is Dense Inverse Search optical flow, measured in pixels of the
+    scaled frames. About `stack` frames are in memory at a time.
 
     Needs PyAV and OpenCV: `pip install 'keras_netvlad[flow]'`.
 
@@ -60,7 +60,7 @@ def read_flow(
     ...     stream = file.add_stream("mpeg4", rate=10)
     ...     stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
     ...     for i in range(20):
-    ...         moved = np.roll(picture, 2 * i, axis=1)  # to the right, two pixels a frame
+    ...         moved = np.roll(picture, 2 * i, axis=1)  # to the right, two pixels per frame
     ...         file.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format="rgb24")))
     ...     file.mux(stream.encode())
     >>> stacks = list(read_flow(path, fps=2, stack=5))
@@ -94,7 +94,7 @@ def read_flow(
 def _read(av, cv2, path, fps, size, crop, stack, bound):
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
-    def grey_frames():
+    def gray_frames():
         for number, (frame, time, duration) in enumerate(decode(av, path)):
             picture = to_array(frame, size, crop)
             if min(picture.shape[:2]) < MIN_SIDE:
@@ -105,7 +105,7 @@ def _read(av, cv2, path, fps, size, crop, stack, bound):
             yield (number, cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)), time, duration
 
     motions = {}  # by the number of the first frame; neighboring stacks share them
-    for window in sample(_windows(grey_frames(), stack + 1), fps):
+    for window in sample(_windows(gray_frames(), stack + 1), fps):
         for (number, first), (_, second) in itertools.pairwise(window):
             if number not in motions:
                 motions[number] = _to_bytes(estimator.calc(first, second, None), bound)

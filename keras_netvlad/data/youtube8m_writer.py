@@ -135,7 +135,7 @@ def _check_video(number, video, level, feature_dtype, frame_counts="shared"):
                 f"{np.abs(values).max():g}"
             )
     if not streams:
-        raise ValueError(f"A video must have at least one stream. Received: video {number} without")
+        raise ValueError(f"A video must have at least one stream. Received: video {number}, which has none")
     if level == "frame" and frame_counts == "shared" and len({len(values) for values in streams.values()}) > 1:
         lengths = {key: len(values) for key, values in streams.items()}
         raise ValueError(

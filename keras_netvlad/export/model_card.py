@@ -202,7 +202,7 @@ def _yaml(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Returns a user's text on one line, so that Markdown shows it as it is."""
+    """Returns a user's text on one line, so that Markdown shows it unchanged."""
     text = " ".join(str(value).split())
     return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in text)
 

@@ -26,7 +26,7 @@ class OutputParity(TypedDict):
 
 
 class TopAgreement(TypedDict):
-    """How many rows of the user's data have the same top class in model and artifact."""
+    """The number of rows of the user's data with the same top class in model and artifact."""
 
     output: str
     same: int

@@ -134,7 +134,7 @@ def write_saved_model(
 
 
 def _precision(model: keras.Model) -> str:
-    """Returns the dtype of weights and computations, such as `"float32"`, or `"mixed_bfloat16"` if it is not alone."""
+    """Returns the dtype of weights and computations, such as `"float32"`, or `"mixed_bfloat16"` if they differ."""
     dtypes = {weight.dtype for weight in weights_of(model)}
     for layer in model._flatten_layers(include_self=False):
         if layer.weights and not isinstance(layer, keras.Model):
@@ -144,7 +144,7 @@ def _precision(model: keras.Model) -> str:
 
 
 def _resources(model: keras.Model) -> list[Any]:
-    """Returns the resources of a model that are no weights, such as the table of a `StringLookup`."""
+    """Returns the resources of a model that are not weights, such as the table of a `StringLookup`."""
     return [
         resource
         for layer in model._flatten_layers()

@@ -30,8 +30,8 @@ class AttentionPooling(FramePooling):
         a[n, h] = m[n] exp(s[n, h]) / sum_i m[i] exp(s[i, h])
         y[h] = sum_n a[n, h] x[n]               one mean per head
 
-    `m` are the mask's weights. The clusters of `NetVLAD` share out each frame; here each head distributes its attention
-    over the frames. The layer computes in float32 (float64 under a float64 policy); a mixed policy sets only the dtype
+    `m` are the mask's weights. `NetVLAD` divides each frame among the clusters; here, each head divides its attention
+    among the frames. The layer computes in float32 (float64 under a float64 policy); a mixed policy sets only the dtype
     of the output. A video without frames gives zeros.
 
     Args:

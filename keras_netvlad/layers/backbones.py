@@ -31,7 +31,7 @@ def picture_shape(backbone: keras.Model) -> Shape | None:
 
 
 def model_up_to(backbone: keras.Model, layer: str | None) -> keras.Model:
-    """Returns a model from a picture to the output of a layer, made of the same layers.
+    """Returns the part of a model that ends at one of its layers. Both models share their layers.
 
     Args:
         backbone: Functional or Sequential model with one input.
@@ -67,7 +67,7 @@ def serialized(backbone: keras.Model) -> dict[str, Any]:
 
 
 def resized(backbone: keras.Model, shape: Shape) -> keras.Model:
-    """Returns a backbone for another size of picture, made of the same layers.
+    """Returns the backbone for another size of picture. Both models share their layers.
 
     Args:
         backbone: Functional or Sequential model with one input.
@@ -101,7 +101,7 @@ def count_prefix_tokens(backbone: keras.Model, num_tokens: int | None, height: i
 
 
 def patch_grid(num_patches: int, height: int, width: int) -> tuple[int, int] | None:
-    """Returns the height and width of the map of the square patches of a picture; `None` if no size of patch fits."""
+    """Returns the height and width of the map of the square patches of a picture; `None` if no patch size fits."""
     for patch in range(1, min(height, width) + 1):
         grid = height // patch, width // patch
         if grid[0] * grid[1] == num_patches:
@@ -152,7 +152,7 @@ def _inner_outputs(backbone):
 
 
 def _as_computed(backbone, output):
-    """Returns an output with the shape that is computed: keras-hub 0.32 declares one token too many for SigLIP."""
+    """Corrects the declared shape of an output: keras-hub 0.32 declares one token too many for SigLIP."""
     if type(backbone).__name__ != "SigLIPVisionEncoder" or len(output.shape) != 3:
         return output
     num_patches = (backbone.image_shape[0] // backbone.patch_size) * (backbone.image_shape[1] // backbone.patch_size)

@@ -80,7 +80,7 @@ class ClusterPooling(FramePooling):
 
         Returns:
             `A` `(B, K, D)`, the sum of the assigned features, and `M` `(B, K)`, the sum of the assignments
-            (Arandjelović et al. 2016, equation 4, taken apart), in float32 (float64 under a float64 policy).
+            (Arandjelović et al. 2016, equation 4, split in two), in float32 (float64 under a float64 policy).
 
         Raises:
             ValueError: If the inputs or the mask are invalid, as for the layer.

@@ -54,7 +54,7 @@ def check_mask(layer_name: str, mask: Any, shape: Sequence[int | None], channel_
     allowed = [positions] if len(shape) != 5 else [positions[:2], positions]
     if not any(_may_equal(mask.shape, candidate) for candidate in allowed):
         raise ValueError(
-            f"`mask` of `{layer_name}` must have shape {' or '.join(str(a) for a in allowed)}, one value a frame or "
+            f"`mask` of `{layer_name}` must have shape {' or '.join(str(a) for a in allowed)}, one value per frame or "
             f"position. Received: mask of shape {tuple(mask.shape)} for inputs of shape {tuple(shape)}"
         )
     values = concrete_values(mask)

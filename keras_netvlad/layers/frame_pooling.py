@@ -100,7 +100,7 @@ class FramePooling(keras.Layer):
             check_mask(self.name, mask, inputs.shape, channel_axis)
 
     def _check_shape(self, input_shape):
-        """Returns the feature size `D`, or raises if a shape is no input of this layer."""
+        """Returns the feature size `D`, or raises if the layer cannot pool inputs of this shape."""
         return check_inputs(self.name, input_shape, self.channel_axis)
 
 

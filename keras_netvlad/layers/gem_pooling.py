@@ -31,7 +31,7 @@ class GeMPooling(FramePooling):
 
     Args:
         exponent: Number, the initial `p`, 1 or more.
-        epsilon: Number above 0, the smallest value that counts.
+        epsilon: Number above 0, the lower bound of the values.
         normalize_input: Boolean, whether to scale each feature to unit L2 norm first.
         data_format: `"channels_last"` or `"channels_first"`, for maps. `channels_first` maps are `(B, D, H, W)`
             and `(B, T, D, H, W)`.
@@ -145,7 +145,7 @@ class GeMPooling(FramePooling):
         """Turns the sums of `aggregate` into the descriptor.
 
         Args:
-            first_sum: `(B, 1, D)`. A float64 NumPy array is computed with in float64 on every backend.
+            first_sum: `(B, 1, D)`. A float64 NumPy array is processed in float64 on every backend.
             second_sum: `(B, 1)`.
 
         Returns:
@@ -182,7 +182,7 @@ class GeMPooling(FramePooling):
     def _positive_features(self, inputs, mask):
         """Returns the features, at least `epsilon`, their weights, zero for padding, and the exponent."""
         x, m, _ = self._real_features(inputs, mask)
-        # A comparison that NaN fails, so that a broken feature shows.
+        # The comparison is false for NaN, so NaN in a feature reaches the output.
         x = ops.where(x < self.epsilon, ops.cast(self.epsilon, x.dtype), x)
         return x, m, ops.cast(self.exponent, x.dtype)
 

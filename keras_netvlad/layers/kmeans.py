@@ -56,7 +56,8 @@ def sample_features(
         verbose: Verbosity, as for `adapt`.
 
     Returns:
-        The sample `(S, D)` in random order, and the static shape of an input with `None` for all dimensions but `D`.
+        The sample `(S, D)` in random order, and the static shape of an input with `None` for all dimensions except
+        `D`.
     """
     sample_size = _check_sample_size(sample_size, num_clusters)
     steps = None if steps is None else check_integer("steps", steps, 1)

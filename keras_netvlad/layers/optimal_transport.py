@@ -18,7 +18,7 @@ def transported_assignments(scores: Tensor, weights: Tensor, present: Tensor | N
         v[n] = log m[n] - log sum_k exp(s[n, k] + u[k])
         a[n, k] = exp(s[n, k] + u[k] + v[n]) = m[n] softmax(s[n] + u)[k]
 
-    so that after each iteration every feature is shared out completely, and with more iterations each cluster comes
+    so that after each iteration every feature is assigned completely, and with more iterations each cluster comes
     closer to its share `t[k]`. Of `n = sum_n m[n]` features, each of `K` clusters gets 1 and the dustbin `n - K`
     (Izquierdo & Civera 2024, section 3.2). That needs more features than clusters. Otherwise the dustbin and the
     clusters all get `n / (K + 1)`, which is 1 for `n = K + 1`, where both definitions agree.

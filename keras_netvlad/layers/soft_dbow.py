@@ -1,4 +1,4 @@
-"""`SoftDBoW`: how much of the video belongs to each learnable cluster."""
+"""`SoftDBoW`: the number of features that belong to each learnable cluster."""
 
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from keras_netvlad.layers.weight_options import (
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
 class SoftDBoW(SoftAssignment, FramePooling):
-    """Pools features into a soft, deep bag of words: how many of them belong to each cluster.
+    """Pools features into a soft bag of words: the number of features that belong to each cluster.
 
         a = softmax(x W + b)                    soft assignment of each feature
         M[k] = sum_n a[n, k]                    how many belong to cluster k

@@ -135,7 +135,7 @@ class TemporalPooling(keras.Layer):
             )
         if mask is not None and not _fits(mask.shape[:2], inputs.shape[:2]):
             raise ValueError(
-                f"`mask` of `{self.name}` must have the shape {tuple(inputs.shape[:2])}, one value a frame. "
+                f"`mask` of `{self.name}` must have the shape {tuple(inputs.shape[:2])}, one value per frame. "
                 f"Received: shape {tuple(mask.shape)}"
             )
         if anchor is None:
@@ -147,7 +147,7 @@ class TemporalPooling(keras.Layer):
             )
         if not _fits(anchor.shape, inputs.shape[:1]):
             raise ValueError(
-                f"`anchor` of `{self.name}` must have the shape {tuple(inputs.shape[:1])}, one integer a video. "
+                f"`anchor` of `{self.name}` must have the shape {tuple(inputs.shape[:1])}, one integer per video. "
                 f"Received: shape {tuple(anchor.shape)}"
             )
 

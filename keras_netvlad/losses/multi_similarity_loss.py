@@ -120,7 +120,7 @@ class MultiSimilarityLoss(keras.losses.Loss):
 
 
 def _soft_maximum(values, counts, sharpness):
-    """Returns `1/s log(1 + sum exp(s v))` over the values of each row that count, 0 if none does."""
+    """Returns `1/s log(1 + sum exp(s v))` over the included values of each row; 0 if there are none."""
     exponents = ops.where(counts, sharpness * values, NO_PAIR)
     # The column of zeros is the 1 in the logarithm. The softplus of torch is linear above 20, too inexact for float64.
     return ops.logsumexp(ops.pad(exponents, [[0, 0], [1, 0]]), axis=1) / sharpness

@@ -23,7 +23,7 @@ class WeaklySupervisedTripletLoss(keras.losses.Loss):
 
     Args:
         margin: Number of 0 or more, a squared distance. The 0.1 of the paper suits descriptors of unit length.
-        num_hard_negatives: Integer, how many negatives of each query count, the nearest first; or `None` for all.
+        num_hard_negatives: Integer, the number of negatives of each query to use, the nearest first; or `None` for all.
         reduction: Reduction, as for `keras.losses.Loss`, by default the mean over queries.
         name, dtype: As for `keras.losses.Loss`.
 

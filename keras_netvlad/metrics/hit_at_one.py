@@ -1,4 +1,4 @@
-"""`HitAtOne`: how often the highest score is correct."""
+"""`HitAtOne`: the share of videos whose highest score is correct."""
 
 from typing import Any
 

@@ -16,9 +16,8 @@ class PERR(keras.metrics.Mean):
 
     At this rank precision and recall are equal. The metric is the mean over videos. A video without labels counts as 0.
 
-    Equal scores count as the mean over all their orders; the evaluation code of YouTube-8M takes any of them. That code
-    also counts a label whose score is 0 or less as a miss, which this metric does not, so that logits may be used. The
-    two differ by the share of the `n` highest scores that are labels with such a score.
+    Equal scores count as the mean over all their orders; the evaluation code of YouTube-8M takes one of them. That code
+    also counts a label whose score is 0 or less as a miss. This metric does not, so that logits may be used.
 
     Args:
         name: Name of the metric in logs.

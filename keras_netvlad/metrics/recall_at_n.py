@@ -1,4 +1,4 @@
-"""`RecallAtN`: how often a relevant item is among the first results."""
+"""`RecallAtN`: the share of queries with a relevant item among the first results."""
 
 from typing import Any
 

@@ -89,9 +89,14 @@ def _check(models: list[Any], weights: Any) -> list[float]:
                 f"Received: {type(model).__name__}"
             )
         if not isinstance(model.output, Mapping) or SCORES not in model.output:
-            raise ValueError(f"Each model of an ensemble needs an output `scores`. Received: {model.name!r} without")
+            raise ValueError(
+                f"Each model of an ensemble needs an output `scores`. Received: {model.name!r}, which has none"
+            )
     if len({id(model) for model in models}) < len(models):
-        raise ValueError("The models of an ensemble must be different ones. Received: a model twice; use its weight")
+        raise ValueError(
+            "The models of an ensemble must be different; raise the weight of a model instead of repeating it. "
+            "Received: a model twice"
+        )
     shapes = [tuple(model.output[SCORES].shape) for model in models]
     if len(set(shapes)) > 1:
         raise ValueError(f"The models of an ensemble must score the same classes. Received: scores of shapes {shapes}")

@@ -47,7 +47,9 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     """
     file = check_path("path", path)
     if not file.is_file():
-        raise FileNotFoundError(f"The model must be a .keras file written by model.save(). Received: {file}, no file")
+        raise FileNotFoundError(
+            f"The model must be a .keras file written by model.save(). Received: {file}, which is not a file"
+        )
     if file.suffix != ".keras" or not zipfile.is_zipfile(file):
         raise ValueError(
             f"The model must be a whole .keras file written by model.save(); save it again. Received: {file}"

@@ -48,11 +48,11 @@ class ScoringModel(keras.Model):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """Returns the loss. Labels that are not a dict are compared with `scores`."""
-        return super().compute_loss(x, *_labelled(y, y_pred), sample_weight, training)
+        return super().compute_loss(x, *_labeled(y, y_pred), sample_weight, training)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """Returns the metrics. Labels that are not a dict are compared with `scores`."""
-        return super().compute_metrics(x, *_labelled(y, y_pred), sample_weight)
+        return super().compute_metrics(x, *_labeled(y, y_pred), sample_weight)
 
 
 def _is_dict_of_tensors(value: Any) -> bool:
@@ -60,7 +60,7 @@ def _is_dict_of_tensors(value: Any) -> bool:
     return is_filled and all(isinstance(tensor, keras.KerasTensor) for tensor in value.values())
 
 
-def _labelled(y: Any, y_pred: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+def _labeled(y: Any, y_pred: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
     """Returns the labels by output name, and the outputs that have labels."""
     y = y if isinstance(y, Mapping) else {SCORES: y}
     return y, {name: y_pred[name] for name in y}

@@ -30,7 +30,8 @@ def soft_targets(teacher: keras.Model, factor: float = 0.5) -> "Callable[[tf.dat
 
     Returns:
         A function for `dataset.apply`: takes a batched `tf.data.Dataset` of `(inputs, labels)` or
-        `(inputs, labels, sample_weights)` with labels `(B, C)`, and returns such a dataset, as long, with soft labels.
+        `(inputs, labels, sample_weights)` with labels `(B, C)`, and returns a dataset of the same length with soft
+        labels.
 
     Example:
 

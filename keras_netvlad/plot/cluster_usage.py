@@ -25,13 +25,13 @@ def plot_cluster_usage(assignments: ArrayLike, title: str = "Use of the clusters
     """Draws the share of all assignments of each cluster, from the largest to the smallest.
 
     A cluster is dead if it has less than a hundredth of an even share. It is dominant if it has more than five even
-    shares or, with few clusters, more than half of the difference between an even share and all. Many dead clusters or
+    shares or, with fewer than ten clusters, more than the mean of an even share and 1. Many dead clusters or
     one dominant cluster mean that the assignment has collapsed: start from `adapt`, or train with a smaller learning
     rate.
 
     Args:
         assignments: Array `(..., K)` of `NetVLAD.assign`, of one video or of a batch `(B, N, K)`. Masked frames and
-            frames with NaN do not count.
+            frames with NaN are ignored.
         title: String.
 
     Returns:
@@ -47,7 +47,7 @@ def plot_cluster_usage(assignments: ArrayLike, title: str = "Use of the clusters
     '68 frames'
 
     Raises:
-        ValueError: If `assignments` are of rank below 2, are empty or negative, or if no frame counts.
+        ValueError: If `assignments` are of rank below 2, are empty or negative, or if all frames are masked or NaN.
         TypeError: If `assignments` is not an array of numbers.
         ImportError: If Matplotlib is not installed.
     """

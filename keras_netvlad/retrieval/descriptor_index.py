@@ -135,7 +135,7 @@ class DescriptorIndex:
             source: Dict with the values of the queries. Names that the index does not have are not compared.
 
         Raises:
-            ValueError: If a value differs. The similarities would mean nothing.
+            ValueError: If a value differs, because similarities to other descriptors are meaningless.
         """
         different = [name for name, value in source.items() if self.source.get(name, value) != value]
         if different:

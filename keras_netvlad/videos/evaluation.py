@@ -35,7 +35,7 @@ class Estimate:
 
 
 def accuracy(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Returns the share of videos whose best class is theirs.
+    """Returns the share of videos whose highest score belongs to their class.
 
     Args:
         scores: `(N, C)`.
@@ -57,7 +57,9 @@ def global_average_precision(scores: NDArray[np.floating], labels: NDArray[np.in
 
 
 def recalls(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> list[float | None]:
-    """Returns the share of the videos of each class whose best class it is; `None` for a class without videos."""
+    """Returns the recall of each class, or `None` for a class without videos.
+
+    The recall is the share of the videos of the class that get their highest score for it."""
     found = labels * (scores.argmax(axis=1)[:, None] == np.arange(scores.shape[1]))
     counts = labels.sum(axis=0)
     return [float(hits / count) if count else None for hits, count in zip(found.sum(axis=0), counts, strict=True)]

@@ -43,7 +43,7 @@ class FeaturesFolder:
     Raises:
         TypeError: If `path` is not a path.
         FileNotFoundError: If there is no such directory.
-        ValueError: If its files are damaged, it has no labels, or its encoder was exchanged.
+        ValueError: If its files are damaged, it has no labels, or its encoder was replaced.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -82,7 +82,8 @@ def read_csv(path: Path) -> Sequence[Mapping[str, str]]:
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"`labels` must be 'folders' or a CSV file with the columns path and label. Received: {path}, no file"
+            "`labels` must be 'folders' or a CSV file with the columns path and label. "
+            f"Received: {path}, which does not exist"
         )
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:

@@ -145,14 +145,14 @@ def check_backbone(backbone: str) -> None:
 
     Raises:
         FileNotFoundError: If the `.keras` file does not exist.
-        BackboneError: If the name is of no kind.
+        BackboneError: If the name is of none of these kinds.
         ImportError: If the backbone is a preset and keras-hub is not installed.
     """
     if is_application(backbone):
         return
     if backbone.endswith(".keras"):
         if not Path(backbone).is_file():
-            raise FileNotFoundError(f"`backbone` must be {KINDS}. Received: {backbone!r}, which is no file")
+            raise FileNotFoundError(f"`backbone` must be {KINDS}. Received: {backbone!r}, which does not exist")
     elif not backbone.startswith(HUB):
         raise BackboneError(f"`backbone` must be {KINDS}. Received: {backbone!r}")
     elif importlib.util.find_spec("keras_hub") is None:

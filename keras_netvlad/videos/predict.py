@@ -96,7 +96,7 @@ class Predictor:
 
     Raises:
         FileNotFoundError: If a file of the predictor is missing.
-        ValueError: If a file is damaged or was exchanged.
+        ValueError: If a file is damaged or was replaced.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -286,7 +286,7 @@ class Predictor:
 
 
 def predictor_directory(run: str | os.PathLike[str]) -> Path:
-    """Returns the directory of the predictor of a run of `train`; a predictor is returned as it is."""
+    """Returns the directory of the predictor of a run of `train`; a predictor is returned unchanged."""
     directory = Path(run, PREDICTOR)
     return directory if directory.is_dir() else Path(run)
 
@@ -399,7 +399,7 @@ def predict_files(
         videos: Paths of video files.
         top: Number of classes to report.
         every: Seconds between running answers, or `None` for one answer per video.
-        outputs: Files for the answers. Without any, they are printed.
+        outputs: Files for the answers. If there are none, the answers are printed.
         progress: Function of the number of finished videos and the number of videos, called after each; or `None`.
 
     Returns:

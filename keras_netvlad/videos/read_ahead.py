@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
-# Items that are ready before they are used. One hides the time of a decoder; two also even out its jumps.
+# Items that are ready before they are used. One hides the time of a decoder; two also smooth it.
 AHEAD = 2
 
 

@@ -1,4 +1,4 @@
-"""`spot`: finds the moments of a long video at which something happens."""
+"""`spot`: finds events in a long video."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Spot(NamedTuple):
     Attributes:
         time: Seconds from the first frame.
         label: Index of the class.
-        score: Score of the class, the higher the surer.
+        score: Score of the class. A higher score is more certain.
 
     Example:
 
@@ -41,7 +41,7 @@ def spot(
     distance_seconds: float = 15.0,
     batch_size: int = 64,
 ) -> list[Spot]:
-    """Slides a classifier of short clips over a long video, and returns when it finds which class.
+    """Finds events in a long video: slides a classifier of short clips over it, and returns times and classes.
 
     The window moves `stride` frames at a time. The time of a window is that of its frame `T // 2`, where
     `TemporalPooling` separates before from after. At both ends of the video the window is filled with copies of the
@@ -56,11 +56,11 @@ def spot(
             With a model: `lambda inputs: model.predict(inputs, verbose=0)["scores"]`.
         streams: Features of the whole video, a dict from the name of each stream to `(F, D)`. The streams of a model
             have the same frames.
-        fps: Number, frames a second of the features.
+        fps: Number, frames per second of the features.
         window_seconds: Number, length of the windows. Their number of frames `T` is `window_seconds * fps`, rounded.
             Take the length of the clips that the classifier was trained on.
         stride: Integer, number of frames from one window to the next.
-        threshold: Number, the smallest score that counts.
+        threshold: Number, the lowest score of a spot.
         distance_seconds: Number, the smallest distance of two spots of the same class. The default is that of the
             published code of NetVLAD++, whose window of suppression is 30 seconds, 15 at each side of a spot.
         batch_size: Integer, number of windows to score at once, which bounds the memory.

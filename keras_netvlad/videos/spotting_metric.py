@@ -1,4 +1,4 @@
-"""`average_map`: how well the spots of long videos agree with what happened in them."""
+"""`average_map`: compares the spots of long videos with the true events."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

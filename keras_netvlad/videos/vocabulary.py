@@ -164,7 +164,7 @@ class Vocabulary:
             )
         if file_digest(path) != digest:
             raise ValueError(
-                "A vocabulary holds for its own backbone only; copy it again, or build one with the other backbone. "
+                "A vocabulary works with its own backbone only; copy it again, or build one with the other backbone. "
                 f"Received: {path}, which is damaged or of another vocabulary than {self.provenance['backbone']}'s"
             )
 

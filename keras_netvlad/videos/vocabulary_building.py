@@ -1,4 +1,4 @@
-"""`build_vocabulary`: clusters the features of a folder of pictures and videos, and writes what describes others."""
+"""`build_vocabulary`: clusters the features of a folder of pictures and videos, to describe other ones."""
 
 import json
 import os
@@ -95,7 +95,7 @@ def build_vocabulary(
     Raises:
         ValueError: If an argument is invalid, the folder holds too few features, or the backbone cannot be made or
             returns neither maps nor tokens.
-        TypeError: If a path is not a path.
+        TypeError: If `folder`, `output` or `backbone` is not a path.
         NotADirectoryError: If `folder` is not a directory.
         FileExistsError: If `output` exists.
         ParityError: If an ONNX file does not compute what the model computes. Nothing is written.

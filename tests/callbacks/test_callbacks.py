@@ -193,7 +193,7 @@ def test_models_that_cannot_be_monitored_are_refused(tmp_path):
         model.fit(frames, [np.zeros((2, layer(frames).shape[1])) for layer in layers], verbose=0,
                   callbacks=[AssignmentMonitor(frames, log_dir)])  # fmt: skip
 
-    with pytest.raises(ValueError, match=r"a pooling that has clusters.*without any"):
+    with pytest.raises(ValueError, match=r"a pooling that has clusters.*which has none"):
         fit(MeanPooling())
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="`log_dir` must be a writable directory"):

@@ -118,12 +118,12 @@ def test_the_contract_of_layers(tmp_path):
         (
             lambda: make()(random_array((2, 3, SIZE)), mask=np.ones((2, 4), bool)),
             ValueError,
-            r"must have the shape \(2, 3\), one value a frame. Received: shape \(2, 4\)",
+            r"must have the shape \(2, 3\), one value per frame. Received: shape \(2, 4\)",
         ),
         (
             lambda: make()(random_array((2, 3, SIZE)), anchor=np.array([1])),
             ValueError,
-            r"must have the shape \(2,\), one integer a video. Received: shape \(1,\)",
+            r"must have the shape \(2,\), one integer per video. Received: shape \(1,\)",
         ),
         (
             lambda: make()(random_array((2, 3, SIZE)), anchor=np.array([1.0, 2.0])),

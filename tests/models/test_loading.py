@@ -41,8 +41,8 @@ def test_a_whole_file_is_the_model(whole):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda whole, path: None, FileNotFoundError, r"Received: .*broken.keras, no file"),
-        (lambda whole, path: path.mkdir(), FileNotFoundError, r"Received: .*broken.keras, no file"),
+        (lambda whole, path: None, FileNotFoundError, r"Received: .*broken.keras, which is not a file"),
+        (lambda whole, path: path.mkdir(), FileNotFoundError, r"Received: .*broken.keras, which is not a file"),
         (lambda whole, path: path.write_bytes(b""), ValueError, r"must be a whole .keras file"),
         (lambda whole, path: path.write_bytes(whole.read_bytes()[:-40]), ValueError, r"must be a whole .keras file"),
         (lambda whole, path: path.write_bytes(pickle.dumps({"a": 1})), ValueError, r"must be a whole .keras file"),

@@ -448,7 +448,7 @@ def test_both_formats_are_the_model_of_simple_poolings(pooling, tmp_path):
 def test_loading_says_what_is_wrong_with_a_file(tmp_path):
     with pytest.raises(TypeError, match=r"`path` must be a path. Received: path=None"):
         load_model(None)
-    with pytest.raises(FileNotFoundError, match=r"must be a .keras file.*no file"):
+    with pytest.raises(FileNotFoundError, match=r"must be a .keras file.*which is not a file"):
         load_model(tmp_path / "absent.keras")
     broken = tmp_path / "broken.keras"
     broken.write_bytes(b"not a zip")

@@ -359,7 +359,9 @@ def test_damaged_settings_are_named(tmp_path, folder):
 
 
 def test_wrong_arguments_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"`backbone` must be a model of `keras\.applications`, .* is no file"):
+    with pytest.raises(
+        FileNotFoundError, match=r"`backbone` must be a model of `keras\.applications`, .* does not exist"
+    ):
         extract_features(tmp_path, tmp_path / "out", backbone="none.keras")
     with pytest.raises(ValueError, match=r"`pooling` must be one of \['avg', 'max', 'token', None\]"):
         extract_features(tmp_path, tmp_path / "out", pooling="none")

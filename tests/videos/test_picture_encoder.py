@@ -92,7 +92,7 @@ def test_backbones_that_make_no_encoder_are_one_sentence(tmp_path, monkeypatch):
     save(tmp_path / "small.keras", keras.layers.Flatten(), keras.layers.Dense(2))
     with pytest.raises(BackboneError, match=r"must take pictures \(batch, 48, 48, 3\) .* give the `size`"):
         make_picture_encoder(tmp_path / "small.keras", size=48)
-    with pytest.raises(FileNotFoundError, match=r"absent\.keras', which is no file"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.keras', which does not exist"):
         make_picture_encoder("absent.keras")
     with pytest.raises(BackboneError, match=r"or `hub:` and a preset of keras-hub, .* Received: 'vit_base'"):
         make_picture_encoder("vit_base")

@@ -327,7 +327,7 @@ def test_a_run_without_test_clips(tmp_path):
     write_json(tmp_path / "run" / "results.json", {**results, "test": None})
     page = page_of(tmp_path / "run")
     assert "This run has no test clips" in page.text
-    assert "No test clip is right." in page.text
+    assert "No test clip is classified correctly." in page.text
     assert "The run has no training or no test clips to compare." in page.text
 
 

@@ -30,5 +30,5 @@ def float32_model(model: keras.Model) -> keras.Model:
         # A user's own layer may raise any exception when it is rebuilt.
         raise ValueError(
             "LiteRT computes in float32; save the model with layers of `dtype='float32'`. Received: a model of 16-bit "
-            f"layers that can't be made again in float32 ({reason_of(error)})"
+            f"layers that cannot be rebuilt in float32 ({reason_of(error)})"
         ) from error

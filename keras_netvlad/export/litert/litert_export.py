@@ -47,7 +47,7 @@ def export_litert(
 ) -> Report | None:
     """Writes a model as a LiteRT file (TensorFlow Lite) and verifies it before it appears.
 
-    One file contains every signature of the model but `serve_examples`, because LiteRT has no operators that parse
+    One file contains every signature of the model except `serve_examples`, because LiteRT has no operators that parse
     records: the model itself (`serving_default`), the model of bytes (`serve_quantized`) and live streams of any length
     (`accumulate`, `describe`). Batch and frames are dynamic. Each weight is stored once. The file consists of LiteRT's
     own operators, so that an app needs no part of TensorFlow, and it computes in float32: layers in bfloat16 or float16
@@ -63,7 +63,7 @@ def export_litert(
             8 bits as well. Pooling, biases, activations, inputs and outputs stay float32.
         verify: Boolean, whether to compare the artifact with the model before it appears.
         tolerance: See `verify`. The default is at least 5e-2 for int8.
-        data, min_agreement: See `verify`. Real data shows what int8 costs.
+        data, min_agreement: See `verify`. Use real data to measure how much accuracy int8 costs.
         metadata: See `export_saved_model`. It is stored in `<path>.parity.json`.
 
     Returns:

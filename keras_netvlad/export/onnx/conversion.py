@@ -26,10 +26,10 @@ from keras_netvlad.export.verification.artefact import PAST
 
 OPSETS = range(13, max(tf2onnx.constants.OPSET_TO_IR_VERSION) + 1)
 
-# All optimizers but the merge of equal nodes: `merge_equal_nodes` does that in an order that is always the same.
+# All optimizers except the merge of equal nodes: `merge_equal_nodes` does that in an order that is always the same.
 OPTIMIZERS = {name: factory for name, factory in _get_optimizers().items() if name != "merge_duplication"}
 
-# tf2onnx warns that it has no `LSTM` operator for weights that are inputs. It writes a `Loop`, which is as good.
+# tf2onnx warns that it has no `LSTM` operator for weights that are inputs. It writes a `Loop`, which computes the same.
 logging.getLogger("tf2onnx.tfonnx").addFilter(lambda record: not str(record.msg).startswith("rewriter"))
 
 

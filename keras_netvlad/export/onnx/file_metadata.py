@@ -28,7 +28,8 @@ def append_metadata(
         path: Path of the ONNX file.
         default: The model's signature `serving_default`, for the entry `feature_sizes`; not for pictures.
         precision: Precision of the file, for the entry `precision`.
-        metadata: The user's metadata; one entry for each key but `signature` and `weights_sha256`, which the file has.
+        metadata: The user's metadata; one entry for each key except `signature` and `weights_sha256`, which
+            are set here.
         parity: Result of the verification, for the entry `parity`: the largest relative difference of each output.
     """
     sizes = {port.name: port.shape[-1] for port in default.inputs if len(port.shape) > 1}

@@ -54,7 +54,7 @@ class GraphView:
         graph: The graph.
 
     Attributes:
-        graph: The same.
+        graph: The graph.
         makers: Dict from the name of a tensor to the node that produces it.
         readers: Dict from the name of a tensor to the nodes that read it, themselves or in their subgraphs.
         outputs: Names of the graph's outputs.

@@ -65,18 +65,20 @@ def export_onnx(
         verify: Boolean, whether to compare the artifact with the model before it appears.
         external_data_threshold: Integer. Weights of this many bytes or more are written to a second file,
             `<path>.data`, which has to stay next to the first. ONNX cannot hold 2 GB or more in one file.
-        precision: Precision of the dense kernels behind the pooling, which are nearly all bytes of a video model.
-            `"float32"` keeps the model's own precision, which the file's metadata name: `"mixed_float16"` for a model
-            with this policy, for instance. What a model computes in bfloat16, `product_dtype` included, is written in
-            float32, because ONNX Runtime has no bfloat16 products on CPUs. `"float16"` halves the size and is meant
-            for GPUs; a CPU converts the kernels back and is as fast as with float32. `"int8"` is meant for CPUs:
-            kernels of a million values or more take a quarter of the size and a third of the time at batch 1. GPU
-            providers run such products on the CPU. `"int8-qdq"` is the form for GPUs and TensorRT, with the same size:
-            `QuantizeLinear` and `DequantizeLinear` around each product. The verification runs it in float32, because
-            the CPU's product of 8 bits saturates on some processors. Pooling, biases, activations, inputs and outputs
-            stay float32.
+        precision: Precision of the dense kernels behind the pooling, which contain nearly all bytes of a video model.
+            Pooling, biases, activations, inputs and outputs stay float32. One of:
+
+            - `"float32"` keeps the model's own precision, which the metadata of the file name, such as
+              `"mixed_float16"` for a model with this policy. Parts that compute in bfloat16, `product_dtype` included,
+              are written in float32, because ONNX Runtime has no bfloat16 products on CPUs.
+            - `"float16"`, for GPUs, halves the size. A CPU converts the kernels back and is as fast as with float32.
+            - `"int8"`, for CPUs: kernels of a million values or more take a quarter of the size and a third of the
+              time at batch 1. GPU providers run such products on the CPU.
+            - `"int8-qdq"`, for GPUs and TensorRT, with the same size: `QuantizeLinear` and `DequantizeLinear` around
+              each product. The verification runs it in float32, because the CPU's product of 8 bits saturates on some
+              processors.
         tolerance: See `verify`. The default is at least 2e-3 for float16 and 5e-2 for both forms of int8.
-        data, min_agreement: See `verify`. Real data shows what a reduced precision costs.
+        data, min_agreement: See `verify`. Use real data to measure how much accuracy a reduced precision costs.
         metadata: See `export_saved_model`. It is stored in `<path>.parity.json`, and in the metadata of the ONNX file
             together with `precision`, `feature_sizes`, `signature`, the largest differences (`parity`) and a digest of
             the weights (`weights_sha256`).
@@ -187,7 +189,7 @@ def write_onnx(
     external_data_threshold: int,
     precision: str = "float32",
 ) -> str:
-    """Writes the files of an ONNX model, without verification, `parity.json` and metadata but the signature's name.
+    """Writes the files of an ONNX model. The only metadata is the name of the signature; nothing is verified.
 
     Returns:
         `precision`; or the model's own precision, as `graph_precision` names it, if `precision` is `"float32"`.

@@ -99,7 +99,7 @@ def _header(tensor: StoredTensor) -> bytes:
 def _write_external_data(
     tensors: Sequence[StoredTensor], protos: Sequence[onnx.TensorProto], data_path: Path, digest: Any
 ) -> None:
-    """Writes the values to a file of their own, each tensor on a page boundary, and adds them to a digest."""
+    """Writes the values to a separate file, each tensor on a page boundary, and adds them to a digest."""
     with open(data_path, "wb") as file:
         for tensor, entry in zip(tensors, protos, strict=True):
             file.seek(-(-file.tell() // PAGE_BYTES) * PAGE_BYTES)

@@ -249,7 +249,7 @@ def _check_config(path: Path, config: str, signature: Signature) -> None:
             f"under another `name`. Received: {' '.join(ports.split())} for {path}"
         )
     if existing != _bare(config):
-        warnings.warn(f"{path} was left as it is; it differs from the configuration of these options.", stacklevel=3)
+        warnings.warn(f"{path} was not changed; it differs from the configuration of these options.", stacklevel=3)
 
 
 def _bare(text: str) -> str:

@@ -1,11 +1,11 @@
-"""`Agreement`: how often an artifact and its model predict the same class."""
+"""`Agreement`: the share of rows for which an artifact and its model predict the same class."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often an artifact and its model predict the same top class on the user's data.
+    """The share of rows of the user's data for which an artifact and its model predict the same top class.
 
     Attributes:
         output: Name of the output. The index of its largest value is the predicted class.

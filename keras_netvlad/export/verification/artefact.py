@@ -166,7 +166,7 @@ class Artefact:
             # The loaders raise exceptions of many classes on a damaged file. The cause stays attached.
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"The artifact can't be loaded; export it again. Received: {self.path} ({reason})"
+                f"The artifact cannot be loaded; export it again. Received: {self.path} ({reason})"
             ) from error
         self.load_seconds = time.perf_counter() - start
 

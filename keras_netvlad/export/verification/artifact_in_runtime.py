@@ -15,7 +15,7 @@ from keras_netvlad.export.verification.runtimes import Runtime, name_of, open_ru
 
 
 class ArtifactInRuntime(Artefact):
-    """An artifact that another runtime runs than the one that `Artefact` uses.
+    """An artifact that runs in a runtime of the user's choice, and not in that of `Artefact`.
 
     Names, shapes and precision are those that `Artefact` reads from the files. Of a SavedModel or a LiteRT file, other
     runtimes run the signature `serving_default` only.

@@ -47,7 +47,7 @@ def compare_chunks(
     videos: Arrays = {}
     for port in frame_streams(default):
         values = generator.normal(size=(len(NUM_REAL), max(NUM_REAL), port.shape[2] or 0))
-        # The frames change over time, so that a layer that looks at other frames cannot go unnoticed.
+        # The frames change over time, so that the comparison finds a layer that reads other frames.
         values += np.linspace(-1, 1, max(NUM_REAL))[:, None]
         is_float = port.dtype.startswith("float")
         videos[port.name] = (values if is_float else np.clip(64 * values + 128, 0, 255)).astype(port.dtype)

@@ -35,7 +35,7 @@ def float64_copy(model: keras.Model) -> tuple[keras.Model | None, str | None]:
         return rebuilt(model, in_dtype(model.get_config(), "float64")), None
     except Exception as error:
         # A user's own layer may raise any exception when it is rebuilt. The report names it.
-        return None, f"the model can't be made again ({type(error).__name__})"
+        return None, f"the model cannot be rebuilt ({type(error).__name__})"
 
 
 def rebuilt(model: keras.Model, config: Any) -> keras.Model:

@@ -98,8 +98,8 @@ def check_model_of_merged(comparisons: Iterable[Comparison], tolerance: float) -
 def merge(requests: Sequence[Mapping[str, np.ndarray]], num_repeated: int = 1) -> Arrays:
     """Merges requests to one batch, as TensorFlow Serving's `batching_session.cc` does.
 
-    Every axis but the batch is padded to the largest size of all requests with the first element of the request's own
-    tensor. The first row of the last request is repeated to fill the batch up.
+    Every axis except the batch is padded to the largest size of all requests with the first element of the request's
+    own tensor. The first row of the last request is repeated to fill the batch.
 
     Args:
         requests: Dicts from input name to array with the batch first.

@@ -225,7 +225,7 @@ def _graph(signature: Signature) -> Callable[[Mapping[str, np.ndarray]], Arrays]
 
 
 def _is_nan(values: np.ndarray) -> np.ndarray:
-    """Returns which values are NaN, also of integers and strings, which never are."""
+    """Returns which values are NaN. Integers and strings never are."""
     return np.isnan(values) if values.dtype.kind in "fV" else np.zeros(values.shape, bool)  # bfloat16 is of kind V
 
 

@@ -12,7 +12,7 @@ class ParityError(Exception):
         report: The `Report` of the verification.
 
     Attributes:
-        report: The same; it lists the differences.
+        report: The `Report`, which lists the differences.
     """
 
     def __init__(self, report: Report) -> None:
@@ -23,5 +23,5 @@ class ParityError(Exception):
 def _cause(report: Report) -> str:
     failed = [comparison for comparison in report.comparisons if not comparison.is_within(report.tolerance)]
     if failed and all(replace(comparison, to_float64=None).is_within(report.tolerance) for comparison in failed):
-        return "The artifact equals the model, but both differ from the model in float64, which has more digits,"
+        return "The artifact equals the model, but both differ from a more exact copy of the model in float64"
     return "The artifact differs from the model"

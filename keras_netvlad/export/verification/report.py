@@ -132,7 +132,7 @@ class Report:
                 "always send one number for each video"
             )
         if self.agreement is not None:
-            minimum = "" if self.min_agreement is None else f", at least {self.min_agreement:.2%} wanted"
+            minimum = "" if self.min_agreement is None else f", at least {self.min_agreement:.2%} required"
             lines.append(
                 f"  top-1 agreement of {self.agreement.output} on real data: {self.agreement.same} of "
                 f"{self.agreement.rows} rows, {self.agreement.fraction:.2%}{minimum}"

@@ -10,7 +10,7 @@ def answers_unequal_rows(artifact: Artefact, signature: Signature, inputs: Array
     """Returns whether an artifact answers several videos with a `num_frames` of one row.
 
     Artifacts contain a check that fails then, but some runtimes remove it from the graph and use the number for all
-    videos. A correct client never sends such a request, so this is no difference from the model.
+    videos. A correct client never sends such a request, so this does not count as a difference from the model.
 
     Args:
         artifact: The artifact.

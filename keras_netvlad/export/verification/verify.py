@@ -87,7 +87,7 @@ def verify(
             the runtime answers several videos with a `num_frames` of one row, which the artifact should refuse.
 
     Returns:
-        A `Report` with `.ok` and the differences of each output. It prints as a table. NaN is never ok.
+        A `Report` with `.ok` and the differences of each output. It prints as a table. NaN counts as a difference.
 
     Example:
 

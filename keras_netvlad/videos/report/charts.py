@@ -133,7 +133,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     span = high - low if high > low else max(abs(high), 1.0)
     magnitude = 10.0 ** math.floor(math.log10(span / count))
     step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude * count >= span * 0.999)
-    # The tolerance keeps a value that is a multiple of the step but for rounding from having another tick.
+    # Without the tolerance, a value that is a multiple of the step except for rounding would get another tick.
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
 

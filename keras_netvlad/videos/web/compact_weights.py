@@ -15,8 +15,8 @@ LEVELS = 127
 def compact_weights(model: onnx.ModelProto, dtype: Literal["float16", "int8"]) -> onnx.ModelProto:
     """Returns an ONNX model whose large weights are stored in fewer bytes.
 
-    The model computes in float32 as before: a runtime expands the weights once, when it opens the file. So all
-    runtimes take it, and it is as fast, but for the rounding of the weights.
+    The model computes in float32 as before: a runtime expands the weights once, when it opens the file. All
+    runtimes accept it, and it is as fast as the original. Only the weights are rounded.
 
     Args:
         model: An ONNX model whose weights are initializers.

@@ -31,7 +31,7 @@ RUNTIME_FILES = (
     "ort-wasm-simd-threaded.asyncify.mjs",
     "ort-wasm-simd-threaded.asyncify.wasm",
 )
-# The page gets what it needs to know. The path of the videos and the settings of the training stay private.
+# The settings that the page needs. The path of the videos and the settings of the training stay private.
 SETTINGS = ("format", "labels", "stream", "dtype", "size", "fps", "max_seconds", "positions", "task")
 NPM_SECONDS = 600
 # How the encoder's weights are stored, and the largest difference of its features from those in float32, as a fraction
@@ -166,7 +166,7 @@ def _install(folder: Path) -> Path:
         )
         problem = finished.stderr.strip() if finished.returncode else None
     except subprocess.TimeoutExpired:
-        problem = f"no end after {NPM_SECONDS} s"
+        problem = f"still running after {NPM_SECONDS} s"
     if problem is not None:
         raise RuntimeError(
             f"npm must be able to install {RUNTIME}; try again, or give `runtime`, the directory of the package. "

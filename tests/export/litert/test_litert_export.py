@@ -85,7 +85,7 @@ def test_inputs_of_different_numbers_of_rows_fail(written):
 def test_damaged_files_are_named(written, model, tmp_path, spoil):
     path = tmp_path / "model.tflite"
     path.write_bytes(spoil(written[0].read_bytes()))
-    with pytest.raises(ValueError, match=rf"can't be loaded; export it again. Received: {path}"):
+    with pytest.raises(ValueError, match=rf"cannot be loaded; export it again. Received: {path}"):
         verify(model, path)
     with pytest.raises(ValueError, match=rf"must be a LiteRT model; export it again. Received: {path}, which"):
         inspect_artefact(path)

@@ -182,7 +182,7 @@ def test_versions_are_counted_and_share_the_configuration(model, tmp_path):
     edited = config_path.read_text().replace("dims: [-1, 6]", "dims: [ -1,6 ]")
     config_path.write_text(edited)
     publish_triton(model, repository, version=7, max_batch_size=MAX_BATCH_SIZE)
-    with pytest.warns(UserWarning, match=r"config.pbtxt was left as it is; it differs"):
+    with pytest.warns(UserWarning, match=r"config.pbtxt was not changed; it differs"):
         assert publish_triton(model, repository, tensorrt=True).ok
     assert config_path.read_text() == edited
     assert sorted(path.name for path in config_path.parent.iterdir()) == ["1", "5", "7", "8", "config.pbtxt"]

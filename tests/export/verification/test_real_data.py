@@ -13,7 +13,7 @@ def test_agreement_is_counted_on_real_data(artefacts, model):
     report = verify(model, artefacts[0] / "model.onnx", data=data, min_agreement=1.0)
     assert report.ok
     assert (report.agreement.output, report.agreement.same, report.agreement.rows) == ("scores", 70, 70)
-    assert "top-1 agreement of scores on real data: 70 of 70 rows, 100.00%, at least 100.00% wanted" in str(report)
+    assert "top-1 agreement of scores on real data: 70 of 70 rows, 100.00%, at least 100.00% required" in str(report)
     other = keras.models.clone_model(model)
     failed = verify(other, artefacts[0] / "model.onnx", tolerance=1e3, data=data, min_agreement=0.99)
     assert failed.agreement.same < 70

@@ -50,7 +50,7 @@ def test_verification_refuses_other_names_and_other_things(artefacts, model, tmp
     with pytest.raises(FileNotFoundError, match=r"An artifact is a directory with a saved_model.pb or a file"):
         verify(model, tmp_path)
     (tmp_path / "broken.onnx").write_bytes(b"\x08\x08broken")
-    with pytest.raises(ValueError, match=r"can't be loaded; export it again. Received: .*broken.onnx"):
+    with pytest.raises(ValueError, match=r"cannot be loaded; export it again. Received: .*broken.onnx"):
         verify(model, tmp_path / "broken.onnx")
     with pytest.raises(ValueError, match=r"`tolerance` must be a finite number of 0 or more"):
         verify(model, artefacts[0] / "model.onnx", tolerance=float("nan"))

@@ -20,7 +20,7 @@ MOST_COLUMNS = 400
 
 
 def clips(run: Run, thumbnails: Thumbnails) -> Markup:
-    """Returns the section with the surest right and the most mistaken test clips."""
+    """Returns the section with the test clips that have the most certain answers and the largest mistakes."""
     values = margins(run.clips.labels, run.clips.scores)
     surest, mistaken = extremes(values, run.clips.of("test"), CLIPS_OF_EACH_KIND)
     meaning = (
@@ -37,9 +37,9 @@ def clips(run: Run, thumbnails: Thumbnails) -> Markup:
         "Test clips",
         note(meaning, f" {timeline}" if run.has_clusters else None),
         element("h3", "Surest"),
-        _cards(run, surest, thumbnails, "No test clip is right."),
+        _cards(run, surest, thumbnails, "No test clip is classified correctly."),
         element("h3", "Most mistaken"),
-        _cards(run, mistaken, thumbnails, "No test clip is mistaken."),
+        _cards(run, mistaken, thumbnails, "No test clip is classified wrongly."),
     )
 
 

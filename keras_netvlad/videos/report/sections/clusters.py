@@ -107,7 +107,7 @@ def _pictures(run, order, shares, thumbnails):
             frame = run.clips.assignments[number][:, cluster].argmax()
             images += thumbnails.pictures(run.clips.ids[number], [float(frame / run.fps)])
             if not images:
-                break  # The videos are not there; reading all of them in vain would take long.
+                break  # The videos do not exist. Trying to read all of them would take long.
         if images:
             name = element("p", f"Cluster {cluster}", element("small", f"{shares[cluster]:.1%}"), class_="file")
             items.append(element("li", name, element("div", images, class_="strip")))
