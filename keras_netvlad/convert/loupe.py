@@ -69,7 +69,7 @@ def from_loupe(
     if "covar_weights" in inside:
         raise ValueError(
             "The checkpoint must be of a NetVLAD; a NetFV has second-order statistics that NetVLAD does not compute. "
-            f"Received: {scope}covar_weights"
+            f"Convert a complete NetFV checkpoint with `convert_model`. Received: {scope}covar_weights"
         )
     normalization = [name for name in BATCH_NORMALIZATION_NAMES if f"cluster_bn/{name}" in inside]
     if ("cluster_biases" in inside) == bool(normalization):

@@ -73,11 +73,10 @@ def willow(tensors: Tensors) -> keras.Model:
     """
     kind = _kind(tensors)
     scopes = {stream: f"{prefix}_{kind.scope}" for stream, prefix in STREAMS.items()}
-    has_input = any(name.startswith("input_bn/") for name in tensors.names)
-    has_normalization = any("/cluster_bn/" in name for name in tensors.names)
-    has_relu = any(name.startswith("hidden1_bn/") for name in tensors.names)
-    gates_features = any(name.startswith("gating_weights_2") for name in tensors.names)
-    gates_scores = any(name.startswith("gating_prob_weights") for name in tensors.names)
+    has_input, has_normalization, has_relu, gates_features, gates_scores = (
+        any(part in f"/{name}" for name in tensors.names)
+        for part in ("/input_bn/", "/cluster_bn/", "/hidden1_bn/", "/gating_weights_2", "/gating_prob_weights")
+    )
     of_classifier = classifier_tensors(tensors.names)
     expected = ["hidden1_weights", *of_classifier.values()]
     expected += normalization_names("hidden1_bn") if has_relu else ["hidden1_biases"]
@@ -85,18 +84,17 @@ def willow(tensors: Tensors) -> keras.Model:
     expected += ["gating_weights_2", *normalization_names("gating_bn")] if gates_features else []
     expected += ["gating_prob_weights", *normalization_names("gating_prob_bn")] if gates_scores else []
     for stream, scope in scopes.items():
-        expected += [f"{scope}/{name}" for name in ("cluster_weights", *kind.weights)]
-        expected += normalization_names(f"{scope}/cluster_bn") if has_normalization else [f"{scope}/cluster_biases"]
-        expected += [f"{scope}/{name}" for name in kind.gates if stream == "rgb"]
+        expected += _pooling_names(kind, stream, scope, has_normalization)
     tensors.check_names(expected)
 
     kernels = {stream: tensors.read_of_rank(f"{scope}/cluster_weights", 2) for stream, scope in scopes.items()}
     hidden = tensors.read_of_rank("hidden1_weights", 2)
     classifier, weights = read_classifier(tensors, of_classifier)
-    options = {stream: {"assignment_batch_normalization": has_normalization} for stream in STREAMS}
-    for stream in options:
-        of_preset: Any = PRESETS[kind.preset]["pooling_options"]
-        options[stream] = {**of_preset.get(stream, of_preset), **options[stream]}
+    of_preset: Any = PRESETS[kind.preset]["pooling_options"]
+    options = {
+        stream: {**of_preset.get(stream, of_preset), "assignment_batch_normalization": has_normalization}
+        for stream in STREAMS
+    }
     model = VideoClassifier.from_preset(
         kind.preset,
         feature_sizes={stream: len(kernel) for stream, kernel in kernels.items()},
@@ -141,6 +139,13 @@ def _kind(tensors: Tensors) -> Kind:
         return bool(of_scope) and (not further or any(name in of_scope for name in further))
 
     return next((kind for kind in KINDS if is_found(kind)), KINDS[0])
+
+
+def _pooling_names(kind: Kind, stream: str, scope: str, has_normalization: bool) -> list[str]:
+    """Returns the names of the tensors of a pooling."""
+    names = [f"{scope}/{name}" for name in ("cluster_weights", *kind.weights)]
+    names += normalization_names(f"{scope}/cluster_bn") if has_normalization else [f"{scope}/cluster_biases"]
+    return names + [f"{scope}/{name}" for name in kind.gates if stream == "rgb"]
 
 
 def _parts(kind: Kind, size: int, num_clusters: int) -> list[tuple[int, int]]:
