@@ -12,7 +12,7 @@ from keras_netvlad.export import serving_signatures as signatures_module
 
 EXPORT = ROOT / "keras_netvlad" / "export"
 LEVELS = (
-    ("port", "signature", "reason", "forward", "graph_walk", "metadata", "parity_file", "pictures"),
+    ("port", "signature", "float8", "reason", "forward", "graph_walk", "metadata", "parity_file", "pictures"),
     ("model_card", "model_signature", "frame_by_frame", "padding", "serving_signatures"),
     ("verification",),
     ("saved_model", "onnx", "litert"),
