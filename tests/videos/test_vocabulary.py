@@ -109,7 +109,7 @@ def test_the_encoder_of_another_backbone_is_refused(vocabulary, tmp_path):
     shutil.copytree(vocabulary.directory, copy)
     (copy / "encoder.onnx").unlink()
     write_encoder(copy / "encoder.onnx", make_backbone(tmp_path / "other.keras", 5), None, SIZE, None, "map")
-    with pytest.raises(ValueError, match=r"holds for its own backbone only; .*encoder\.onnx, which is damaged or of"):
+    with pytest.raises(ValueError, match=r"works with its own backbone only; .*encoder\.onnx, which is damaged or of"):
         Vocabulary(copy)
     index = DescriptorIndex(vocabulary.source)
     with pytest.raises(ValueError, match="Received: another model and another encoder"):
