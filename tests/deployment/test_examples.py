@@ -123,10 +123,10 @@ def test_train_youtube8m(tmp_path):
 def test_place_retrieval(tmp_path):
     printed = run_example(tmp_path, "place_retrieval.py", "--size", "64", "--clusters", "4", "--epochs", "3")
     assert "segments of 3 videos" in printed
-    titles, as_it_is = printed[printed.index("a copy of") :].splitlines()[1:3]
+    titles, unchanged = printed[printed.index("a copy of") :].splitlines()[1:3]
     assert titles.split() == ["NetVLAD", "NetVLAD", "trained", "mean", "mean", "trained"]
-    # What is as it is finds itself, whatever the pooling and the weights.
-    assert as_it_is.split() == ["as", "it", "is", *["1.00"] * 8]
+    # An unchanged segment finds itself with every pooling and any weights.
+    assert unchanged.split() == ["unchanged", *["1.00"] * 8]
 
 
 @pytest.mark.slow
@@ -143,7 +143,11 @@ def test_spot_cuts(tmp_path):
     [
         ("live_stream.py", ["--epochs", "0"], "expected --epochs of at least 1"),
         ("long_video.py", ["--minutes", "-1"], "--minutes must be above 0. Received: -1.0"),
-        ("migrate_from_tfa.py", ["--output", "nowhere/x.keras"], "--output must be a .keras file in a folder that is"),
+        (
+            "migrate_from_tfa.py",
+            ["--output", "nowhere/x.keras"],
+            "--output must be a .keras file in an existing folder",
+        ),
         ("own_videos.py", ["none"], "error: `folder` must be a directory of videos. Received: none"),
         ("place_retrieval.py", ["--epochs", "0"], "--epochs must be at least 1. Received: 0"),
         ("place_retrieval.py", [str(clip("bikes"))], "expected at least two files of at least four seconds each"),
