@@ -9,17 +9,20 @@ import keras
 
 from keras_netvlad.base.atomic_files import replaced
 from keras_netvlad.base.validation import check_choice, check_path
+from keras_netvlad.convert.keras2_files import is_hdf5, read_keras2
+from keras_netvlad.convert.networks.keras2_models import is_keras2, keras2
 from keras_netvlad.convert.networks.matlab_places import matlab_places
 from keras_netvlad.convert.networks.nextvlad import is_nextvlad, nextvlad
 from keras_netvlad.convert.networks.pytorch_places import is_pytorch_places, pytorch_places
 from keras_netvlad.convert.networks.soccernet import is_soccernet, soccernet
+from keras_netvlad.convert.networks.speaker import is_speaker, speaker
 from keras_netvlad.convert.networks.tensors import Tensors
 from keras_netvlad.convert.networks.willow import is_willow, willow
 from keras_netvlad.convert.networks.youtube8m import weights_of_checkpoint
 from keras_netvlad.convert.networks.youtube8m_moe import is_youtube8m_moe, youtube8m_moe
 from keras_netvlad.convert.tensor_files import Readers, listed, read_checkpoint, read_tensors, read_torch
 
-Form: TypeAlias = Literal["matlab", "nextvlad", "pytorch", "soccernet", "willow", "youtube8m"]
+Form: TypeAlias = Literal["keras2", "matlab", "nextvlad", "pytorch", "soccernet", "speaker", "willow", "youtube8m"]
 
 
 class Family(NamedTuple):
@@ -31,13 +34,15 @@ class Family(NamedTuple):
 
 
 FAMILIES: dict[str, Family] = {
+    "keras2": Family("A model of Keras 2", is_keras2, keras2),
     "nextvlad": Family("A checkpoint of NeXtVLAD", is_nextvlad, nextvlad),
     "pytorch": Family("A place recognition checkpoint of PyTorch", is_pytorch_places, pytorch_places),
     "soccernet": Family("A checkpoint of SoccerNet", is_soccernet, soccernet),
+    "speaker": Family("The speaker recognition of VGG", is_speaker, speaker),
     "willow": Family("A checkpoint of WILLOW", is_willow, willow),
     "youtube8m": Family("A checkpoint of Google's mixture of experts", is_youtube8m_moe, youtube8m_moe),
 }
-FORMS = ("matlab", *FAMILIES)
+FORMS = tuple(sorted(["matlab", *FAMILIES]))
 # Suffixes of PyTorch's files. Other files are looked at.
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
 # Trees of optimizers in checkpoints of PyTorch, and counters that no network uses in inference.
@@ -103,7 +108,7 @@ def convert_model(source: str | os.PathLike[str] | Mapping[str, Any], form: Form
         check_choice("form", form, FORMS)
     if form == "matlab" or (form is None and _suffix(source) == ".mat"):
         return matlab_places(source)
-    tensors = Tensors(_readers(source), "")
+    tensors = _tensors(source)
     found = [name for name, family in FAMILIES.items() if family.is_meant(tensors)]
     if form is None and len(found) != 1:
         raise ValueError(
@@ -164,13 +169,21 @@ def _suffix(source: Any) -> str:
     return Path(source).suffix if isinstance(source, (str, os.PathLike)) else ""
 
 
+def _tensors(source: Any) -> Tensors:
+    """Opens a checkpoint."""
+    if isinstance(source, (str, os.PathLike)) and is_hdf5(Path(source)):
+        file = read_keras2(Path(source))
+        return Tensors(file.readers, "", file.config, file.layers)
+    return Tensors(_readers(source), "")
+
+
 def _readers(source: Any) -> Readers:
     """Opens a checkpoint and returns its weights by the names that they have in the published network."""
     torch_readers = dict.fromkeys(TORCH_SUFFIXES, read_torch)
     expected = "a .mat, .pth or .npz file, the prefix of a TensorFlow checkpoint, or a mapping of names to tensors"
     readers = read_tensors(source, {**torch_readers, "": _read_torch_or_tensorflow}, expected)
     if any("/" in name for name in readers):
-        return weights_of_checkpoint(readers)
+        return weights_of_checkpoint({name.removesuffix(":0"): read for name, read in readers.items()})
     weights = {}
     for name, read in readers.items():
         if name.startswith(TORCH_STATE) or name.endswith(COUNTER):

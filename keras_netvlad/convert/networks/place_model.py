@@ -32,12 +32,19 @@ def place_model(
     descriptors = pooling(maps)
     for layer in head:
         descriptors = layer(descriptors)
-    # 0 / 0 without positions, for which runtimes round sizes differently: a pooling of 2 x 2 turns one pixel into
-    # nothing in TensorFlow, and into one value in ONNX Runtime.
-    num_positions = ops.sum(ops.ones_like(maps[..., :1]), axis=(1, 2))  # (B, 1)
-    descriptors = descriptors * (num_positions / num_positions)
+    descriptors = nan_without_positions(maps, descriptors)
     descriptors = keras.layers.Activation("linear", dtype="float32", name=DESCRIPTOR)(descriptors)
     return keras.Model({"images": images}, {DESCRIPTOR: descriptors}, name=name)
+
+
+def nan_without_positions(maps: keras.KerasTensor, descriptors: keras.KerasTensor) -> keras.KerasTensor:
+    """Returns the descriptors `(B, F)`, which are NaN if the maps `(B, H, W, D)` have no positions.
+
+    Runtimes round the sizes of such maps differently: a pooling of 2 x 2 turns one pixel into nothing in TensorFlow,
+    and into one value in ONNX Runtime.
+    """
+    num_positions = ops.sum(ops.ones_like(maps[..., :1]), axis=(1, 2))  # (B, 1)
+    return descriptors * (num_positions / num_positions)
 
 
 def whitening(

@@ -1,6 +1,6 @@
 """`Tensors`: the tensors of a checkpoint, each of which belongs to exactly one weight of the network."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import keras
@@ -19,11 +19,21 @@ class Tensors:
     Args:
         readers: Functions that read the tensors, by name.
         form: Description of the checkpoint, for messages.
+        config: Configuration of the model, of a file of Keras 2 that has one.
+        layers: Names of the tensors of each layer, of a file of Keras 2.
     """
 
-    def __init__(self, readers: Readers, form: str) -> None:
+    def __init__(
+        self,
+        readers: Readers,
+        form: str,
+        config: dict[str, Any] | None = None,
+        layers: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self._readers = dict(readers)
         self.form = form
+        self.config = config
+        self.layers = dict(layers or {})
 
     def __contains__(self, name: str) -> bool:
         return name in self._readers
