@@ -76,16 +76,17 @@ def _convert(subparsers):
         "computes the same numbers. Nothing in the file is executed. docs/migration.md describes the forms.",
     )
     convert.add_argument(
-        "file", metavar="FILE", help="a .mat, .pth or .npz file, or the prefix of a TensorFlow checkpoint"
+        "file", metavar="FILE", help="a .mat, .pth, .h5 or .npz file, or the prefix of a TensorFlow checkpoint"
     )
     convert.add_argument("output", metavar="OUT.keras", help="file to write; it must not exist")
     convert.add_argument(
         "--form",
         metavar="NAME",
-        help="kind of checkpoint: matlab (VGG16-NetVLAD, also as hloc has it), pytorch (Nanne, Patch-NetVLAD, "
-        "gmberton's benchmark), soccernet (NetVLAD, NetVLAD++), willow (NetVLAD, NetRVLAD, NetFV, Gated Soft-DBoW and "
-        "Soft-DBoW of WILLOW and of Skalic & Austin), nextvlad (Lin et al.) or youtube8m (Google's mixture of experts) "
-        "(default: recognized by the names of the tensors)",
+        help="kind of checkpoint: keras2 (models with the NetVLAD of cartwheel, crlz182, NHGJem or TensorFlow Addons), "
+        "matlab (VGG16-NetVLAD, also as hloc has it), nextvlad (Lin et al.), pytorch (Nanne, Patch-NetVLAD, gmberton's "
+        "benchmark), soccernet (NetVLAD, NetVLAD++), speaker (GhostVLAD of VGG), willow (NetVLAD, NetRVLAD, NetFV, Gated "
+        "Soft-DBoW and Soft-DBoW of WILLOW and of Skalic & Austin) or youtube8m (Google's mixture of experts) (default: "
+        "recognized by the names of the tensors)",
     )
     convert.set_defaults(command=commands.convert)
     return convert

@@ -45,6 +45,7 @@ FAMILIES: dict[str, Family] = {
 FORMS = tuple(sorted(["matlab", *FAMILIES]))
 # Suffixes of PyTorch's files. Other files are looked at.
 TORCH_SUFFIXES = (".pth", ".pt", ".tar")
+HDF5_SUFFIXES = (".h5", ".hdf5")
 # Trees of optimizers in checkpoints of PyTorch, and counters that no network uses in inference.
 TORCH_STATE = ("optimizer.", "optimizer_state_dict.", "scheduler.")
 TORCH_TREES = ("state_dict.", "model_state_dict.", "model.")
@@ -56,11 +57,15 @@ TORCH_MAGIC = (b"PK", b"\x80")
 def convert_model(source: str | os.PathLike[str] | Mapping[str, Any], form: Form | None = None) -> keras.Model:
     """Turns a complete checkpoint of another package into a Keras model that computes the same numbers.
 
+    - `"keras2"`: A model of Keras 2 that contains the NetVLAD of cartwheel, NHGJem, crlz182 or TensorFlow Addons, a
+      whole-model `.h5` file; or the weights of crlz182's VGG16-NetVLAD. The other layers must be layers of Keras.
     - `"matlab"`: VGG16-NetVLAD of Arandjelović et al. with or without whitening, a `.mat` file whose layers are
       structs, as hloc downloads it. A model of pictures.
     - `"pytorch"`: Nanne's pytorch-NetVlad, Patch-NetVLAD (with or without its principal components) and gmberton's
       benchmark (with or without a linear layer), with VGG16, AlexNet or ResNet. A model of pictures.
     - `"soccernet"`: NetVLAD, NetRVLAD, NetVLAD++ and NetRVLAD++ of SoccerNet. A model of windows of frame features.
+    - `"speaker"`: The speaker recognition of VGG (Xie et al. 2019), a thin ResNet with GhostVLAD or NetVLAD, a `.h5`
+      file of its weights. A model of `spectrograms` `(B, 257, T, 1)`.
     - `"willow"`: WILLOW's and Skalic & Austin's NetVLAD, NetRVLAD (LightVLAD), NetFV, Gated Soft-DBoW and Soft-DBoW
       (TensorFlow 1). A `VideoClassifier` of `rgb` and `audio`, the preset if the settings are those of the authors.
     - `"nextvlad"`: `NeXtVLADModel` of Lin et al. (TensorFlow 1). A `VideoClassifier` of `rgb` and `audio`, the preset
@@ -70,14 +75,15 @@ def convert_model(source: str | os.PathLike[str] | Mapping[str, Any], form: Form
 
     A model of pictures takes `images`, `uint8` RGB `(B, H, W, 3)` of any size, and returns `descriptor`. The
     preprocessing is part of it. It resizes nothing, so give it pictures of the size on which the network was trained. A
-    picture that is too small for the backbone gives NaN.
+    picture that is too small for the backbone gives NaN. A whole model of Keras 2 takes the inputs of its file, and
+    returns `descriptor` in the order of its file.
 
     Each tensor of the file must belong to exactly one weight of the network; the state of optimizers is left out, and
     moving averages of the weights (`ExponentialMovingAverage`) replace the weights. Nothing in a file is executed.
 
     Args:
-        source: Path of a `.mat`, `.pth` or `.npz` file, or prefix of a TensorFlow checkpoint; or a mapping of names to
-            tensors or arrays, which may be nested.
+        source: Path of a `.mat`, `.pth`, `.h5` or `.npz` file, or prefix of a TensorFlow checkpoint; or a mapping of
+            names to tensors or arrays, which may be nested.
         form: The kind of checkpoint, or `None` to recognize it by the file and the names of its tensors.
 
     Returns:
@@ -171,7 +177,7 @@ def _suffix(source: Any) -> str:
 
 def _tensors(source: Any) -> Tensors:
     """Opens a checkpoint."""
-    if isinstance(source, (str, os.PathLike)) and is_hdf5(Path(source)):
+    if isinstance(source, (str, os.PathLike)) and (_suffix(source) in HDF5_SUFFIXES or is_hdf5(Path(source))):
         file = read_keras2(Path(source))
         return Tensors(file.readers, "", file.config, file.layers)
     return Tensors(_readers(source), "")
@@ -180,7 +186,7 @@ def _tensors(source: Any) -> Tensors:
 def _readers(source: Any) -> Readers:
     """Opens a checkpoint and returns its weights by the names that they have in the published network."""
     torch_readers = dict.fromkeys(TORCH_SUFFIXES, read_torch)
-    expected = "a .mat, .pth or .npz file, the prefix of a TensorFlow checkpoint, or a mapping of names to tensors"
+    expected = "a .mat, .pth, .h5 or .npz file, the prefix of a TensorFlow checkpoint, or a mapping of names to tensors"
     readers = read_tensors(source, {**torch_readers, "": _read_torch_or_tensorflow}, expected)
     if any("/" in name for name in readers):
         return weights_of_checkpoint({name.removesuffix(":0"): read for name, read in readers.items()})
@@ -202,7 +208,7 @@ def _read_torch_or_tensorflow(path: Path) -> Readers:
     with open(path, "rb") as file:
         if not file.read(4).startswith(TORCH_MAGIC):
             raise ValueError(
-                "A checkpoint must be a .mat, .pth or .npz file, or the prefix of a TensorFlow checkpoint. Received: "
-                f"{path}, a file of another kind"
+                "A checkpoint must be a .mat, .pth, .h5 or .npz file, or the prefix of a TensorFlow checkpoint. "
+                f"Received: {path}, a file of another kind"
             )
     return read_torch(path)

@@ -148,7 +148,7 @@ def save_tensorflow_1(prefix, tensors):
 
 def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path):
     (tmp_path / "notes.md").write_text("weights follow")
-    with pytest.raises(ValueError, match=r"must be a \.mat, \.pth or .* Received: .*notes\.md, a file of another"):
+    with pytest.raises(ValueError, match=r"a \.mat, \.pth, \.h5 or .*Received: .*notes\.md, a file of another"):
         convert_model(tmp_path / "notes.md")
 
 
@@ -321,7 +321,7 @@ def test_a_part_of_a_pooling_is_missed(preset, lost, message):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["pool.centroids"], "one of the forms matlab, nextvlad, pytorch, soccernet, willow, youtube8m"),
+        (["pool.centroids"], "of the forms keras2, matlab, nextvlad, pytorch, soccernet, speaker, willow, youtube8m"),
         (["encoder.34.weight", "pool.centroids"], "The backbone must be torchvision's VGG16, AlexNet"),
         (["encoder.28.weight", "pool.centroids"], "without encoder.0.bias"),
         (["backbone.4.0.conv1.weight", "backbone.7.2.conv2.weight"], "The backbone must be torchvision's VGG16"),

@@ -25,13 +25,16 @@ class Call(NamedTuple):
     sources: list[tuple[str, int]]
 
 
-def connect(config: Config, run: Callable[[Config, Any], Any]) -> tuple[list[Any], list[Any]]:
+def connect(
+    config: Config, run: Callable[[Config, Any], Any], pictures: str | None = None
+) -> tuple[list[Any], list[Any]]:
     """Calls the layers of a model in their order.
 
     Args:
         config: Configuration of a Sequential or a functional model.
         run: Function of the configuration of a layer and its input, or a list of several inputs. It returns the output
             of the layer.
+        pictures: New name of inputs `(B, H, W, C)`; or `None` to keep their names.
 
     Returns:
         The inputs of the model and its outputs.
@@ -43,7 +46,7 @@ def connect(config: Config, run: Callable[[Config, Any], Any]) -> tuple[list[Any
     for layer, number, sources in calls(config):
         name = name_of(layer)
         if layer["class_name"] == "InputLayer":
-            tensors[name, number] = _input(layer)
+            tensors[name, number] = _input(layer, pictures)
             inputs.append(tensors[name, number])
         else:
             x = [tensors[source] for source in sources]
@@ -117,11 +120,10 @@ def _source(entry: list[Any]) -> tuple[str, int]:
     return str(name), int(number)
 
 
-def _input(layer: Config) -> Any:
-    options = layer["config"]
-    dtype = options.get("dtype")
-    dtype = dtype if isinstance(dtype, str) else "float32"
-    return keras.Input(batch_shape=options["batch_input_shape"], dtype=dtype, name=layer_name(name_of(layer)))
+def _input(layer: Config, pictures: str | None) -> Any:
+    shape, dtype = layer["config"]["batch_input_shape"], layer["config"].get("dtype")
+    name = pictures if pictures and len(shape) == 4 else name_of(layer)
+    return keras.Input(batch_shape=shape, dtype=dtype if isinstance(dtype, str) else "float32", name=layer_name(name))
 
 
 def _first_input(layer: Config) -> Config:

@@ -1,4 +1,4 @@
-"""`keras2_layer`: makes a layer of Keras 3 from the configuration that Keras 2 wrote. No code of the file is executed."""
+"""`keras2_layer`: makes a layer of Keras 3 from the configuration of Keras 2. No code of the file is executed."""
 
 import base64
 import binascii
@@ -170,8 +170,8 @@ def _normalized_axis(config):
     axes = {int.from_bytes(found, "little", signed=True) for found in re.findall(INTEGER, code, re.DOTALL)} & {1, -1}
     if not is_call or len(axes) != 1 or config.get("arguments"):
         raise ValueError(
-            "A Lambda layer must be `l2_normalize` along the last axis, because code in a file is not executed; replace "
-            f"it by a layer of Keras and save the model again. Received: {config.get('name')}, another Lambda"
+            "A Lambda layer must be `l2_normalize` along the last axis, because code in a file is not executed; put "
+            f"a layer of Keras in its place and save the model again. Received: {config.get('name')}, another Lambda"
         )
     return axes.pop()
 

@@ -93,15 +93,14 @@ class _WholeModel:
 
     def build(self) -> keras.Model:
         self._check_names()
-        inputs, outputs = connect(self._config, self._run)
+        inputs, outputs = connect(self._config, self._run, IMAGES)
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError(
                 "A model of Keras 2 must have one input and one output; save the part of it that computes the "
                 f"descriptor. Received: {len(inputs)} inputs and {len(outputs)} outputs"
             )
-        name = IMAGES if len(inputs[0].shape) == 4 else inputs[0].name
         descriptor = keras.layers.Activation("linear", dtype="float32", name=DESCRIPTOR)(outputs[0])
-        return keras.Model({name: inputs[0]}, {DESCRIPTOR: descriptor}, name=_model_name(self._config))
+        return keras.Model({inputs[0].name: inputs[0]}, {DESCRIPTOR: descriptor}, name=_model_name(self._config))
 
     def _check_names(self) -> None:
         names = Counter(name_of(layer) for layer in layers_of(self._config))

@@ -39,7 +39,7 @@ def speaker(tensors: Tensors) -> keras.Model:
 
     A spectrogram is `(B, 257, T, 1)`, frequencies by frames of 10 ms: the magnitudes of a Fourier transform of 512
     samples in windows of 400 every 160, at 16 kHz. In each frame the mean is subtracted and the result divided by the
-    deviation. Less than about 16 frames are too few for one position of the maps, and give NaN.
+    deviation. A single frame is too few for a position of the maps, and gives NaN.
 
     Args:
         tensors: Tensors of the file.
