@@ -21,11 +21,13 @@ class Keras2File(NamedTuple):
         config: Configuration of the model; or `None` in a file of weights alone.
         layers: Names of the tensors of each layer, in the order in which Keras 2 stores them.
         readers: Functions that read the tensors, by name: `LAYER/WEIGHT`, without `:0`.
+        largest: Number of values of the largest dataset.
     """
 
     config: dict[str, Any] | None
     layers: dict[str, list[str]]
     readers: Readers
+    largest: int
 
 
 def is_hdf5(path: Path) -> bool:
@@ -47,10 +49,13 @@ def read_keras2(path: Path) -> Keras2File:
     import h5py
 
     attributes: dict[str, dict[str, Any]] = {}
+    sizes = [0]
 
     def visit(name: str | bytes, item: Any) -> None:
         if isinstance(item, h5py.Group) and isinstance(name, str):
             attributes[name] = dict(item.attrs)
+        if isinstance(item, h5py.Dataset):
+            sizes.append(int(item.size or 0))
 
     try:
         with h5py.File(path, "r") as file:
@@ -74,7 +79,7 @@ def read_keras2(path: Path) -> Keras2File:
             "The .h5 file must have the weights of a model of Keras 2; write it with `model.save('model.h5')` or "
             f"`model.save_weights('weights.h5')`. Received: {path}, without weights in that form"
         )
-    return Keras2File(config, layers, readers)
+    return Keras2File(config, layers, readers, max(sizes))
 
 
 def _config(attributes: dict[str, Any]) -> dict[str, Any] | None:

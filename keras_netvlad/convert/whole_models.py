@@ -179,7 +179,7 @@ def _tensors(source: Any) -> Tensors:
     """Opens a checkpoint."""
     if isinstance(source, (str, os.PathLike)) and (_suffix(source) in HDF5_SUFFIXES or is_hdf5(Path(source))):
         file = read_keras2(Path(source))
-        return Tensors(file.readers, "", file.config, file.layers)
+        return Tensors(file.readers, "", file.config, file.layers, file.largest)
     return Tensors(_readers(source), "")
 
 

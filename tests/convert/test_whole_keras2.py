@@ -242,6 +242,19 @@ def test_models_of_another_kind_are_refused(tmp_path):
 
     assert "must be as Keras 2 wrote it; save the model again. Received: KeyError" in refused(tmp_path, without_a_shape)
 
+    def larger_than_the_file(config, weights):
+        parts_of(config)[2]["config"]["filters"] = 10**9
+
+    message = refused(tmp_path, larger_than_the_file)
+    assert (
+        "The layer conv1 must fit its input; save the model again. Received: a weight of shape (3, 3, 3, 1" in message
+    )
+
+    def of_another_rank(config, weights):
+        parts_of(config)[2]["class_name"] = "Conv1D"
+
+    assert "`conv1`, a Conv1D, must have options of Keras 3" in refused(tmp_path, of_another_rank)
+
     def inside(config, weights):
         inner = functional("inner", [input_layer("x", 4, 4, 5), layer("NetVLAD", "pool", "x")], ["pool"])
         parts_of(config).insert(2, inner)
@@ -315,8 +328,11 @@ def test_other_speaker_networks_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["nhgjem", "speaker"])
-def test_the_command_converts_and_the_model_is_exported_and_verified(tmp_path, capsys, kind):
+@pytest.mark.parametrize(
+    ("kind", "formats"),
+    [("nhgjem", ["saved_model", "onnx"]), ("speaker", ["saved_model"]), ("speaker", ["onnx"])],
+)
+def test_the_command_converts_and_the_model_is_exported_and_verified(tmp_path, capsys, kind, formats):
     output = tmp_path / "model.keras"
     if kind == "nhgjem":
         config, weights = nhgjem()
@@ -328,5 +344,5 @@ def test_the_command_converts_and_the_model_is_exported_and_verified(tmp_path, c
     assert f"input   {name}  float32" in capsys.readouterr().out
     model = load_model(output)
     np.testing.assert_allclose(descriptors(model, x, name), compute(weights, x), atol=1e-5)
-    export_model(model, tmp_path / "exported")
+    export_model(model, tmp_path / "exported", formats=formats)
     assert model.output["descriptor"].shape[1] == (UNITS if kind == "nhgjem" else 6)

@@ -3,7 +3,9 @@
 import base64
 import binascii
 import inspect
+import math
 import re
+from functools import partial
 from typing import Any
 
 import keras
@@ -126,9 +128,41 @@ def keras2_layer(class_name: str, config: dict[str, Any]) -> keras.Layer:
         ) from error
 
 
+def call_layer(layer: keras.Layer, x: Any, largest: int) -> Any:
+    """Returns the output of a layer, which is built if it is new.
+
+    Args:
+        layer: The layer.
+        x: Its input, or a list of several inputs.
+        largest: Number of values of the largest tensor of the file. A layer that declares a larger weight would take
+            memory before the file is found to lack it.
+
+    Raises:
+        ValueError: If the input does not fit, or the layer has a larger weight.
+    """
+    initializers = {name: value for name, value in vars(layer).items() if name.endswith("_initializer")}
+    for name, initializer in initializers.items():
+        setattr(layer, name, partial(_initialized, initializer, largest))
+    try:
+        return layer(x)
+    except Exception as error:
+        raise ValueError(
+            f"The layer {layer.name} must fit its input; save the model again. Received: {_reason(error)}"
+        ) from error
+    finally:
+        for name, initializer in initializers.items():
+            setattr(layer, name, initializer)
+
+
 def layer_name(name: Any) -> str | None:
     """Returns a name that Keras 3 takes. It has no slashes."""
     return None if name is None else str(name).replace("/", "_")
+
+
+def _initialized(initializer, largest, shape, **options):
+    if math.prod(shape) > largest:
+        raise ValueError(f"a weight of shape {tuple(shape)}, larger than any tensor of the file")
+    return initializer(shape, **options)
 
 
 def _option(name, key, value):

@@ -8,7 +8,7 @@ import keras
 from keras_netvlad.base.names import DESCRIPTOR
 from keras_netvlad.convert.networks.crlz182 import crlz182, is_crlz182
 from keras_netvlad.convert.networks.keras2_graph import MODELS, Config, calls, connect, layers_of, name_of, outputs_of
-from keras_netvlad.convert.networks.keras2_layers import keras2_layer, layer_name
+from keras_netvlad.convert.networks.keras2_layers import call_layer, keras2_layer, layer_name
 from keras_netvlad.convert.networks.tensors import Tensors, assign
 from keras_netvlad.convert.rows import reorder_rows
 from keras_netvlad.convert.tensor_files import listed
@@ -69,7 +69,7 @@ def keras2(tensors: Tensors) -> keras.Model:
         )
     try:
         return _WholeModel(tensors).build()
-    except (AttributeError, KeyError, IndexError, TypeError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise ValueError(
             "The configuration of the model must be as Keras 2 wrote it; save the model again. Received: "
             f"{type(error).__name__}, {error}"
@@ -115,19 +115,25 @@ class _WholeModel:
     def _run(self, layer: Config, x: Any) -> Any:
         name = name_of(layer)
         if name in self._made:
-            return _through(self._made[name], x)
+            return self._through(self._made[name], x)
         if _is_port(layer):
             self._made[name] = self._pooling(layer)
-            return _through(self._made[name], x)
+            return self._through(self._made[name], x)
         if layer["class_name"] in MODELS:
-            model, trained, fixed = _inner_model(layer)
-            x, made, variables = model(x), model, [*trained, *fixed]
+            made, trained, fixed = _inner_model(layer, self._tensors.largest)
+            variables = [*trained, *fixed]
+            x = self._through([made], x)
         else:
             made = keras2_layer(layer["class_name"], layer["config"])
-            x = made(x)
+            x = self._through([made], x)
             variables = [*made.trainable_weights, *made.non_trainable_weights]
         self._made[name] = [made]
         self._assign(name, variables)
+        return x
+
+    def _through(self, layers: list[keras.Layer], x: Any) -> Any:
+        for layer in layers:
+            x = call_layer(layer, x, self._tensors.largest)
         return x
 
     def _assign(self, name: str, variables: list[keras.Variable]) -> None:
@@ -192,7 +198,7 @@ class _WholeModel:
         ]
 
 
-def _inner_model(config: Config) -> tuple[keras.Model, list[keras.Variable], list[keras.Variable]]:
+def _inner_model(config: Config, largest: int) -> tuple[keras.Model, list[keras.Variable], list[keras.Variable]]:
     """Returns a model in the model, and its weights in the order of Keras 2: those that are trained, and the others."""
     made: dict[str, tuple[Any, list[keras.Variable], list[keras.Variable]]] = {}
 
@@ -205,13 +211,13 @@ def _inner_model(config: Config) -> tuple[keras.Model, list[keras.Variable], lis
                     f"in it. Received: {name} in {name_of(config)}"
                 )
             if layer["class_name"] in MODELS:
-                made[name] = _inner_model(layer)
+                made[name] = _inner_model(layer, largest)
             else:
                 single = keras2_layer(layer["class_name"], layer["config"])
-                x = single(x)
+                x = call_layer(single, x, largest)
                 made[name] = single, single.trainable_weights, single.non_trainable_weights
                 return x
-        return made[name][0](x)
+        return call_layer(made[name][0], x, largest)
 
     inputs, outputs = connect(config, run)
     # The order of the configuration, which can be another than that of the calls.
@@ -238,12 +244,6 @@ def _dense_behind_ports(config: Config) -> dict[str, str]:
         if kind in PORTS and name not in outputs and len(takers.get(name, [])) == 1
         if classes[takers[name][0]] == "Dense" and num_calls[takers[name][0]] == 1
     }
-
-
-def _through(layers: list[keras.Layer], x: Any) -> Any:
-    for layer in layers:
-        x = layer(x)
-    return x
 
 
 def _is_port(layer: Config) -> bool:

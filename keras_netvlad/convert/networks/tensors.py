@@ -21,6 +21,7 @@ class Tensors:
         form: Description of the checkpoint, for messages.
         config: Configuration of the model, of a file of Keras 2 that has one.
         layers: Names of the tensors of each layer, of a file of Keras 2.
+        largest: Number of values of its largest tensor.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class Tensors:
         form: str,
         config: dict[str, Any] | None = None,
         layers: Mapping[str, Sequence[str]] | None = None,
+        largest: int = 0,
     ) -> None:
         self._readers = dict(readers)
         self.form = form
         self.config = config
         self.layers = dict(layers or {})
+        self.largest = largest
 
     def __contains__(self, name: str) -> bool:
         return name in self._readers
