@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,12 +95,8 @@ def _config(attributes: dict[str, Any]) -> dict[str, Any] | None:
 
 def _names(attributes: dict[str, Any], kind: str) -> list[str]:
     """Returns a list of names, which Keras 2 divides into numbered attributes if it is longer than 64 KiB."""
-    parts = [kind] if kind in attributes else []
-    while not parts or parts[-1] != kind:
-        part = f"{kind}{len(parts)}"
-        if part not in attributes:
-            break
-        parts.append(part)
+    numbered = takewhile(attributes.__contains__, (f"{kind}{number}" for number in count()))
+    parts = [kind] if kind in attributes else numbered
     names = [name for part in parts for name in np.ravel(attributes[part])]
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 

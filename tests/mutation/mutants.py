@@ -40,6 +40,9 @@ PATCHES_IN_PLACE = "test_patches_become_a_map_in_their_place"
 EACH_COUNT = "test_each_stream_has_its_own_number_of_frames"
 MATLAB_LAYERS = "test_matlab_networks_of_other_layers_are_refused"
 YOUTUBE_8M_SCORES = "test_checkpoints_of_youtube_8m_give_the_published_scores"
+CARTWHEEL = "test_a_mobilenet_gives_the_descriptors_of_cartwheel"
+NHGJEM = "test_a_sequential_with_a_backbone_gives_the_descriptors_of_nhgjem"
+SPEAKER = "test_spectrograms_give_the_descriptors_of_the_speaker_recognition"
 COMBINED = "test_a_live_stream_is_not_offered_if_frames_are_combined"
 
 MUTANTS = [
@@ -1634,6 +1637,49 @@ MUTANTS = [
         ("types[:size] != expected or not is_complete or ", "types[:size] != expected or ", MATLAB_LAYERS),
         ("names[size : size + len(order)] != order", "False", MATLAB_LAYERS),
         ("if other:", "if False:", MATLAB_LAYERS),
+    ),
+    *of(
+        "convert/keras2_files",
+        "convert/test_whole_keras2",
+        (
+            "[kind] if kind in attributes else numbered",
+            "[kind]",
+            "test_names_longer_than_an_attribute_are_read_in_parts",
+        ),
+    ),
+    *of(
+        "convert/networks/crlz182",
+        "convert/test_whole_keras2",
+        ("negated=True, normalize_input", "normalize_input", "test_pictures_give_the_descriptors_of_crlz182"),
+        ("!= RANKS", "== []", "test_files_without_a_port_are_refused"),
+    ),
+    *of(
+        "convert/networks/keras2_graph",
+        "convert/test_whole_keras2",
+        ("if index or any(", "if any(", "test_models_of_another_kind_are_refused"),
+        ("if not ready:", "if False:", "test_models_of_another_kind_are_refused"),
+    ),
+    *of(
+        "convert/networks/keras2_layers",
+        "convert/test_whole_keras2",
+        ("if math.prod(shape) > largest:", "if False:", "test_models_of_another_kind_are_refused"),
+        (' and b"epsilon" not in code', "", "test_the_code_of_other_lambdas_is_refused_and_never_run"),
+        (' and b"l2_normalize" in code', "", "test_the_code_of_other_lambdas_is_refused_and_never_run"),
+    ),
+    *of(
+        "convert/networks/keras2_models",
+        "convert/test_whole_keras2",
+        ("-centroids if port.negated", "centroids if port.negated", CARTWHEEL),
+        ("kernel.shape[-1] - num_ghosts", "kernel.shape[-1]", CARTWHEEL),
+        ("[*trained, *fixed]", "[*fixed, *trained]", NHGJEM),
+        ("value = reorder_rows(value, *self._sizes[name])", "pass", NHGJEM),
+        ("keras.layers.Permute((2, 1))", "keras.layers.Permute((1, 2))", NHGJEM),
+    ),
+    *of(
+        "convert/networks/speaker",
+        "convert/test_whole_keras2",
+        ("num_ghosts, output_normalization=False", "num_ghosts", SPEAKER),
+        ("centers[:num_clusters]", "centers[-num_clusters:]", SPEAKER),
     ),
     *of(
         "convert/networks/tensors",

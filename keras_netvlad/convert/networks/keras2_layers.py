@@ -124,7 +124,7 @@ def keras2_layer(class_name: str, config: dict[str, Any]) -> keras.Layer:
         return made(**options)
     except Exception as error:
         raise ValueError(
-            f"`{name}`, a {class_name}, must have options of Keras 3. Received: {_reason(error)}"
+            f"`{name}`, a {class_name}, must have options of Keras 3. Received: {reason_of(error)}"
         ) from error
 
 
@@ -147,11 +147,16 @@ def call_layer(layer: keras.Layer, x: Any, largest: int) -> Any:
         return layer(x)
     except Exception as error:
         raise ValueError(
-            f"The layer {layer.name} must fit its input; save the model again. Received: {_reason(error)}"
+            f"The layer {layer.name} must fit its input; save the model again. Received: {reason_of(error)}"
         ) from error
     finally:
         for name, initializer in initializers.items():
             setattr(layer, name, initializer)
+
+
+def reason_of(error: Exception) -> str:
+    """Returns the first line of the message of an error."""
+    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
 
 
 def layer_name(name: Any) -> str | None:
@@ -208,7 +213,3 @@ def _normalized_axis(config):
             f"a layer of Keras in its place and save the model again. Received: {config.get('name')}, another Lambda"
         )
     return axes.pop()
-
-
-def _reason(error):
-    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__

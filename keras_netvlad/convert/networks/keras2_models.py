@@ -8,7 +8,7 @@ import keras
 from keras_netvlad.base.names import DESCRIPTOR
 from keras_netvlad.convert.networks.crlz182 import crlz182, is_crlz182
 from keras_netvlad.convert.networks.keras2_graph import MODELS, Config, calls, connect, layers_of, name_of, outputs_of
-from keras_netvlad.convert.networks.keras2_layers import call_layer, keras2_layer, layer_name
+from keras_netvlad.convert.networks.keras2_layers import call_layer, keras2_layer, layer_name, reason_of
 from keras_netvlad.convert.networks.tensors import Tensors, assign
 from keras_netvlad.convert.rows import reorder_rows
 from keras_netvlad.convert.tensor_files import listed
@@ -69,10 +69,12 @@ def keras2(tensors: Tensors) -> keras.Model:
         )
     try:
         return _WholeModel(tensors).build()
-    except (AttributeError, KeyError, IndexError, TypeError, RecursionError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, ValueError) and "Received: " in str(error):  # a sentence of this package
+            raise
         raise ValueError(
             "The configuration of the model must be as Keras 2 wrote it; save the model again. Received: "
-            f"{type(error).__name__}, {error}"
+            f"{type(error).__name__}, {reason_of(error)}"
         ) from error
 
 
