@@ -83,10 +83,10 @@ def _convert(subparsers):
         "--form",
         metavar="NAME",
         help="kind of checkpoint: keras2 (models with the NetVLAD of cartwheel, crlz182, NHGJem or TensorFlow Addons), "
-        "matlab (VGG16-NetVLAD, also as hloc has it), nextvlad (Lin et al.), pytorch (Nanne, Patch-NetVLAD, gmberton's "
-        "benchmark), soccernet (NetVLAD, NetVLAD++), speaker (GhostVLAD of VGG), willow (NetVLAD, NetRVLAD, NetFV, Gated "
-        "Soft-DBoW and Soft-DBoW of WILLOW and of Skalic & Austin) or youtube8m (Google's mixture of experts) (default: "
-        "recognized by the names of the tensors)",
+        "matlab (VGG16-NetVLAD, also as hloc has it), nextvlad (Lin et al.), pytorch (Nanne, Patch-NetVLAD, "
+        "gmberton's benchmark), soccernet (NetVLAD, NetVLAD++), speaker (GhostVLAD of VGG), willow (NetVLAD, NetRVLAD, "
+        "NetFV, Gated Soft-DBoW and Soft-DBoW of WILLOW and of Skalic & Austin) or youtube8m (Google's mixture of "
+        "experts) (default: recognized by the names of the tensors)",
     )
     convert.set_defaults(command=commands.convert)
     return convert

@@ -157,7 +157,7 @@ def cartwheel(num_ghosts=0):
     depthwise = {"kernel_size": [3, 3], "strides": [1, 1], "padding": "same", "depth_multiplier": 1, "groups": 1}
     pooled = {"num_clusters": NUM_CLUSTERS} | ({"num_ghost_clusters": num_ghosts} if num_ghosts else {})
     layers = [
-        input_layer("input_1", 12, 16, 3),
+        layer("InputLayer", "input_1", batch_input_shape=[1, 12, 16, 3], dtype="float32", sparse=False),
         layer("ZeroPadding2D", "conv1_pad", "input_1", padding=[[0, 1], [0, 1]], data_format="channels_last"),
         conv("conv1", "conv1_pad", 4, strides=[2, 2], padding="valid", use_bias=False, kernel_regularizer=penalty),
         normalization("conv1_bn", "conv1"),

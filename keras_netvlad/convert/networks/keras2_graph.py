@@ -123,7 +123,9 @@ def _source(entry: list[Any]) -> tuple[str, int]:
 def _input(layer: Config, pictures: str | None) -> Any:
     shape, dtype = layer["config"]["batch_input_shape"], layer["config"].get("dtype")
     name = pictures if pictures and len(shape) == 4 else name_of(layer)
-    return keras.Input(batch_shape=shape, dtype=dtype if isinstance(dtype, str) else "float32", name=layer_name(name))
+    dtype = dtype if isinstance(dtype, str) else "float32"
+    # The batch size may be fixed in the file.
+    return keras.Input(batch_shape=(None, *shape[1:]), dtype=dtype, name=layer_name(name))
 
 
 def _first_input(layer: Config) -> Config:
