@@ -40,10 +40,12 @@ def crlz182(tensors: Tensors) -> keras.Model:
             f"the {NUM_CONVOLUTIONS} convolutions of VGG16, centroids and kernel of the NetVLAD, kernel and bias of "
             f"the whitening. Received: {received}"
         )
-    mean, *convolutions, centroids, assignment, projection, offset = values
+    offset, projection = values.pop(), values.pop()
+    mean, *convolutions, centroids, assignment = values
     backbone = vgg16([float(value) for value in mean], list(zip(convolutions[::2], convolutions[1::2], strict=True)))
     pooling = from_arrays(
         assignment, centroids.reshape(centroids.shape[-2:]).T, negated=True, normalize_input=True, name="netvlad"
     )
     kernel = reorder_rows(projection.reshape(projection.shape[-2:]), pooling.num_clusters, pooling.feature_size)
+    del projection  # 1 GiB
     return place_model(backbone, pooling, whitening(kernel, offset, *names[-2:]), None, "vgg16_netvlad")
