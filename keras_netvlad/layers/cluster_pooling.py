@@ -102,7 +102,7 @@ class ClusterPooling(FramePooling):
         """Turns the sums of `aggregate` into the descriptor.
 
         Args:
-            first_sum: `A` `(B, K, D)`. From a float64 NumPy array, as `NetVLADStream` holds it, the centroids are
+            first_sum: `A` `(B, K, D)`. If it is a float64 NumPy array, as in `NetVLADStream`, the centroids are
                 subtracted in float64 on every backend.
             second_sum: `M` `(B, K)`.
 

@@ -420,8 +420,8 @@ class VideoClassifier(ScoringModel):
 
 
 def _given(argument: str, initializer: keras.Initializer | None) -> dict[str, Any]:
-    """Returns an argument of a layer, or nothing if there is none.
+    """Returns `{argument: initializer}`, or an empty dict for the default initializer of the layer.
 
-    A layer draws the seed of its default initializer itself; the weights of seeded models depend on when it does.
+    The layer draws the seed of its default initializer itself, and the weights of seeded models depend on when it does.
     """
     return {} if initializer is None else {argument: initializer}

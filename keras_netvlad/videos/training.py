@@ -77,7 +77,7 @@ def train(
         features: Directory of `extract_features` with labels.
         output: Directory of the run; created if it does not exist.
         pooling: Name of a pooling of `VideoClassifier`.
-        num_clusters: Integer, number of clusters. Few suffice for few videos.
+        num_clusters: Integer, number of clusters. A few are enough for few videos.
         hidden_units: Integer, width of a hidden layer between descriptor and scores; or `None` for none.
         dropout: Share of the descriptor that training drops, from 0 to below 1.
         adapt: Boolean, whether k-means on the training frames starts the clusters (extra `adapt`). Poolings without
