@@ -5,7 +5,7 @@ import json
 
 import h5py
 import numpy as np
-from published_networks import SMALL_VGG16, convolution, draw, pooling, small_vgg16, softmax, unit, vgg16_maps
+from published_networks import SMALL_VGG16, convolution, draw, pooling, random_vgg16, softmax, unit, vgg16_maps
 
 NUM_CLUSTERS = 3
 # `lambda a: l2_normalize(a, axis=-1)` as Python 3.6 to 3.10 compile it: the bytecode, the constants and the names.
@@ -202,7 +202,7 @@ def cartwheel_descriptor(weights, x):
 
 # crlz182: VGG16, NetVLAD and whitening in one Sequential, of which the file has the weights alone.
 def crlz182():
-    convolutions, size = small_vgg16(), SMALL_VGG16[-1]
+    convolutions, size = random_vgg16(), SMALL_VGG16[-1]
     weights = {"substract_average_1": {"substract_average_1/average_rgb": np.array([123.0, 117.0, 104.0], "float32")}}
     for number, (kernel, bias) in enumerate(convolutions, 1):
         name = f"conv2d_{number}"
