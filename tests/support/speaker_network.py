@@ -14,9 +14,9 @@ def speaker_weights(network="resnet34s", num_ghosts=2, classifier=True):
     """Weights by layer and name, as Keras 2 stores them."""
     weights, kind = {}, "gvlad" if num_ghosts else "vlad"
 
-    def add(name, *shape, bias=True):
+    def add(name, *shape, bias=True, gain=1.0):
         seed = len(weights)
-        weights[name] = {f"{name}/kernel": draw(*shape, seed=seed, scale=(2 / np.prod(shape[:-1])) ** 0.5)}
+        weights[name] = {f"{name}/kernel": draw(*shape, seed=seed, scale=gain * (2 / np.prod(shape[:-1])) ** 0.5)}
         if bias:
             weights[name][f"{name}/bias"] = draw(shape[-1], seed=seed, scale=0.3)
 
@@ -40,7 +40,8 @@ def speaker_weights(network="resnet34s", num_ghosts=2, classifier=True):
                 add_normalized(f"conv{stage}_a_1x1_proj", 1, 1, inputs, BLOCK[-1])
             inputs = BLOCK[-1]
     add("x_fc", 7, 1, inputs, SIZE)
-    add(f"{kind}_center_assignment", 7, 1, inputs, NUM_CLUSTERS + num_ghosts)
+    # The maps of random weights are in the hundreds. The softmax of such scores would amplify rounding to 0.1.
+    add(f"{kind}_center_assignment", 7, 1, inputs, NUM_CLUSTERS + num_ghosts, gain=0.01)
     weights[f"{kind}_pool"] = {f"{kind}_pool/centers": draw(NUM_CLUSTERS + num_ghosts, SIZE, seed=90)}
     add("fc6", NUM_CLUSTERS * SIZE, SIZE)
     if classifier:
