@@ -76,10 +76,7 @@ def flatten_inputs(inputs: Any, channel_axis: int) -> Any:
     if channel_axis == -3:
         order = list(range(len(inputs.shape)))
         inputs = ops.transpose(inputs, [*order[:-3], order[-2], order[-1], order[-3]])
-    positions, size = inputs.shape[1:-1], inputs.shape[-1]
-    if None not in positions:
-        return ops.reshape(inputs, (-1, math.prod(positions), size))
-    return ops.reshape(inputs, (ops.shape(inputs)[0], -1, size))
+    return ops.reshape(inputs, (*_rows(inputs, inputs.shape[1:-1]), inputs.shape[-1]))
 
 
 def flatten_mask(mask: Any, inputs: Any, channel_axis: int) -> Any:
@@ -95,15 +92,20 @@ def flatten_mask(mask: Any, inputs: Any, channel_axis: int) -> Any:
             every_position = ops.ones_like(ops.take(inputs, 0, axis=channel_axis), dtype=mask.dtype)  # (B, T, H, W)
         spread = ops.expand_dims(mask, (2, 3))
         mask = ops.logical_and(spread, every_position) if is_boolean(mask) else spread * every_position
-    positions = mask.shape[1:]
-    if None not in positions:
-        return ops.reshape(mask, (-1, math.prod(positions)))
-    return ops.reshape(mask, (ops.shape(mask)[0], -1))
+    return ops.reshape(mask, _rows(mask, mask.shape[1:]))
 
 
 def is_boolean(tensor: Any) -> bool:
     """Returns whether a tensor of any backend is boolean."""
     return standardize_dtype(tensor.dtype) == "bool"
+
+
+def _rows(tensor, positions):
+    """Returns the shape `(B, N)` of a tensor whose positions become one axis. At most one size is -1."""
+    if all(positions):
+        return -1, math.prod(positions)
+    # A map with a side of 0 has no values from which the batch size could be inferred.
+    return ops.shape(tensor)[0], -1 if None in tensor.shape else math.prod(positions)
 
 
 def _without_features(shape, channel_axis):

@@ -205,8 +205,8 @@ class NeXtVLAD(ClusterPooling):
     def _grouped(self, values):
         """Returns `(B, N, G * S)` as `(B, N * G, S)`."""
         batch, frames, size = values.shape
-        if frames is None:
-            return ops.reshape(values, (ops.shape(values)[0], -1, size // self.groups))
+        if not frames:  # no batch size can be inferred without frames
+            return ops.reshape(values, (ops.shape(values)[0], 0 if frames == 0 else -1, size // self.groups))
         return ops.reshape(values, (-1 if batch is None else batch, frames * self.groups, size // self.groups))
 
     def _group_size(self, feature_size):

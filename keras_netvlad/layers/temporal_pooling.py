@@ -95,7 +95,8 @@ class TemporalPooling(keras.Layer):
         self._check(inputs, mask, anchor)
         time = ops.arange(ops.shape(inputs)[1], dtype="int32")  # (T,)
         anchor = self._middle(inputs, mask, time) if anchor is None else ops.cast(anchor, "int32")  # (B,)
-        is_before = time < ops.expand_dims(anchor, 1)  # (B, T)
+        # Reshaped, for the largest of no frames is a scalar on torch (Keras 3.15).
+        is_before = time < ops.reshape(anchor, (-1, 1))  # (B, T)
         first = self.before(inputs, mask=_within(is_before, mask), training=training)
         second = self.after(inputs, mask=_within(ops.logical_not(is_before), mask), training=training)
         return ops.concatenate([ops.cast(part, self.compute_dtype) for part in (first, second)], axis=-1)

@@ -171,3 +171,9 @@ def test_both_formats_are_the_model(shape, tmp_path):
     model = keras.Model({"features": inputs}, {"scores": layer(inputs)}, name="experts")
     randomize_weights(layer)
     assert all(report.ok for report in export_model(model, tmp_path / "out"))
+
+
+def test_no_positions_have_no_scores():
+    layer = MixtureOfExperts(3)
+    for shape in ((2, 0, 3, 6), (2, 3, 0, 6), (0, 3, 6)):
+        assert tuple(layer(np.zeros(shape, "float32")).shape) == (*shape[:-1], 3)

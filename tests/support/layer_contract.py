@@ -22,6 +22,7 @@ def check_layer(make_layer, input_shape, directory, mask=None):
     inputs = np.random.default_rng(7).normal(size=input_shape).astype("float32")
     check_config(make_layer)
     check_shapes(make_layer, inputs)
+    check_empty_maps(make_layer, inputs)
     check_file_round_trip_and_fit(make_layer, inputs, directory)
     check_mask_consumed(make_layer, inputs)
     check_gradients(make_layer, inputs, mask)
@@ -60,6 +61,33 @@ def check_shapes(make_layer, inputs):
     model = keras.Model(frames, layer(frames))
     assert model.output_shape == symbolic.shape
     np.testing.assert_array_equal(to_numpy(model(inputs)), to_numpy(outputs))
+
+
+def check_empty_maps(make_layer, inputs):
+    """Maps with a side of 0 are videos without frames: each gives zeros, eagerly and with an unknown batch size."""
+    layer = make_layer()
+    layer.build(inputs.shape)
+    randomize_weights(layer)
+    is_channels_first = getattr(layer, "data_format", None) == "channels_first"
+    size = inputs.shape[-3 if is_channels_first and inputs.ndim > 3 else -1]
+    for positions in ((2, 0, 3), (2, 3, 0), (2, 4, 0, 3), (2, 4, 3, 0), (2, 0, 2, 3), (0, 0, 3)):
+        shape = (*positions[:-2], size, *positions[-2:]) if is_channels_first else (*positions, size)
+        if len(shape) == 4 and type(layer).__name__ == "TemporalPooling":  # pools videos
+            continue
+        maps = np.zeros(shape, "float32")
+        masks = [np.ones(positions, bool), np.ones(positions, "float32")]
+        masks += [np.ones(positions[:2], "float32")] if len(positions) == 4 else []
+        expected = np.zeros(layer.compute_output_shape(shape), "float32")
+        for mask in (None, *masks):
+            np.testing.assert_array_equal(to_numpy(layer(maps, **keyword(mask))), expected)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        maps = np.zeros((2, 4, size, 0, 3) if is_channels_first else (2, 4, 0, 3, size), "float32")
+        signature = [tf.TensorSpec((None, *maps.shape[1:])), tf.TensorSpec((None, 4, 0, 3), tf.bool)]
+        function = tf.function(lambda x, keep: (layer(x), layer(x, mask=keep)), signature, autograph=False)
+        for output in function(maps, np.ones((2, 4, 0, 3), bool)):
+            np.testing.assert_array_equal(output, np.zeros(layer.compute_output_shape(maps.shape), "float32"))
 
 
 def check_file_round_trip_and_fit(make_layer, inputs, directory):
