@@ -17,6 +17,9 @@ from keras_netvlad import VideoClassifier
 SIZES = {"rgb": 4, "audio": 3}
 MODELS = {
     "preset_youtube8m_moe": lambda: VideoClassifier.from_preset("youtube8m_moe", 3, feature_sizes=SIZES),
+    "preset_soft_dbow": lambda: VideoClassifier.from_preset(
+        "soft_dbow", 3, feature_sizes=SIZES, num_clusters={"rgb": 3, "audio": 2}, hidden_units=8
+    ),
     "classifier_streams": lambda: VideoClassifier(SIZES, 3, 2, 8, num_frames_per_stream=True, name="streams"),
 }
 
@@ -29,7 +32,8 @@ def main(directory):
         rng = np.random.default_rng(0)
         model = make()
         for weight in model.weights:
-            weight.assign(rng.normal(0, 0.3, weight.shape))
+            noise = rng.normal(0, 0.3, weight.shape)
+            weight.assign(1.0 + np.abs(noise) if "variance" in weight.path else noise)
         inputs = {stream: rng.normal(size=(3, 6, size)).astype("float32") for stream, size in SIZES.items()}
         counts = sorted(set(model.input) - set(SIZES))
         inputs.update((count, np.array([6 - place, 2, 0], "int32")) for place, count in enumerate(counts))
