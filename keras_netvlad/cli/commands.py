@@ -26,6 +26,7 @@ TRITON_OPTIONS = (
 )
 # Options of `train` for one of its two kinds of data.
 OWN_OPTIONS = ("pooling", "num_clusters", "hidden_units", "dropout", "adapt", "class_weights")
+METADATA_OPTIONS = ("labels", "trained_on", "license")
 PRESET_OPTIONS = (
     "validation_files",
     "preset",
@@ -39,6 +40,7 @@ PRESET_OPTIONS = (
     "decay_examples",
     "save_every",
     "errors",
+    *METADATA_OPTIONS,
 )
 
 
@@ -130,6 +132,9 @@ def train(options: argparse.Namespace) -> int:
         if options.train_files is not None:
             from keras_netvlad.training import train
 
+            for name in METADATA_OPTIONS:
+                given.pop(name, None)
+            given["metadata"] = _metadata(options)
             return [train(options.train_files, options.output, **given)]
         from keras_netvlad.videos import train as train_classes
 

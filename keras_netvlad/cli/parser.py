@@ -277,6 +277,7 @@ def _train(subparsers):
         "--save-every", type=int, metavar="BATCHES", help="batches between two checkpoints (default: one epoch)"
     )
     preset.add_argument("--errors", choices=["raise", "skip"], help="what to do with bad records (default raise)")
+    _add_metadata(preset)
     train.set_defaults(command=commands.train)
     return train
 

@@ -7,7 +7,7 @@ published version and a predictor describe themselves in the same way.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from keras_netvlad._version import __version__
 from keras_netvlad.base.names import SCORES
@@ -24,24 +24,24 @@ MOST_CLASSES = 100
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a model on test data, as the card shows it.
+    """A metric of a model on test or validation data, as the card shows it.
 
     Attributes:
         kind: Name of the metric, such as `"accuracy"`.
         model: Name of the model, such as that of its pooling.
         value: The metric.
-        low: Lower end of the confidence interval.
-        high: Upper end of the confidence interval.
-        confidence: Share of the intervals that contain the true value, such as 0.95.
+        low: Lower end of the confidence interval, or `None` if it was not measured.
+        high: Upper end of the confidence interval, or `None`.
+        confidence: Share of the intervals that contain the true value, such as 0.95, or `None`.
         is_baseline: Whether it belongs to a model that the card's model is compared with.
     """
 
     kind: str
     model: str
     value: float
-    low: float
-    high: float
-    confidence: float
+    low: float | None = None
+    high: float | None = None
+    confidence: float | None = None
     is_baseline: bool = False
 
 
@@ -56,6 +56,7 @@ def model_card(
     metadata: Mapping[str, Any] | None = None,
     data: Sequence[str] = (),
     metrics: Sequence[Metric] = (),
+    evaluated_on: Literal["test", "validation"] = "test",
 ) -> str:
     """Returns the text of a card.
 
@@ -69,7 +70,8 @@ def model_card(
         metadata: The user's metadata. `license` is an identifier of the hub, such as `"apache-2.0"`; `trained_on` names
             the training data; `labels` names the classes.
         data: Further sentences about the data.
-        metrics: Results on test data.
+        metrics: Results on test or validation data, all with a confidence interval or all without.
+        evaluated_on: Which of the two.
 
     Returns:
         The text. Its metadata are those of
@@ -87,7 +89,9 @@ def model_card(
     own = [metric for metric in metrics if not metric.is_baseline]
     if own:
         front["metrics"] = [metric.kind for metric in own]
-        front["model-index"] = [{"name": name, "results": [_result(metric, trained_on) for metric in own]}]
+        front["model-index"] = [
+            {"name": name, "results": [_result(metric, evaluated_on, trained_on) for metric in own]}
+        ]
     parts = [
         "\n".join(["---", *(f"{key}: {_yaml(value)}" for key, value in front.items()), "---"]),
         f"# {_text(name)}",
@@ -100,12 +104,11 @@ def model_card(
     if labels:
         parts += ["## Classes", _classes(labels)]
     if metrics:
-        rows = [
-            [metric.model, metric.kind, f"{metric.value:.3f}", f"{metric.low:.3f} to {metric.high:.3f}"]
-            for metric in metrics
-        ]
-        interval = f"{metrics[0].confidence:.0%} confidence interval"
-        parts += ["## Results on test videos", _table(["model", "metric", "value", interval], rows)]
+        rows = [[metric.model, metric.kind, f"{metric.value:.3f}", *_interval(metric)] for metric in metrics]
+        confidence = metrics[0].confidence
+        header = ["model", "metric", "value"]
+        header += [] if confidence is None else [f"{confidence:.0%} confidence interval"]
+        parts += [f"## Results on {evaluated_on} videos", _table(header, rows)]
     if given:
         rows = [[key, json.dumps(value, ensure_ascii=False)] for key, value in given.items()]
         parts += ["## Other facts", _table(["name", "value"], rows)]
@@ -181,18 +184,18 @@ def _port(port: Port) -> str:
     return f"`{port.name}` {port.dtype} ({', '.join(sizes)})"
 
 
-def _result(metric: Metric, trained_on: Any) -> dict[str, Any]:
+def _result(metric: Metric, evaluated_on: str, trained_on: Any) -> dict[str, Any]:
+    interval = "".join(f" ({metric.confidence:.0%} confidence: {ends})" for ends in _interval(metric))
     return {
         "task": {"type": "video-classification"},
-        "dataset": {"type": "private", "name": f"test videos of {trained_on or 'own videos'}"},
-        "metrics": [
-            {
-                "type": metric.kind,
-                "value": round(metric.value, 4),
-                "name": f"{metric.kind} ({metric.confidence:.0%} confidence: {metric.low:.3f} to {metric.high:.3f})",
-            }
-        ],
+        "dataset": {"type": "private", "name": f"{evaluated_on} videos of {trained_on or 'own videos'}"},
+        "metrics": [{"type": metric.kind, "value": round(metric.value, 4), "name": f"{metric.kind}{interval}"}],
     }
+
+
+def _interval(metric: Metric) -> list[str]:
+    """Returns the ends of the confidence interval as a text, or nothing if it was not measured."""
+    return [] if metric.confidence is None else [f"{metric.low:.3f} to {metric.high:.3f}"]
 
 
 def _yaml(value: Any) -> str:

@@ -54,13 +54,16 @@ def run_directory(output: Path) -> Iterator[None]:
             raise
 
 
-def check_settings(output: Path, settings: Mapping[str, Any], result: Path) -> None:
+def check_settings(
+    output: Path, settings: Mapping[str, Any], result: Path, later: Mapping[str, Any] | None = None
+) -> None:
     """Writes the settings of a new run, or compares them with those of the run that is resumed.
 
     Args:
         output: Directory of the run.
         settings: Dict of JSON values.
         result: Path of what the run writes last.
+        later: Settings that runs of earlier releases did not store, with the values that they had.
 
     Raises:
         ValueError: If the run has ended, its settings file is damaged, or it had other settings.
@@ -72,7 +75,7 @@ def check_settings(output: Path, settings: Mapping[str, Any], result: Path) -> N
         with replaced(path) as part:
             part.write_text(json.dumps(settings, indent=1))
         return
-    before = _read(path)
+    before = {**(later or {}), **_read(path)}
     changed = {key: (before.get(key), settings[key]) for key in settings if before.get(key) != settings[key]}
     if changed:
         differences = ", ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items())

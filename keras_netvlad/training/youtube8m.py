@@ -17,6 +17,8 @@ from keras_netvlad.base.validation import check_boolean, check_choice, check_int
 from keras_netvlad.data import youtube8m
 from keras_netvlad.data.record_files import find_files
 from keras_netvlad.export import Report, publish
+from keras_netvlad.export.metadata import check_metadata
+from keras_netvlad.export.model_signature import read_signature
 from keras_netvlad.losses import RatedBinaryCrossentropy
 from keras_netvlad.metrics import GlobalAveragePrecision, SegmentMeanAveragePrecision
 from keras_netvlad.models import VideoClassifier
@@ -24,6 +26,8 @@ from keras_netvlad.training.run_directory import MODEL, SERVED, Rounds, check_se
 from keras_netvlad.training.tensorboard import ScalarLogs
 
 LEVELS = ("frame", "segment", "video")
+# Settings that release 0.1.0 did not store, with the values that its runs had.
+LATER_SETTINGS = {"level": "frame", "feature_dtype": "uint8", "frame_counts": "shared"}
 MAX_SEED = 2**32 - 1  # of NumPy and Keras
 
 
@@ -51,6 +55,7 @@ def train(
     save_every: int | None = None,
     errors: Literal["raise", "skip"] = "raise",
     seed: int = 0,
+    metadata: Mapping[str, Any] | None = None,
     verbose: Literal["auto", 0, 1, 2] = "auto",
 ) -> Report:
     """Trains a preset of `VideoClassifier` on YouTube-8M's records and publishes it.
@@ -69,7 +74,7 @@ def train(
     - `logs/`: event files for TensorBoard;
     - `settings.json`, `state.json`, `round*.npz`: the checkpoint, and the round of the best validation;
     - `model.keras`: the model with float inputs, from the best validation, or from the end if there is no validation;
-    - `served/<preset>/1/`: the SavedModel that `publish` wrote and verified.
+    - `served/<preset>/1/`: the SavedModel that `publish` wrote and verified. Its model card shows GAP or MAP@K.
 
     Args:
         train_files: Path, pattern such as `"data/train*.tfrecord"`, or a list of those, as for `youtube8m`.
@@ -97,6 +102,7 @@ def train(
         save_every: Integer, number of batches in a round, or `None` for an epoch.
         errors: `"raise"` or `"skip"`, what to do with bad training records, as for `youtube8m`.
         seed: Integer from 0 to 2**32 - 1, for the initial weights, the order of the records and dropout.
+        metadata: As for `publish`, such as `{"license": "apache-2.0"}`. Another one does not keep a run from resuming.
         verbose: As for `keras.Model.fit`.
 
     Returns:
@@ -183,13 +189,15 @@ def train(
 
     keras.utils.set_random_seed(seed)
     model = _make_model(settings)
+    metadata = check_metadata(metadata, read_signature(model).outputs)
     with run_directory(output):
         # The JSON values that `settings.json` will hold.
         settings = json.loads(json.dumps(settings, default=keras.saving.serialize_keras_object))
-        check_settings(output, settings, output / SERVED / model.name / "1")
+        check_settings(output, settings, output / SERVED / model.name / "1", LATER_SETTINGS)
         round_steps = save_every or num_steps
         num_rounds = -(-epochs * num_steps // round_steps)
-        rounds = Rounds(output, patience, skipped, "map_at_k" if level == "segment" else "gap")
+        monitor: Literal["gap", "map_at_k"] = "map_at_k" if level == "segment" else "gap"
+        rounds = Rounds(output, patience, skipped, monitor)
         first = rounds.restore(model)
         epoch, step = divmod(first * round_steps, num_steps)
         data = youtube8m(
@@ -217,7 +225,9 @@ def train(
         published = model.with_input_dtype("float32")
         with replaced(output / MODEL, suffix=".keras") as part:
             published.save(part)
-        report = publish(published, output / SERVED, version=1)
+        best = rounds.state["best"]
+        metrics = None if best is None else {monitor: best[monitor]}
+        report = publish(published, output / SERVED, version=1, metadata=metadata, metrics=metrics)
         assert report is not None  # `publish` verifies by default
         return report
 

@@ -42,6 +42,15 @@ def test_the_metadata_hold_license_task_and_metrics():
     assert metric["name"] == "accuracy (95% confidence: 0.500 to 1.000)"
 
 
+def test_a_metric_without_an_interval_is_that_of_the_validation():
+    text = card(metrics=[Metric("gap", "netvlad", 0.8125)], evaluated_on="validation", metadata={"trained_on": "songs"})
+    (result,) = front_matter(text)["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "gap", "value": 0.8125, "name": "gap"}]
+    assert result["dataset"]["name"] == "validation videos of songs"
+    assert "## Results on validation videos\n\n| model | metric | value |\n" in text
+    assert "| netvlad | gap | 0.812 |\n" in text
+
+
 def test_a_model_without_classes_and_license():
     text = card(is_classifier=False)
     front = front_matter(text)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_netvlad.training.run_directory import Rounds
+from keras_netvlad.training.run_directory import Rounds, check_settings
 
 
 def make_model():
@@ -72,3 +72,10 @@ def test_patience_counts_validations_since_the_best(tmp_path, gaps, ended):
     assert rounds.has_ended is ended
     assert bool(model.stop_training) is ended
     assert not rounds_of(tmp_path / "other", model, [], patience=None).has_ended
+
+
+def test_settings_that_an_earlier_release_did_not_store_have_their_former_values(tmp_path):
+    (tmp_path / "settings.json").write_text('{"seed": 0}')
+    check_settings(tmp_path, {"seed": 0, "level": "frame"}, tmp_path / "end", {"level": "frame"})
+    with pytest.raises(ValueError, match=r"Received: level was 'frame', now 'video'$"):
+        check_settings(tmp_path, {"seed": 0, "level": "video"}, tmp_path / "end", {"level": "frame"})

@@ -70,8 +70,13 @@ def finished(records, tmp_path_factory):
 
 def test_a_short_run_trains_and_publishes(records, tmp_path):
     options = {**SETTINGS, "preset": "gated_netvlad", "epochs": 1, "save_every": None, "ema_momentum": None}
+    options |= {"validation_files": records / "validate.tfrecord", "metadata": {"license": "cc-by-4.0"}}
     report = train(records / "train0.tfrecord", tmp_path / "run", **options)
     assert report.ok
+    gap = json.loads((tmp_path / "run" / "state.json").read_text())["best"]["gap"]
+    card = (tmp_path / "run" / "served" / "gated_netvlad" / "1" / "README.md").read_text()
+    assert 'license: "cc-by-4.0"' in card
+    assert f"| gated\\_netvlad | gap | {gap:.3f} |" in card
     assert json.loads((tmp_path / "run" / "state.json").read_text())["rounds"] == 1
     assert load_model(tmp_path / "run" / "model.keras").num_classes == 3
 
@@ -294,6 +299,28 @@ def test_a_directory_below_a_file_is_refused(records, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_of_an_earlier_release_resumes(finished, records, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run, ignore=shutil.ignore_patterns("served", "model.keras"))
+    settings = json.loads((run / "settings.json").read_text())
+    for name in ("level", "feature_dtype", "frame_counts"):
+        del settings[name]
+    (run / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="Received: feature_dtype was 'uint8', now 'float16'"):
+        train(
+            records / "train*",
+            run,
+            validation_files=records / "validate.tfrecord",
+            **SETTINGS,
+            feature_dtype="float16",
+        )
+    assert train(records / "train*", run, validation_files=records / "validate.tfrecord", **SETTINGS).ok
+    weights = [load_model(folder / "model.keras").get_weights() for folder in (run, finished[0])]
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["settings.json", "state.json", "round"])
 def test_a_damaged_run_does_not_resume(finished, records, tmp_path, name):
     run = tmp_path / "run"
@@ -312,9 +339,12 @@ def test_a_damaged_run_does_not_resume(finished, records, tmp_path, name):
 def test_command(records, tmp_path, capsys):
     arguments = ["--train", str(records / "train*"), "--output", str(tmp_path / "run"), "--num-classes", "3"]
     arguments += ["--feature-sizes", json.dumps(SIZES), "--overrides", '{"num_clusters": 2, "hidden_units": 4}']
-    arguments += ["--epochs", "1", "--batch-size", "8", "--mixed-precision"]
+    arguments += ["--epochs", "1", "--batch-size", "8", "--mixed-precision", "--license", "mit"]
     assert main(["train", *arguments]) == 0
     assert "served/gated_netvlad/1" in capsys.readouterr().out
+    card = (tmp_path / "run" / "served" / "gated_netvlad" / "1" / "README.md").read_text()
+    assert 'license: "mit"' in card
+    assert "## Results" not in card  # nothing was validated
     assert main(["train", *arguments]) == 2
     assert "keras-netvlad train: The run in `output` has ended" in capsys.readouterr().err
     with pytest.raises(SystemExit):

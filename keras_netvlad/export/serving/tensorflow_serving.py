@@ -9,9 +9,16 @@ import keras
 
 from keras_netvlad.base.atomic_files import staged
 from keras_netvlad.base.stages import stage
-from keras_netvlad.base.validation import check_integer
+from keras_netvlad.base.validation import check_integer, check_number
 from keras_netvlad.export.metadata import check_metadata
-from keras_netvlad.export.model_card import CARD_FILE, has_scores, model_card, signature_description, signature_usage
+from keras_netvlad.export.model_card import (
+    CARD_FILE,
+    Metric,
+    has_scores,
+    model_card,
+    signature_description,
+    signature_usage,
+)
 from keras_netvlad.export.padding import can_pad
 from keras_netvlad.export.parity_file import write_parity
 from keras_netvlad.export.saved_model import write_saved_model
@@ -43,6 +50,7 @@ def publish(
     data: RealData | None = None,
     min_agreement: float | None = None,
     metadata: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> Report | None:
     """Publishes a model as `<base_path>/<name>/<version>/`, which a running TensorFlow Serving loads by itself.
 
@@ -75,6 +83,8 @@ def publish(
         tolerance, data, min_agreement: See `verify`.
         metadata: See `export_saved_model`. The model card also shows `license`, an identifier such as `"apache-2.0"`,
             and `trained_on`, the name of the training data.
+        metrics: Dict from the name of a metric, such as `"gap"`, to its value on the validation data; or `None`. The
+            model card shows them.
 
     Returns:
         The `Report` of the verification, or `None` if `verify` is `False`. Its `path` is the directory of the version.
@@ -99,6 +109,7 @@ def publish(
     """
     signatures = serving_signatures(model)
     metadata = check_metadata(metadata, signatures[SERVING_DEFAULT].outputs)
+    metrics = {kind: check_number(f"metrics[{kind!r}]", value) for kind, value in (metrics or {}).items()}
     data = check_options(signatures[SERVING_DEFAULT], tolerance, data, min_agreement)
     pads = can_pad(signatures[SERVING_DEFAULT])
     parameters = batching_parameters(max_batch_size, max_queue_delay_microseconds, pads=pads)
@@ -126,6 +137,8 @@ def publish(
                     library="tensorflow",
                     is_classifier=has_scores(signatures[SERVING_DEFAULT]),
                     metadata=metadata,
+                    metrics=[Metric(kind, directory.name, value) for kind, value in (metrics or {}).items()],
+                    evaluated_on="validation",
                 )
                 (path / CARD_FILE).write_text(card, encoding="utf-8")
                 if requests:
