@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from keras_netvlad.base.validation import check_number
 from keras_netvlad.layers.frame_pooling import FramePooling, Shape
-from keras_netvlad.layers.vlad_ops import LEAST_MASS, cast_like, inverse_mass, weighted_mean
+from keras_netvlad.layers.vlad_ops import LEAST_MASS, at_least, cast_like, inverse_mass, weighted_mean
 
 
 @keras.saving.register_keras_serializable(package="keras_netvlad")
@@ -191,4 +191,4 @@ class _AtLeastOne(keras.constraints.Constraint):
     """Keeps a weight at 1 or more when an optimizer has changed it."""
 
     def __call__(self, w: keras.KerasTensor) -> keras.KerasTensor:
-        return ops.maximum(w, 1.0)
+        return at_least(w, 1.0)

@@ -513,7 +513,7 @@ def test_a_float64_layer_matches_the_oracle_to_float64_rounding():
         inputs = np.random.default_rng(0).normal(size=FRAMES)
         expected = reference.netvlad(inputs, **reference.options_of(layer))
         # Measured: 2e-16, headroom 50, on TensorFlow. On JAX and torch Keras takes float64 beside float64 for float32
-        # (`result_type` in keras/src/backend/common/dtypes.py), in `matmul` and BatchNormalization: 3e-8, headroom 30.
+        # (`result_type` in keras/src/backend/common/dtypes.py) in its BatchNormalization: 3e-8, headroom 30.
         tolerance = 1e-14 if BACKEND == "tensorflow" else 1e-6
         np.testing.assert_allclose(to_numpy(layer(inputs)), expected, rtol=0, atol=tolerance)
 
