@@ -373,7 +373,7 @@ def _vocabulary(subparsers):
         "vocabulary",
         help="cluster the features of pictures and videos, to describe others without training",
         description="Builds a vocabulary (AnyLoc): cosine k-means of the features of a folder of pictures and videos. "
-        "`index` and `search` use it without any training, and DIR/pictures.onnx describes pictures in any runtime.",
+        "`index` and `search` use it without any training. `export DIR/model.keras` writes it for other runtimes.",
     )
     vocabulary.add_argument("folder", metavar="FOLDER", help="directory of pictures and videos, with subdirectories")
     vocabulary.add_argument("output", metavar="DIR", help="directory to create; it must not exist")

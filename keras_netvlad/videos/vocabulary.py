@@ -16,6 +16,7 @@ from keras_netvlad.base.video_decoding import UnreadableVideoError, decode, fram
 from keras_netvlad.retrieval import DescriptorIndex
 from keras_netvlad.videos.encoder_file import EncoderFile
 from keras_netvlad.videos.features_folder import ENCODER_FILE
+from keras_netvlad.videos.predict import SETTINGS
 from keras_netvlad.videos.predict import SUFFIXES as VIDEO_SUFFIXES
 from keras_netvlad.videos.read_ahead import read_ahead
 
@@ -77,9 +78,11 @@ class Vocabulary:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = check_path("directory", directory)
         self.provenance = self._read_provenance()
-        for name, digest in self.provenance["files"].items():
-            self._check_file(name, digest)
+        for name in PROVENANCE["files"]:
+            self._check_file(name, self.provenance["files"][name])
         self._encoder = EncoderFile(self.directory / ENCODER_FILE)
+        if self._encoder.size != self.provenance["size"]:
+            raise self._damaged(f"its size {self.provenance['size']} is not that of the encoder, {self._encoder.size}")
         self._accumulate, self._describe = self._open("accumulate.onnx"), self._open("describe.onnx")
         self.source = {
             "model": file_digest(self.directory / VOCABULARY_FILE),
@@ -149,12 +152,18 @@ class Vocabulary:
             provenance = read_json_object(path, PROVENANCE)
             if provenance["format"] != FORMAT:
                 raise ValueError(f"format {provenance['format']}")
+            wrong = [name for name in ("fps", "max_seconds") if not SETTINGS[name](provenance[name])]
+            if wrong:
+                raise ValueError(f"`{wrong[0]}` has a wrong value")
         except ValueError as error:
-            raise ValueError(
-                f"The file must be the one that `keras-netvlad vocabulary` wrote; copy the vocabulary again. "
-                f"Received: {path} ({error})"
-            ) from error
+            raise self._damaged(error) from error
         return provenance
+
+    def _damaged(self, reason: object) -> ValueError:
+        return ValueError(
+            "The file must be the one that `keras-netvlad vocabulary` wrote; copy the vocabulary again. "
+            f"Received: {self.directory / VOCABULARY_FILE} ({reason})"
+        )
 
     def _check_file(self, name: str, digest: str) -> None:
         path = self.directory / name

@@ -17,6 +17,7 @@ from keras_netvlad.data.video import check_fps, check_seconds
 from keras_netvlad.videos.encoder_file import EncoderFile
 from keras_netvlad.videos.features_folder import ENCODER_FILE
 from keras_netvlad.videos.picture_encoder import check_backbone, make_frame_encoder, picture_encoder_of
+from keras_netvlad.videos.predict import HIGHEST_FPS
 from keras_netvlad.videos.read_ahead import read_ahead
 from keras_netvlad.videos.vocabulary import FORMAT, STREAM, VOCABULARY_FILE, Vocabulary, find_media, frame_batches
 
@@ -48,8 +49,8 @@ def build_vocabulary(
 
     - `encoder.onnx`: from pictures to maps; `accumulate.onnx` and `describe.onnx`: from maps to the descriptor of a
       video of any length. `Vocabulary` runs them;
-    - `pictures.onnx`: from bytes of single pictures, `uint8` `(B, size, size, 3)`, to `descriptor`;
-    - `model.keras`: the model of videos from pixels, for other exports;
+    - `model.keras`: the model of videos from pixels. `keras-netvlad export` writes it in other formats, also as a model
+      of single pictures (`--layout`);
     - `vocabulary.json`: backbone, layer, data, numbers of files, frames and features, seed, and a digest of each file.
 
     The ONNX files are compared with the Keras model. The directory appears when it is complete. Needs PyAV and
@@ -114,6 +115,8 @@ def build_vocabulary(
     size, num_clusters = check_integer("size", size, 1), check_integer("num_clusters", num_clusters, 1)
     seed = check_integer("seed", seed, 0)
     check_fps(fps)
+    if fps is not None and fps > HIGHEST_FPS:
+        raise ValueError(f"`fps` must be at most {HIGHEST_FPS}, or None for every frame. Received: fps={fps}")
     max_seconds = check_seconds(max_seconds)
     import_kmeans()  # before any file is read
     names = find_media(folder)
@@ -137,7 +140,6 @@ def build_vocabulary(
                 export_onnx(pooled, stage / f"{signature}.onnx", signature=signature)
             pixels = from_pixels(encoder, pooled, name="vocabulary")
             pixels.save(stage / "model.keras")
-            export_onnx(pixels, stage / "pictures.onnx", layout="nhwc", size=(size, size))
         is_file = os.path.isfile(backbone)
         limit = FEATURES_PER_CLUSTER * num_clusters if sample_size is None else sample_size
         provenance = {

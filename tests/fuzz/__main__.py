@@ -23,6 +23,7 @@ SHARES = {
     "labels.csv": 6,
     "videos.csv": 3,
     "predictor.json": 0.5,
+    "vocabulary.json": 0.5,
     "results.json of a run": 0.5,
     "history.json of a run": 0.5,
     "clips.npz of a run": 0.5,

@@ -27,7 +27,7 @@ from keras_netvlad.export.verification.real_data import check_data
 from keras_netvlad.models import load_model
 from keras_netvlad.retrieval import DescriptorIndex, index_records
 from keras_netvlad.training.run_directory import Rounds
-from keras_netvlad.videos import Predictor, extract_features, train, write_report
+from keras_netvlad.videos import Predictor, Vocabulary, build_vocabulary, extract_features, train, write_report
 from keras_netvlad.videos.features_folder import FeaturesFolder
 from keras_netvlad.videos.labels import read_labels
 from tests.fuzz.mutation import mutate_bytes, mutate_json, mutate_zip, seal
@@ -48,8 +48,8 @@ class Kind:
     Attributes:
         seeds: Contents of right files.
         path: Path to write the mutated files to.
-        names_file: Whether every refusal names the file. Converters refuse arrays by their names, and a predictor names
-            the file whose hash is another one.
+        names_file: Whether every refusal names the file. Converters refuse arrays by their names; a predictor and a
+            vocabulary name the file whose hash is another one.
         read: Reads the file at that path; raises if it is refused.
         mutate: Writes a mutated file.
     """
@@ -135,6 +135,9 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     (folder / "extraction.json").write_text(json.dumps({"backbone": "MobileNetV2", "dtype": "float16", "fps": 1.0}))
 
     names = _train_on_own_videos(folder / "own", rng)
+    build_vocabulary(
+        folder / "own" / "videos", folder / "vocabulary", folder / "own" / "backbone.keras", size=8, num_clusters=2
+    )
 
     work = folder / "work"
     shutil.copytree(folder / "own" / "features", work / "features")
@@ -143,6 +146,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         shutil.copytree(folder / "own" / "run", work / name)
     for name in ("graph", "parity"):
         shutil.copytree(folder / "1", work / name)
+    shutil.copytree(folder / "vocabulary", work / "vocabulary")
     for name in ("run", "records", "labels"):
         (work / name).mkdir()
     shutil.copy(folder / "frames.tfrecord", work / "records" / "frames.tfrecord")
@@ -155,7 +159,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
             work / name,
             lambda: read(work / name),
             mutate,
-            read not in (*CONVERTERS, _predict),
+            read not in (*CONVERTERS, _predict, _vocabulary),
         )
 
     def checkpoint(copy: str, name: str) -> Kind:
@@ -186,6 +190,9 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         "videos.csv": kind("features/videos.csv", _split, any_bytes, folder / "own" / "features" / "videos.csv"),
         "predictor.json": kind(
             "predictor/predictor/predictor.json", _predict, json_values, folder / "own/run/predictor/predictor.json"
+        ),
+        "vocabulary.json": kind(
+            "vocabulary/vocabulary.json", _vocabulary, json_values, folder / "vocabulary" / "vocabulary.json"
         ),
         **{
             f"{name} of a run": kind(
@@ -238,6 +245,10 @@ def _predict(path: Path) -> None:
     predictor = Predictor(path.parent)
     answer = predictor.predict(path.parents[3] / "own" / "videos" / "day_0.avi")
     assert len(predictor.labels) == len(answer.scores)
+
+
+def _vocabulary(path: Path) -> None:
+    assert Vocabulary(path.parent).descriptor(path.parents[2] / "own" / "videos" / "day_0.avi").ndim == 1
 
 
 def _report(path: Path) -> None:

@@ -23,7 +23,7 @@ from keras_netvlad.export.inspection import find_artefacts
 from keras_netvlad.models import load_model
 from keras_netvlad.retrieval import DescriptorIndex
 from keras_netvlad.training import train
-from keras_netvlad.videos import extract_features
+from keras_netvlad.videos import Vocabulary, build_vocabulary, extract_features
 from keras_netvlad.videos.encoder_file import EncoderFile
 from tests.support.make_videos import grey, write_video
 
@@ -72,6 +72,29 @@ def check_features(path: Path) -> None:
     sizes = {"rgb": 1024}
     for record in path.glob("*.tfrecord"):
         assert sum(len(inputs["num_frames"]) for inputs, _ in youtube8m(record, 4, feature_sizes=sizes)) == 1
+
+
+def make_clips(folder: Path) -> Path:
+    clips = folder / "clips"
+    if not clips.exists():
+        clips.mkdir()
+        for number in range(2):
+            write_video(clips / f"{number}.mkv", [grey(10 * i + number) for i in range(4)])
+    return clips
+
+
+def write_vocabulary(root: Path) -> None:
+    backbone = root.parent / "backbone.keras"
+    if not backbone.exists():
+        keras.utils.set_random_seed(0)
+        keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(4, 4, strides=4)]).save(backbone)
+    build_vocabulary(make_clips(root.parent), root / "vocabulary", backbone, size=16, num_clusters=2)
+
+
+def check_vocabulary(path: Path) -> None:
+    # Opening it compares the files with their digests.
+    assert np.isfinite(Vocabulary(path).descriptor(make_clips(path.parents[1]) / "0.mkv")).all()
+    load_model(path / "model.keras")
 
 
 def write_run(root: Path) -> None:
@@ -153,6 +176,7 @@ WRITERS = {
         lambda root: publish_triton(small_model(), root / "models", verify=False), "models/small", check_triton, 35
     ),
     "extract": Writer(write_features, "features", check_features, 30, grows=True),
+    "vocabulary": Writer(write_vocabulary, "vocabulary", check_vocabulary, 40),
     "train": Writer(write_run, "run", check_run, 60, grows=True),
 }
 

@@ -85,10 +85,13 @@ def test_descriptors_are_those_of_anyloc_for_pictures_and_long_videos(folder, vo
 
 
 @pytest.mark.slow
-def test_pictures_go_in_and_descriptors_come_out(folder, vocabulary):
+def test_its_model_exports_as_a_model_of_pictures(folder, vocabulary, tmp_path):
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(vocabulary.directory / "pictures.onnx"))
+    sizes = ["--layout", "nhwc", "--size", f"{SIZE}x{SIZE}"]
+    model = str(vocabulary.directory / "model.keras")
+    assert main(["export", model, str(tmp_path / "out"), "--format", "onnx", *sizes]) == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
     (pixels,) = read_video(folder / "place 1.png", 1, SIZE, crop_to_aspect_ratio=True)
     (received,) = session.run(["descriptor"], {"images": pixels[None]})
     np.testing.assert_allclose(received[0], vocabulary.descriptor(folder / "place 1.png"), atol=1e-5)
@@ -121,6 +124,42 @@ def test_the_encoder_of_another_backbone_is_refused(vocabulary, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_vocabulary_with_a_third_copy_of_the_backbone_still_loads(folder, vocabulary, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(vocabulary.directory, copy)
+    names = {path.name for path in copy.iterdir() if not path.name.endswith(".parity.json")}
+    assert names == {"vocabulary.json", "encoder.onnx", "accumulate.onnx", "describe.onnx", "model.keras"}
+    written = json.loads((copy / "vocabulary.json").read_text())
+    written["files"]["pictures.onnx"] = "0" * 64
+    (copy / "vocabulary.json").write_text(json.dumps(written))
+    (copy / "pictures.onnx").write_bytes(b"not read")
+    np.testing.assert_array_equal(
+        Vocabulary(copy).descriptor(folder / "place 1.png"), vocabulary.descriptor(folder / "place 1.png")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"size": 16}, "its size 16 is not that of the encoder, 32"),
+        ({"fps": 0.0}, "`fps` has a wrong value"),
+        ({"max_seconds": -1.0}, "`max_seconds` has a wrong value"),
+        ({"layer": 3}, "the value `layer` is missing or has the wrong type"),
+    ],
+)
+def test_a_damaged_provenance_is_refused(vocabulary, tmp_path, change, reason):
+    copy = tmp_path / "copy"
+    shutil.copytree(vocabulary.directory, copy, ignore=shutil.ignore_patterns("model.keras"))
+    written = json.loads((copy / "vocabulary.json").read_text())
+    (copy / "vocabulary.json").write_text(json.dumps({**written, **change}))
+    message = f"The file must be the one that `keras-netvlad vocabulary` wrote; .*vocabulary.json \\({reason}\\)$"
+    with pytest.raises(ValueError, match=message):
+        Vocabulary(copy)
+
+
+@pytest.mark.slow
 def test_the_commands_build_index_and_search_without_training(folder, tmp_path, capsys):
     backbone = str(make_backbone(tmp_path / "backbone.keras"))
     (tmp_path / "data").mkdir()
@@ -145,6 +184,8 @@ def test_the_commands_build_index_and_search_without_training(folder, tmp_path, 
 
 
 def test_wrong_use_is_one_sentence(tmp_path, folder):
+    with pytest.raises(ValueError, match=r"`fps` must be at most 1000, or None for every frame. Received: fps=1001"):
+        build_vocabulary(folder, tmp_path / "v", "MobileNet", fps=1001)
     with pytest.raises(NotADirectoryError, match="must be a directory of pictures and videos"):
         build_vocabulary(tmp_path / "absent", tmp_path / "v", "MobileNet")
     with pytest.raises(ValueError, match=r"must hold pictures or videos, such as \.jpg"):
