@@ -11,6 +11,7 @@ from keras_netvlad.base.validation import check_choice, check_integer
 from keras_netvlad.layers import FrameEncoder, PicturePreprocessing
 from keras_netvlad.layers.backbones import resized
 from keras_netvlad.layers.picture_preprocessing import LAYOUTS
+from keras_netvlad.layers.smallest_picture import nan_if_smaller, smallest_picture
 from keras_netvlad.models.video_classifier import VideoClassifier
 from keras_netvlad.models.video_encoder import VideoEncoder
 
@@ -38,7 +39,9 @@ def picture_model(
         model: A model that `from_pixels` returned, with one stream, or a functional model that continues it; or a
             functional or Sequential model whose only input is pictures, `uint8` `(B, H, W, 3)` of any or one size.
         layout: Order of the axes of a picture: `"nhwc"` (channels last) or `"nchw"` (channels first).
-        size: Height and width of all pictures, in pixels; or `None` for any size, up to what the backbone accepts.
+        size: Height and width of all pictures, in pixels; or `None` for any size, up to what the backbone accepts. A
+            picture that is too small for one position of the map gives NaN in every format, or the error of the runtime
+            if it is smaller than the kernel of a convolution.
         name: Name of the result. The default is the model's own name.
 
     Returns:
@@ -73,27 +76,29 @@ def picture_model(
     channels = encoder.picture_shape[-1]
     backbone = resized(encoder.backbone, (height, width, channels))
     shape = (height, width, channels) if layout == "nhwc" else (channels, height, width)
-    preprocessing = PicturePreprocessing(encoder.preprocessing, layout, name="picture_preprocessing")
+    images = keras.Input(shape, dtype="uint8", name=stream)
+    pictures = PicturePreprocessing(encoder.preprocessing, layout, name="picture_preprocessing")(images)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if layer is encoder:
-            outputs = backbone(preprocessing(args[0]), training=False)
+            outputs = backbone(pictures, training=False)
             features = encoder.arrange(outputs, height, width)  # (B, H', W', D) or (B, D)
             return ops.expand_dims(features, 1) if len(features.shape) == 2 else features
         if isinstance(layer, (VideoClassifier, VideoEncoder)):
             inputs = dict(args[0])
-            (frames,) = (values for key, values in inputs.items() if key != NUM_FRAMES)
-            inputs[NUM_FRAMES] = ops.full_like(frames[:, 0, 0], ALL_POSITIONS, dtype="int32")
+            # Of the pictures, because their maps may have no positions.
+            inputs[NUM_FRAMES] = ops.full_like(pictures[:, 0, 0, 0], ALL_POSITIONS, dtype="int32")
             return layer(inputs)
         return layer(*args, **kwargs)
 
-    images = keras.Input(shape, dtype="uint8", name=stream)
     # The number of frames of the video is calculated as well, but nothing reads it.
     inputs = {stream: images, NUM_FRAMES: keras.Input((), dtype="int32", name=NUM_FRAMES)}
     copy = keras.models.clone_model(
         model, {key: inputs[key] for key in model.input}, clone_function=lambda layer: layer, call_function=call
     )
-    return keras.Model({stream: images}, copy.output, name=name or model.name)
+    smallest = smallest_picture(encoder.backbone) if size is None else (1, 1)
+    outputs = nan_if_smaller(copy.output, pictures, smallest)
+    return keras.Model({stream: images}, outputs, name=name or model.name)
 
 
 def takes_pictures(model: keras.Model, layout: str = "nhwc") -> bool:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-from keras import ops
 from numpy.typing import NDArray
 
 from keras_netvlad.base.names import DESCRIPTOR
 from keras_netvlad.convert.networks.tensors import assign
 from keras_netvlad.layers import PicturePreprocessing
+from keras_netvlad.layers.smallest_picture import nan_if_smaller, smallest_picture
 
 
 def place_model(
@@ -17,7 +17,7 @@ def place_model(
 ) -> keras.Model:
     """Returns a model from `uint8` pictures of any size, `images` `(B, H, W, 3)` in RGB, to `descriptor` `(B, F)`.
 
-    The descriptor of a picture that is too small for a single position of the map is NaN.
+    The descriptor of a picture that is too small for a single position of the map is NaN, as in `picture_model`.
 
     Args:
         backbone: Model from preprocessed pictures to maps.
@@ -32,19 +32,9 @@ def place_model(
     descriptors = pooling(maps)
     for layer in head:
         descriptors = layer(descriptors)
-    descriptors = nan_without_positions(maps, descriptors)
+    descriptors = nan_if_smaller(descriptors, values, smallest_picture(backbone))
     descriptors = keras.layers.Activation("linear", dtype="float32", name=DESCRIPTOR)(descriptors)
     return keras.Model({"images": images}, {DESCRIPTOR: descriptors}, name=name)
-
-
-def nan_without_positions(maps: keras.KerasTensor, descriptors: keras.KerasTensor) -> keras.KerasTensor:
-    """Returns the descriptors `(B, F)`, which are NaN if the maps `(B, H, W, D)` have no positions.
-
-    Runtimes round the sizes of such maps differently: a pooling of 2 x 2 turns one pixel into nothing in TensorFlow,
-    and into one value in ONNX Runtime.
-    """
-    num_positions = ops.sum(ops.ones_like(maps[..., :1]), axis=(1, 2))  # (B, 1)
-    return descriptors * (num_positions / num_positions)
 
 
 def whitening(

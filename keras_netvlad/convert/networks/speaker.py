@@ -6,9 +6,9 @@ import keras
 
 from keras_netvlad.base.names import DESCRIPTOR
 from keras_netvlad.convert.arrays import BATCH_NORMALIZATION_NAMES
-from keras_netvlad.convert.networks.place_model import nan_without_positions
 from keras_netvlad.convert.networks.tensors import Tensors, assign
 from keras_netvlad.layers import ScoredVLAD
+from keras_netvlad.layers.smallest_picture import nan_if_smaller, smallest_picture
 
 SPECTROGRAMS = "spectrograms"
 # Frequencies of a Fourier transform of 512 samples. The height of the maps depends on it.
@@ -79,7 +79,8 @@ def speaker(tensors: Tensors) -> keras.Model:
     x = dense(vlad(features, scores=scores))
     assign(dense.kernel, kernel, "fc6/kernel")
     assign(dense.bias, tensors.read("fc6/bias"), "fc6/bias")
-    x = nan_without_positions(features, keras.layers.UnitNormalization(name="output_normalization")(x))
+    x = keras.layers.UnitNormalization(name="output_normalization")(x)
+    x = nan_if_smaller(x, spectrograms, smallest_picture(keras.Model(spectrograms, features)))
     descriptor = keras.layers.Activation("linear", dtype="float32", name=DESCRIPTOR)(x)
     return keras.Model({SPECTROGRAMS: spectrograms}, {DESCRIPTOR: descriptor}, name="speaker_ghostvlad")
 
