@@ -44,7 +44,7 @@ def model_up_to(backbone: keras.Model, layer: str | None) -> keras.Model:
         # The input of a model of keras-hub is a dict with one entry.
         is_dict = isinstance(getattr(backbone, "input", None), dict)
         return keras.Model(backbone.inputs[0], backbone.output, name=backbone.name) if is_dict else backbone
-    outputs = inner_outputs(backbone)
+    outputs = _inner_outputs(backbone)
     # Models of keras-hub put their own name in front of those of their layers.
     names = [layer] if layer in outputs else [name for name in outputs if name.endswith(f"_{layer}")]
     if len(names) != 1 or not hasattr(outputs[names[0]], "shape"):
@@ -139,7 +139,7 @@ def token_grid(shape: Shape, num_prefix_tokens: int, height: int | None, width: 
     return grid
 
 
-def inner_outputs(backbone: keras.Model) -> dict[str, Any]:
+def _inner_outputs(backbone):
     """Returns the outputs of the layers of a model by name, those inside the layers of keras-hub included."""
     outputs = {layer.name: layer.output for layer in backbone.layers}
     outputs |= getattr(backbone, "pyramid_outputs", {})

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_netvlad.layers.backbones import inner_outputs, resized
+from keras_netvlad.layers.backbones import resized
 
 # No backbone needs larger pictures for a single position.
 LARGEST = 1024
@@ -22,18 +22,14 @@ def smallest_picture(backbone: keras.Model) -> tuple[int, int]:
     Args:
         backbone: Model from pictures `(B, H, W, C)` to maps, or to features that a layer pools from a map.
     """
-    last = backbone
-    if len(backbone.output_shape) == 2:  # the features do not show whether their map had positions
-        maps = [output for output in inner_outputs(backbone).values() if len(getattr(output, "shape", ())) == 4]
-        last = keras.Model(backbone.inputs[0], maps[-1]) if maps else backbone
     channels = backbone.inputs[0].shape[-1]
-    last = resized(last, (None, None, channels))
+    backbone = resized(backbone, (None, None, channels))
 
     def has_positions(height: int, width: int) -> bool:
         try:
-            return all(last.compute_output_shape((1, height, width, channels)))
+            return all(backbone.compute_output_shape((1, height, width, channels)))
         except Exception:
-            # Layers raise exceptions of many classes for sizes that they do not accept.
+            # Convolutions and poolings that would return no position raise exceptions of several classes.
             return False
 
     side = 1

@@ -226,7 +226,7 @@ def train(
         with replaced(output / MODEL, suffix=".keras") as part:
             published.save(part)
         best = rounds.state["best"]
-        metrics = None if best is None else {monitor: best[monitor]}
+        metrics: dict[str, float] = {} if best is None else {monitor: best[monitor]}
         report = publish(published, output / SERVED, version=1, metadata=metadata, metrics=metrics)
         assert report is not None  # `publish` verifies by default
         return report

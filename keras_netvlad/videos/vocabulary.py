@@ -25,6 +25,7 @@ PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 FORMAT = 1
 # Number of frames that are encoded at once.
 BATCH_SIZE = 32
+FILES = (ENCODER_FILE, "accumulate.onnx", "describe.onnx")
 PROVENANCE = {
     "format": int,
     "backbone": str,
@@ -41,7 +42,7 @@ PROVENANCE = {
     "num_sampled": int,
     "num_clusters": int,
     "seed": int,
-    "files": {ENCODER_FILE: str, "accumulate.onnx": str, "describe.onnx": str},
+    "files": dict.fromkeys(FILES, str),
 }
 
 
@@ -78,7 +79,7 @@ class Vocabulary:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = check_path("directory", directory)
         self.provenance = self._read_provenance()
-        for name in PROVENANCE["files"]:
+        for name in FILES:
             self._check_file(name, self.provenance["files"][name])
         self._encoder = EncoderFile(self.directory / ENCODER_FILE)
         if self._encoder.size != self.provenance["size"]:

@@ -37,6 +37,8 @@ HALVES = "test_netvlad_plus_plus_pools_both_halves_of_any_length"
 HALF_OF_REAL_FRAMES = "test_the_middle_is_that_of_the_real_frames"
 COSINE_KMEANS = "test_adapt_by_the_cosine_finds_directions_of_any_length"
 PATCHES_IN_PLACE = "test_patches_become_a_map_in_their_place"
+SMALLEST = "test_the_smallest_picture_has_a_position_and_smaller_ones_have_none"
+ONLY_SMALLER = "test_only_smaller_pictures_and_only_floats_become_nan"
 EACH_COUNT = "test_each_stream_has_its_own_number_of_frames"
 MATLAB_LAYERS = "test_matlab_networks_of_other_layers_are_refused"
 YOUTUBE_8M_SCORES = "test_checkpoints_of_youtube_8m_give_the_published_scores"
@@ -70,7 +72,7 @@ MUTANTS = [
         "models/picture_model",
         "models/test_picture_model",
         ("ALL_POSITIONS = 2**31 - 1", "ALL_POSITIONS = 36", "test_every_position_of_a_larger_picture_counts"),
-        ("backbone(preprocessing(args[0])", "backbone(args[0]", "test_a_picture_is_a_video_of_one_frame"),
+        ("backbone(pictures, training", "backbone(args[0], training", "test_a_picture_is_a_video_of_one_frame"),
         ("given if value is images else value", "value", "test_a_model_of_pictures_gets_a_layout_and_a_size"),
         (
             "and layout != layer.layout:",
@@ -1108,6 +1110,21 @@ MUTANTS = [
             "test_values_are_the_oracles",
         ),
         ("training=training, mask=present)", "training=training)", "test_batch_statistics_leave_padding_out"),
+        ("if not frames:", "if frames is None:", "test_the_contract_of_layers"),
+    ),
+    *of(
+        "layers/frame_inputs",
+        "layers/test_poolings",
+        ("    if all(positions):", "    if None not in positions:", "test_the_contract_of_layers"),
+    ),
+    *of(
+        "layers/smallest_picture",
+        "layers/test_smallest_picture",
+        ("return all(backbone", "return bool(backbone", SMALLEST, "layers raise before they return a size of 0"),
+        ("        except Exception:", "        except TypeError:", SMALLEST),
+        ("has_positions(side, width), side)", "has_positions(width, side), side)", SMALLEST),
+        ("height - 1 : height, width - 1 : width", "width - 1 : width, height - 1 : height", ONLY_SMALLER),
+        ('if "float" not in', 'if "int" not in', ONLY_SMALLER),
     ),
     *of(
         "layers/netrvlad",
@@ -1204,7 +1221,7 @@ MUTANTS = [
         "layers/gem_pooling",
         "layers/test_gem_pooling",
         ("ops.power(x / largest, p), m)", "ops.power(x, p), m) / largest", "test_features_of_any_scale_have_a_mean"),
-        ("return ops.maximum(w, 1.0)", "return w", "test_training_keeps_the_exponent_at_one_or_more"),
+        ("return at_least(w, 1.0)", "return w", "test_training_keeps_the_exponent_at_one_or_more"),
         ("x < self.epsilon,", "x < 0.0,", "test_zeros_and_negative_values_count_as_epsilon_and_pass_no_gradient"),
         ("ops.power(x, p), axis=1, keepdims=True)", "x, axis=1, keepdims=True)", "test_a_float64_stream_is_float64"),
         ("means = total[:, 0] * inverse_mass(mass)", "means = total[:, 0]", "test_a_float64_stream_is_float64"),
@@ -1233,7 +1250,7 @@ MUTANTS = [
     *of(
         "layers/temporal_pooling",
         "layers/test_temporal_pooling",
-        ("time < ops.expand_dims(anchor, 1)", "time <= ops.expand_dims(anchor, 1)", HALVES),
+        ("time < ops.reshape(anchor, (-1, 1))", "time <= ops.reshape(anchor, (-1, 1))", HALVES),
         ("return length // 2", "return (length + 1) // 2", "test_the_middle_is_that_of_the_real_frames"),
         ("ops.where(present, time + 1, 0), axis=1", "ops.where(present, 1, 0), axis=1", HALF_OF_REAL_FRAMES),
         ("_within(ops.logical_not(is_before), mask)", "_within(ops.logical_not(is_before), None)", HALF_OF_REAL_FRAMES),
@@ -1451,6 +1468,11 @@ MUTANTS = [
         "training/run_directory",
         "training/test_run_directory",
         (
+            "{**(later or {}), **_read(path)}",
+            "_read(path)",
+            "test_settings_that_an_earlier_release_did_not_store_have_their_former_values",
+        ),
+        (
             'best["weights"] if best else self.state["weights"]',
             'self.state["weights"]',
             "test_the_result_is_the_round_of_the_best_validation",
@@ -1565,6 +1587,11 @@ MUTANTS = [
         "export/test_model_card",
         ("if char.isprintable() else", "if True else", "test_any_text_of_the_user_stays_text"),
         ("if not metric.is_baseline]", "]", "test_the_metadata_hold_license_task_and_metrics"),
+        (
+            'f"{evaluated_on} videos of',
+            'f"test videos of',
+            "test_a_metric_without_an_interval_is_that_of_the_validation",
+        ),
         ('str(license_name or "unknown")', 'str(license_name or "")', "test_a_model_without_classes_and_license"),
     ),
     *of(
