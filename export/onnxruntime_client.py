@@ -40,7 +40,7 @@ def open_model(path, require_gpu=False):
         before onnxruntime 1.24, which does not tell).
 
     Raises:
-        OSError: If the file can't be loaded.
+        OSError: If the file cannot be loaded.
         ValueError: If a GPU is required and not used.
     """
     options = onnxruntime.SessionOptions()

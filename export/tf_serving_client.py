@@ -86,7 +86,7 @@ def read_signature(url, signature="serving_default", timeout=30):
         version that answered, an integer.
 
     Raises:
-        OSError: If the server can't be reached or does not serve the model.
+        OSError: If the server cannot be reached or does not serve the model.
         ValueError: If the model has no such signature, the URL is invalid, or the server is not TensorFlow Serving.
     """
     try:

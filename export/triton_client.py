@@ -44,7 +44,7 @@ def read_inputs(url, timeout=30):
         Dict from input name to the server's description, with `datatype` and `shape` (unknown sizes -1).
 
     Raises:
-        OSError: If the server can't be reached or does not serve the model; the message holds its own words.
+        OSError: If the server cannot be reached or does not serve the model; the message holds its own words.
         ValueError: If it is not the URL of a model.
     """
     body, _ = _send(urllib.request.Request(url), timeout)

@@ -36,6 +36,10 @@ AVOID = {
     r"\bthe surer\b": "a higher score is more certain",
     r"\bin vain\b": "without success",
     r"\bthe smallest [a-z]+ that counts\b": "the lower bound",
+    r"\bbut for\b": "except for",
+    r"\bcan't\b": "cannot",
+    r"\b(that|which) (is|are) no (?!longer|more|larger)": "is not a, are not",
+    r"\bone value a cluster\b": "one value for each cluster",
     r"^\s*- What (?![^\n]*\?)": "a sentence with a subject and a verb",
 }
 FOLDERS = ("docs", "examples", "export", "keras_netvlad")

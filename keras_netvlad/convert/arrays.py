@@ -125,7 +125,7 @@ def _checked_weights(
         value = as_numbers(name, value)
         if value.shape != (num_clusters,):
             raise ValueError(
-                f"`{name}` must be of shape ({num_clusters},), one value a cluster; squeeze it. "
+                f"`{name}` must be of shape ({num_clusters},), one value for each cluster; squeeze it. "
                 f"Received: shape {value.shape}"
             )
         weights[name] = value

@@ -117,7 +117,7 @@ def read_network(source: Any) -> tuple[Any, list[Any], list[str]]:
         source: Path of the file.
 
     Returns:
-        The struct `net`, its layers, and their names, which are `(class object)` for layers that are no structs.
+        The struct `net`, its layers, and their names, which are `(class object)` for layers that are not structs.
 
     Raises:
         FileNotFoundError: If the file does not exist.

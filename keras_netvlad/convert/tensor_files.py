@@ -110,7 +110,7 @@ def read_torch(path: Path) -> Readers:
         )
     try:
         is_zip = _check_torch_zip(path)
-        # Mapped into memory, the tensors can't reach beyond the file, whatever sizes the pickle declares.
+        # Mapped into memory, the tensors cannot reach beyond the file, whatever sizes the pickle declares.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ValueError(
