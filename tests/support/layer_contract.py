@@ -84,9 +84,12 @@ def check_empty_maps(make_layer, inputs):
         import tensorflow as tf
 
         maps = np.zeros((2, 4, size, 0, 3) if is_channels_first else (2, 4, 0, 3, size), "float32")
-        signature = [tf.TensorSpec((None, *maps.shape[1:])), tf.TensorSpec((None, 4, 0, 3), tf.bool)]
-        function = tf.function(lambda x, keep: (layer(x), layer(x, mask=keep)), signature, autograph=False)
-        for output in function(maps, np.ones((2, 4, 0, 3), bool)):
+        frames, keep = np.zeros((2, 0, size), "float32"), np.ones((2, 4, 0, 3), bool)
+        signature = [tf.TensorSpec((None, *values.shape[1:]), values.dtype) for values in (maps, keep, frames)]
+        function = tf.function(
+            lambda maps, keep, frames: (layer(maps), layer(maps, mask=keep), layer(frames)), signature, autograph=False
+        )
+        for output in function(maps, keep, frames):
             np.testing.assert_array_equal(output, np.zeros(layer.compute_output_shape(maps.shape), "float32"))
 
 
