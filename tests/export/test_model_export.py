@@ -71,6 +71,19 @@ def test_an_empty_video_has_a_zero_descriptor_in_every_format(artefacts):
         assert np.isfinite(outputs["scores"]).all()
 
 
+@pytest.mark.parametrize("sides", slow_except([(None, None), (0, 3), (3, 0)], (None, None)), ids=str)
+def test_an_empty_map_has_a_zero_descriptor_in_both_formats(sides, tmp_path):
+    maps = keras.Input((*sides, 4), name="maps")
+    model = keras.Model({"maps": maps}, {"descriptor": NetVLAD(2)(maps)}, name="maps")
+    export_onnx(model, tmp_path / "model.onnx", verify=False)
+    export_saved_model(model, tmp_path / "1", verify=False)
+    for path in (tmp_path / "model.onnx", tmp_path / "1"):
+        for shape in ((2, 0, 3, 4), (2, 3, 0, 4)):
+            if None in sides or shape[1:3] == sides:
+                descriptors = Artefact(path).run({"maps": np.zeros(shape, "float32")})["descriptor"]
+                np.testing.assert_array_equal(descriptors, np.zeros((2, 8)))
+
+
 OPTIONS = (
     {"assignment": "conv", "num_ghost_clusters": 2},
     {"assignment_batch_normalization": True},
