@@ -204,13 +204,14 @@ def draw(part):
 
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes = figure.subplots()
-    for height, times in enumerate(reversed(part.get("times", {}).values())):
+    searches = list(reversed(part.get("times", {}).items()))
+    for height, (_, times) in enumerate(searches):
         for batch, color in zip(times, ("tab:red", "tab:blue"), strict=True):
             value = 1e3 * np.median(times[batch]) / int(batch)
             axes.plot(value, height, "o", color=color, label=f"{batch} at once" if height == 0 else None)
-    axes.set_yticks(range(len(part.get("times", {}))), list(reversed(part.get("times", {}))))
+    axes.set_yticks(range(len(searches)), [name.strip("`") for name, _ in searches])
     axes.set_xscale("log")
-    axes.set_xlabel("ms a query")
+    axes.set_xlabel("milliseconds per query")
     axes.grid(axis="x", alpha=0.3)
     if part["rows"]:
         axes.legend(fontsize="small")
