@@ -17,6 +17,7 @@ import pytest
 import scipy.io
 import tensorflow as tf
 from paths import ROOT
+from selection import slow_except
 
 from keras_netvlad import NetVLAD
 from keras_netvlad.convert import from_arrays, from_loupe, from_matlab, from_pytorch, from_tfa, reorder_rows
@@ -535,7 +536,7 @@ def matlab_descriptor(maps, bias, normalize_input=True, intra=True):
     return unit(np.stack([item.ravel(order="F") for item in y]), axis=1)
 
 
-@pytest.mark.parametrize("shaped", [False, True], ids=["(D, K)", "(1, 1, D, K)"])
+@pytest.mark.parametrize("shaped", slow_except([False, True], True), ids=["(D, K)", "(1, 1, D, K)"])
 @pytest.mark.parametrize("bias", [None, MATLAB_BIAS], ids=["v1", "v2"])
 def test_matlab_struct_gives_the_same_scores(tmp_path, bias, shaped):
     """Centroids are stored negated, the assignment is not."""
@@ -549,6 +550,7 @@ def test_matlab_struct_gives_the_same_scores(tmp_path, bias, shaped):
     assert (layer.assignment, layer.use_bias) == ("conv", bias is not None)
 
 
+@pytest.mark.slow
 def test_matlab_normalizations_are_those_of_the_network(tmp_path):
     path = write_matlab(tmp_path / "net.mat", [MATLAB_KERNEL, MATLAB_CENTERS], normalizations=())
     expected = matlab_descriptor(MAPS, None, normalize_input=False, intra=False)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from selection import slow_cases
+from selection import slow_cases, slow_except
 from small_classifier import FEATURE_SIZE, batch
 
 from keras_netvlad.export import Artefact, ParityError, export_litert, export_model, inspect_artefact, verify
@@ -173,7 +173,7 @@ def quantized_model(mode, dtype):
     return model
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("dtype", slow_except(["float32", "mixed_bfloat16"], "mixed_bfloat16"))
 def test_quantized_layers_beside_layers_of_16_bits(dtype, tmp_path):
     model = quantized_model("int4", dtype)
     assert export_litert(model, tmp_path / "model.tflite").ok
@@ -199,6 +199,7 @@ def normalized_model():
     )
 
 
+@pytest.mark.slow
 def test_a_frame_of_zeros_has_a_descriptor(tmp_path):
     model = normalized_model()
     export_litert(model, tmp_path / "model.tflite")
