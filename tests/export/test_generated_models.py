@@ -46,7 +46,7 @@ def compare(number, first_seed, tmp_path, record_property):
 
 
 def test_generated_models(tmp_path, record_property):
-    compare(4, 1, tmp_path, record_property)
+    compare(4, 4, tmp_path, record_property)
 
 
 @pytest.mark.slow
