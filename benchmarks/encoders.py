@@ -124,7 +124,13 @@ def _classify_on_page(browser, address, clip):
         page.wait_for_function("() => !document.getElementById('file').disabled")
         ready = time.perf_counter()
         page.set_input_files("#file", clip)
-        page.wait_for_function("() => document.getElementById('rows').childElementCount")
+        page.wait_for_function(
+            "() => document.getElementById('rows').childElementCount || document.getElementById('problem').textContent"
+        )
+        if problem := page.inner_text("#problem"):
+            raise RuntimeError(
+                f"Chromium must be able to play the clip; give H.264 or VP9. Received: {problem}"
+            )
         first = time.perf_counter()
         page.wait_for_function("() => document.getElementById('state').textContent.startsWith('Done')")
         seconds = time.perf_counter() - ready
