@@ -128,9 +128,7 @@ def _classify_on_page(browser, address, clip):
             "() => document.getElementById('rows').childElementCount || document.getElementById('problem').textContent"
         )
         if problem := page.inner_text("#problem"):
-            raise RuntimeError(
-                f"Chromium must be able to play the clip; give H.264 or VP9. Received: {problem}"
-            )
+            raise RuntimeError(f"Chromium must be able to play the clip; give H.264 or VP9. Received: {problem}")
         first = time.perf_counter()
         page.wait_for_function("() => document.getElementById('state').textContent.startsWith('Done')")
         seconds = time.perf_counter() - ready
