@@ -1,4 +1,4 @@
-"""What the published code of the presets computed, and the weights that it had, from a seed.
+"""Stored results of the published code of the presets, and its weights, which are drawn from a seed.
 
 The published code names its variables, such as `tower/video_VLAD/cluster_weights`. The value of a variable is drawn
 from its name and shape, so that names and shapes are enough to repeat the comparison.
